@@ -1,0 +1,41 @@
+"""Checkpoints: state, step, config and vocabulary, through Orbax.
+
+A run directory holds `checkpoints/STEP/` per saved step:
+
+  state/      every array of the training state (Orbax: OCDBT and JSON)
+  meta/       one JSON object: config, vocabulary, fingerprint, metrics
+  files.json  size and sha256 of every file above, written after the commit
+
+Only JSON and arrays are read back: nothing in a checkpoint is executed. The
+functions read; `Checkpointer` writes.
+"""
+
+from craft_jax.checkpoint.meta import Meta, leaf_paths, tree_sha256
+from craft_jax.checkpoint.reader import (
+  Which,
+  best_step,
+  find_damage,
+  open_meta,
+  report,
+  resolve_step,
+  restore_params,
+  restore_raw,
+  steps,
+)
+from craft_jax.checkpoint.writer import Checkpointer
+
+__all__ = [
+  'Checkpointer',
+  'Meta',
+  'Which',
+  'best_step',
+  'find_damage',
+  'leaf_paths',
+  'open_meta',
+  'report',
+  'resolve_step',
+  'restore_params',
+  'restore_raw',
+  'steps',
+  'tree_sha256',
+]

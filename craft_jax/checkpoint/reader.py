@@ -1,0 +1,292 @@
+"""Reads checkpoints: which there are, whether they are whole, their arrays."""
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from craft_jax.checkpoint.meta import Meta, leaf_paths, one_line, tree_sha256
+from craft_jax.errors import UserError
+
+FOLDER = 'checkpoints'
+Warn = Callable[[str], None]
+Which = int | str  # a step, 'latest' or 'best'
+# What Orbax, TensorStore and the file layer raise on damaged or full storage.
+STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+
+
+def steps(workdir: epath.PathLike) -> list[int]:
+  """The committed steps in ascending order; [] where there are none."""
+  folder = epath.Path(workdir) / FOLDER
+  if not folder.is_dir():
+    return []
+  found = ocp.step.standard_name_format().find_all(folder)
+  return sorted(metadata.step for metadata in found)
+
+
+def open_meta(workdir: epath.PathLike, step: int) -> Meta:
+  """Reads what step `step` holds besides arrays, without loading any.
+
+  Raises:
+    UserError: no such step, damaged, or not a checkpoint of ours.
+  """
+  path = step_path(workdir, step)
+  try:
+    tree = json.loads((path / 'meta' / 'metadata').read_text())
+    return Meta.from_tree(tree)
+  except UserError as e:
+    raise UserError(f'{path} cannot be read: {e}') from e
+  except (OSError, ValueError) as e:
+    raise UserError(
+      f'{path} is not a checkpoint of craft, or is damaged ({one_line(e)}); '
+      'give another --workdir or --step'
+    ) from e
+
+
+def best_step(workdir: epath.PathLike) -> int | None:
+  """The readable step of least `val_loss`, the first of equals, or None."""
+  return best_of(readable(workdir))
+
+
+def readable(workdir: epath.PathLike) -> dict[int, Meta]:
+  metas = {}
+  for step in steps(workdir):
+    try:
+      metas[step] = open_meta(workdir, step)
+    except UserError:
+      continue  # resolve_step says so when it matters
+  return metas
+
+
+def best_of(metas: Mapping[int, Meta]) -> int | None:
+  losses = {s: m.val_loss for s, m in metas.items() if m.val_loss < math.inf}
+  return min(losses, key=lambda s: (losses[s], s)) if losses else None
+
+
+def resolve_step(
+  workdir: epath.PathLike, which: Which = 'latest', warn: Warn | None = None
+) -> int:
+  """The step to open, checked file by file.
+
+  Args:
+    workdir: the run directory.
+    which: a step, 'latest', or 'best' (by `val_loss`; the latest where no
+      evaluation was saved).
+    warn: told of each damaged checkpoint that 'latest' or 'best' passes
+      over; standard error by default.
+
+  Raises:
+    UserError: no checkpoint there, or none that is whole; for a given step:
+      that one is missing or damaged.
+  """
+  found = _require_steps(workdir)
+  if which not in ('latest', 'best'):
+    if not str(which).isdecimal():
+      raise UserError(f'--step={which} must be a number, latest or best')
+    if int(which) not in found:
+      raise UserError(
+        f'{epath.Path(workdir)} has no step {which}; it has '
+        f'{", ".join(map(str, found))}'
+      )
+    damage = find_damage(workdir, int(which))
+    if damage:
+      raise UserError(f'checkpoint {which} is damaged: {damage}; use another')
+    return int(which)
+  order = found[::-1]
+  best = best_step(workdir) if which == 'best' else None
+  if best is not None:
+    order = [best, *(s for s in order if s != best)]
+  for step in order:
+    damage = find_damage(workdir, step)
+    if not damage:
+      return step
+    (warn or to_stderr)(
+      f'checkpoint {step} is damaged and passed over: {damage}'
+    )
+  raise UserError(
+    f'every checkpoint in {epath.Path(workdir) / FOLDER} is damaged; restore '
+    'a copy or start over with another --workdir'
+  )
+
+
+def find_damage(workdir: epath.PathLike, step: int) -> str:
+  """One line on what is wrong with a committed step, or ''.
+
+  Compares the size and sha256 of every file. Where a kill came between the
+  commit and `files.json`, the arrays are read instead.
+  """
+  path = step_path(workdir, step)
+  try:
+    open_meta(workdir, step)
+    if not (path / 'files.json').exists():
+      restore_raw(workdir, step)
+      return ''
+    wanted = json.loads((path / 'files.json').read_text())
+    if not isinstance(wanted, dict):
+      return 'files.json is not ours'
+    # Sizes first: a cut file is the likely damage and costs nothing to see.
+    for name, (size, _) in wanted.items():
+      if not (path / name).is_file():
+        return f'{name} is missing'
+      actual = (path / name).stat().length
+      if actual != size:
+        return f'{name} has {actual} of {size} bytes'
+    for name, (_, digest) in wanted.items():
+      if file_sha256(path / name) != digest:
+        return f'{name} has changed since it was written'
+  except UserError as e:
+    return str(e)
+  except STORAGE_ERRORS as e:
+    return one_line(e)
+  return ''
+
+
+def restore_raw(workdir: epath.PathLike, step: int) -> dict[str, Any]:
+  """The state as stored: nested dicts and lists of NumPy arrays.
+
+  Knows nothing of the model or the optimizer; for inspection.
+  """
+  path = step_path(workdir, step) / 'state'
+  handler = ocp.PyTreeCheckpointHandler()
+  how = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored_arrays(path)
+  )
+  return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
+
+
+def report(workdir: epath.PathLike, which: Which = 'latest') -> dict[str, Any]:
+  """What a checkpoint holds, in JSON values, for `craft inspect --json`.
+
+  `params_sha256`, `opt_state_sha256` and `ema_sha256` (None without EMA) are
+  `tree_sha256` of the stored trees; equal digests mean equal bits.
+
+  Raises:
+    UserError: see `resolve_step`.
+  """
+  step = resolve_step(workdir, which)
+  meta = open_meta(workdir, step)
+  state = restore_raw(workdir, step)
+  params, _ema = leaf_paths(state['params']), state['ema']
+  tree = meta.to_tree()
+  return {
+    'workdir': str(workdir),
+    'step': step,
+    'steps': steps(workdir),
+    'best_step': best_step(workdir),
+    'params': sum(a.size for a in params.values()),
+    'data_offset': int(state['data_offset']),
+    'params_sha256': tree_sha256(state['params']),
+    'opt_state_sha256': tree_sha256(state['opt_state']),
+    'ema_sha256': tree_sha256(state['ema'])
+    if leaf_paths(state['ema'])
+    else None,
+    'arrays': [
+      {'name': name, 'shape': list(a.shape), 'dtype': a.dtype.name}
+      for name, a in params.items()
+    ],
+    'config': tree['config'],
+    'vocabulary': tree['vocabulary'] | {'size': meta.vocabulary.size},
+    'corpus_fingerprint': meta.fingerprint,
+    'metrics': tree['metrics'],
+    'withheld': meta.withheld,
+  }
+
+
+def restore_params(
+  workdir: epath.PathLike, step: int, abstract_params: Any, *, ema: bool = True
+) -> Any:
+  """Only the parameters: the averaged ones where the run kept them.
+
+  Args:
+    workdir: the run directory.
+    step: from `resolve_step`.
+    abstract_params: `ShapeDtypeStruct` tree with the wanted shardings.
+    ema: False takes the raw parameters even where an average exists.
+
+  Raises:
+    UserError: an array is missing or of another shape or dtype, named.
+  """
+  path = step_path(workdir, step) / 'state'
+  stored = stored_arrays(path)
+  name = 'ema' if ema and leaf_paths(stored.get('ema')) else 'params'
+  check_matches({name: stored.get(name)}, {name: abstract_params}, path.parent)
+  return restore_tree(path, {name: abstract_params}, partial=True)[name]
+
+
+def restore_tree(path: epath.Path, abstract: Any, partial: bool = False) -> Any:
+  how = ocp.checkpoint_utils.construct_restore_args(abstract)
+  return ocp.PyTreeCheckpointHandler().restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      item=abstract, restore_args=how, partial_restore=partial
+    ),
+  )
+
+
+def stored_arrays(path: epath.Path) -> Any:
+  """Shapes and dtypes of the arrays at `path`, read without the arrays."""
+  return ocp.PyTreeCheckpointHandler().metadata(path).tree
+
+
+def check_matches(stored: Any, abstract: Any, path: epath.Path) -> None:
+  """Raises UserError naming the first array that differs."""
+  have, want = leaf_paths(stored), leaf_paths(abstract)
+  for name in sorted(have.keys() | want.keys()):
+    if name not in have:
+      problem = f'lacks {name}, which these settings need'
+    elif name not in want:
+      problem = f'holds {name}, which these settings do not have'
+    else:
+      before = f'{np.dtype(have[name].dtype).name}{list(have[name].shape)}'
+      after = f'{np.dtype(want[name].dtype).name}{list(want[name].shape)}'
+      if before == after:
+        continue
+      problem = f'holds {name} as {before}, these settings need {after}'
+    raise UserError(
+      f'{path} {problem}; use the settings it was trained with (craft inspect)'
+    )
+
+
+def _require_steps(workdir: epath.PathLike) -> list[int]:
+  path = epath.Path(workdir)
+  if not path.exists():
+    raise UserError(f'no run directory {path}; train with --workdir={path}')
+  if not path.is_dir():
+    raise UserError(f'{path} is a file, not a run directory')
+  found = steps(path)
+  if not found:
+    raise UserError(
+      f'{path} holds no checkpoint; train with --workdir={path} first'
+    )
+  return found
+
+
+def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
+  return epath.Path(workdir) / FOLDER / str(step)
+
+
+def walk(folder: epath.Path) -> Iterator[epath.Path]:
+  for path in sorted(folder.iterdir()):
+    if path.is_dir():
+      yield from walk(path)
+    else:
+      yield path
+
+
+def file_sha256(path: epath.Path) -> str:
+  digest = hashlib.sha256()
+  with path.open('rb') as f:
+    while block := f.read(1 << 20):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def to_stderr(text: str) -> None:
+  print(f'craft: {text}', file=sys.stderr)

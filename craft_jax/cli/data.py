@@ -1,0 +1,64 @@
+"""`craft data stats` and `craft data prepare`."""
+
+import argparse
+import json
+import time
+
+from craft_jax.config import load_config
+
+SUMMARY = 'prepare a corpus, or show what is in it'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the two subcommands and their flags."""
+  commands = parser.add_subparsers(dest='action', required=True)
+  for name, text in (
+    ('stats', 'sizes, symbols, frequent and rare characters, cleaning report'),
+    ('prepare', 'write the token arrays once; training then reuses them'),
+  ):
+    command = commands.add_parser(
+      name,
+      help=text,
+      description=text[0].upper() + text[1:] + '.',
+      formatter_class=parser.formatter_class,
+    )
+    command.add_argument(
+      '--config',
+      default='base',
+      help='config file or name, with :variant; --config.a.b=v overrides',
+    )
+    command.add_argument(
+      '--json', action='store_true', help='end with one JSON object'
+    )
+    if name == 'stats':
+      command.add_argument(
+        '--top',
+        type=int,
+        default=10,
+        help='how many frequent and rare characters to list',
+      )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Opens the corpus of the config and prints."""
+  from craft_jax.data import corpus as corpora
+  from craft_jax.data import stats
+
+  begin = time.perf_counter()
+  corpus = corpora.open_corpus(load_config(args.config, args.overrides))
+  seconds = time.perf_counter() - begin
+  if args.action == 'stats':
+    facts = stats.facts_of(corpus, max(args.top, 0))
+    lines = stats.lines_of(facts)
+  else:
+    facts = stats.facts_of(corpus, 0) | {'seconds': seconds}
+    done = 'reused' if corpus.reused else 'written'
+    lines = [
+      corpus.summary,
+      f'{done} in {seconds:.2f} s: {corpus.folder}',
+      *(f'note: {note}' for note in corpus.notes),
+    ]
+  print('\n'.join(lines))
+  if args.json:
+    print(json.dumps(facts))
+  return 0

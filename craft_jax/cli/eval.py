@@ -1,0 +1,91 @@
+"""Evaluate a trained model on a whole split of its corpus.
+
+Prints nats, bits per character and per byte, perplexity and accuracy, broken
+down by class of character and by position in the window. The weights stay as
+they are. --stride adds figures in which every character has context before it.
+
+examples:
+  craft eval --workdir=runs/first
+  craft eval --workdir=runs/first --split=test --stride=64 --json
+"""
+
+import argparse
+import json
+
+SUMMARY = 'evaluate a trained model on a whole split'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `craft eval`."""
+  parser.add_argument(
+    '--workdir', required=True, metavar='DIR', help='the run to evaluate'
+  )
+  parser.add_argument(
+    '--step',
+    default='latest',
+    metavar='STEP',
+    help='a step, latest or best (default: latest)',
+  )
+  parser.add_argument(
+    '--split',
+    default='valid',
+    choices=('train', 'valid', 'test'),
+    help='part of the corpus (default: valid)',
+  )
+  parser.add_argument(
+    '--stride',
+    type=int,
+    default=None,
+    metavar='N',
+    help='new symbols per window of the strided figures; 0 leaves them out '
+    '(default: eval.stride of the run)',
+  )
+  parser.add_argument(
+    '--no-ema',
+    action='store_true',
+    help='the raw weights, where the run keeps averaged ones',
+  )
+  parser.add_argument(
+    '--path',
+    metavar='TEXT',
+    help='the text, where it is no longer at data.path of the run',
+  )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='print the figures as one JSON object, last on standard output',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Evaluates and prints."""
+  from craft_jax import metrics
+  from craft_jax.evaluate import PREFIXES, evaluate_run
+
+  figures = evaluate_run(
+    args.workdir,
+    args.step,
+    split=args.split,
+    stride=args.stride,
+    ema=not args.no_ema,
+    path=args.path,
+  )
+  prefix = PREFIXES[args.split] + '_'
+  shown = {k.removeprefix(prefix): v for k, v in figures.items()}
+  print(
+    f'{args.workdir}, step {shown["step"]}, {args.split} split, windows of '
+    f'{shown["context"]} symbols side by side:'
+  )
+  print('\n'.join(metrics.lines(shown)))
+  if 'stride' in shown:
+    context = shown['context'] - shown['stride']
+    print(
+      f'windows that advance by {shown["stride"]} (at least {context} symbols '
+      'of context):'
+    )
+    print(f'{shown["loss_strided"]:.4f} nats per symbol')
+    if shown['bpb_strided'] is not None:
+      print(f'{shown["bpb_strided"]:.4f} bits per byte')
+  if args.json:
+    print(json.dumps(figures))
+  return 0

@@ -1,0 +1,64 @@
+"""`craft inspect`: what a checkpoint holds."""
+
+import argparse
+import json
+from typing import Any
+
+SUMMARY = 'say what a checkpoint holds'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument('--workdir', required=True, help='the run directory')
+  parser.add_argument('--step', default='latest', help='a step, latest or best')
+  parser.add_argument(
+    '--json', action='store_true', help='print one JSON object'
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Prints the report; returns the exit code."""
+  from craft_jax.checkpoint import report
+
+  result = report(args.workdir, args.step)
+  print(json.dumps(result) if args.json else _text(result))
+  return 0
+
+
+def _text(result: dict[str, Any]) -> str:
+  """The report for people: changed settings, arrays in a table."""
+  from craft_jax import config
+
+  best = '' if result['best_step'] is None else f', best {result["best_step"]}'
+  cfg = config.from_json(json.dumps(result['config']))
+  changed = config.flatten(cfg)
+  usual = config.flatten(type(cfg)())
+  vocabulary = result['vocabulary']
+  lines = [
+    f'checkpoint  step {result["step"]} of {cfg.train.steps}',
+    f'steps kept  {", ".join(map(str, result["steps"]))}{best}',
+    f'parameters  {result["params"]:,}',
+    f'vocabulary  {vocabulary["kind"]}, {vocabulary["size"]} symbols with the '
+    'specials',
+    f'corpus      {result["corpus_fingerprint"]}',
+    *(
+      f'{name:<16}  {result[name] or "none kept"}'
+      for name in ('params_sha256', 'opt_state_sha256', 'ema_sha256')
+    ),
+  ]
+  lines += ['', 'metrics' if result['metrics'] else 'no metrics yet']
+  for name, value in result['metrics'].items():
+    lines.append(f'  {name} = {"not finite" if value is None else value}')
+  if result['withheld']:
+    lines.append(f'  no bits per byte: {result["withheld"]}')
+  different = {k: v for k, v in changed.items() if v != usual[k]}
+  lines += ['', 'settings that differ from the defaults' if different else
+            'all settings are the defaults']  # fmt: skip
+  lines += [f'  {name} = {value!r}' for name, value in different.items()]
+  width = max((len(a['name']) for a in result['arrays']), default=0)
+  lines += ['', 'arrays of the parameters']
+  lines += [
+    f'  {a["name"]:<{width}}  {a["dtype"]:<8}  {a["shape"]}'
+    for a in result['arrays']
+  ]
+  return '\n'.join(lines)

@@ -1,0 +1,288 @@
+"""Write text with a trained model.
+
+Text goes to standard output as it is written, in UTF-8. The prompt comes from
+--prompt, from a file, or from what is piped in, to the last byte: nothing is
+stripped. Without a prompt the text starts like a document.
+
+examples:
+  craft sample --workdir=runs/first --prompt='def '
+  craft sample --workdir=runs/first --num-samples=4 --temperature=0.6
+  printf 'import ' | craft sample --workdir=runs/first --max-chars=200
+"""
+
+import argparse
+import json
+import select
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from craft_jax.errors import UserError
+from craft_jax.sample.settings import SampleSettings
+
+SUMMARY = 'write text with a trained model'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `craft sample`."""
+  usual = SampleSettings()
+  flag = parser.add_argument
+  flag('--workdir', required=True, metavar='DIR', help='the run directory')
+  flag(
+    '--step',
+    default='latest',
+    metavar='N',
+    help='a step, latest or best (default: latest)',
+  )
+  flag(
+    '--no-ema',
+    action='store_true',
+    help='use the raw weights of a run that averaged them',
+  )
+  source = parser.add_mutually_exclusive_group()
+  source.add_argument('--prompt', metavar='TEXT', help='text to continue')
+  source.add_argument(
+    '--prompt-file',
+    metavar='FILE',
+    help='file to continue; - is standard input, awaited to its end',
+  )
+  flag(
+    '--max-chars',
+    type=int,
+    default=400,
+    metavar='N',
+    help='characters to write, prompt excluded (default: 400)',
+  )
+  flag(
+    '--num-samples',
+    type=int,
+    default=1,
+    metavar='N',
+    help='samples, written as one batch (default: 1)',
+  )
+  flag(
+    '--temperature',
+    type=float,
+    default=usual.temperature,
+    metavar='X',
+    help=f'0 is greedy, 1 the model as trained (default: {usual.temperature})',
+  )
+  flag(
+    '--top-k',
+    type=int,
+    default=usual.top_k,
+    metavar='N',
+    help='choose among the N most likely symbols; 0 is all (default: 0)',
+  )
+  flag(
+    '--top-p',
+    type=float,
+    default=usual.top_p,
+    metavar='X',
+    help='choose among the most likely symbols that sum to X (default: 1)',
+  )
+  flag(
+    '--ignore-end',
+    action='store_true',
+    help='never end a document: always write --max-chars',
+  )
+  flag(
+    '--seed',
+    type=int,
+    default=0,
+    metavar='N',
+    help='the same seed writes the same text (default: 0)',
+  )
+  flag(
+    '--format',
+    choices=('text', 'jsonl'),
+    default='text',
+    help='text as it is written, or one JSON object per sample',
+  )
+  flag(
+    '--json',
+    action='store_true',
+    help='print nothing but one JSON object: the samples and the speed',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Writes the samples; returns the exit code."""
+  settings = SampleSettings(
+    temperature=args.temperature,
+    top_k=args.top_k,
+    top_p=args.top_p,
+    end=not args.ignore_end,
+  )
+  for name in ('max_chars', 'num_samples'):
+    if getattr(args, name) < 1:
+      flag = name.replace('_', '-')
+      raise UserError(f'--{flag}={getattr(args, name)} must be at least 1')
+
+  from craft_jax.sample.generate import encode_prompt, generate, show_prompt
+  from craft_jax.trained import has_documents, load_model
+
+  cfg, vocabulary, model, params, meta = load_model(
+    args.workdir, args.step, ema=not args.no_ema
+  )
+  prompt = _prompt(args)
+  ids = encode_prompt(vocabulary, prompt, has_documents(cfg))
+  shown = show_prompt(vocabulary, prompt)
+  clock = _Clock()
+  pieces = clock.watch(
+    generate(
+      model,
+      params,
+      vocabulary,
+      [ids] * args.num_samples,
+      settings,
+      args.seed,
+      args.max_chars,
+    )
+  )
+  samples = _Samples(shown, args.num_samples, args.seed)
+  write = None if args.json else _WRITERS[args.format](samples)
+  for batch in pieces:
+    samples.add(batch)
+    if write is not None:
+      write.update()
+  if args.json:
+    print(
+      json.dumps(
+        {'step': meta.step, 'samples': samples.objects} | clock.figures()
+      )
+    )
+  return 0
+
+
+def _prompt(args: argparse.Namespace) -> str | bytes:
+  """The prompt, from where the flags say; what is piped in, without flags."""
+  if args.prompt is not None:
+    return args.prompt
+  if args.prompt_file == '-':
+    return sys.stdin.buffer.read()
+  if args.prompt_file is not None:
+    with open(args.prompt_file, 'rb') as f:
+      return f.read()
+  if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
+    return ''
+  # A pipe that nobody writes to (a service, a CI job) must not hang: the
+  # model has been loading for seconds, so a writer has begun by now.
+  if select.select([sys.stdin], [], [], 0)[0]:
+    return sys.stdin.buffer.read()
+  print(
+    'craft: nothing on standard input, so the prompt is empty; '
+    '--prompt-file=- waits for one',
+    file=sys.stderr,
+  )
+  return ''
+
+
+class _Samples:
+  """The samples so far, as the JSON objects they become."""
+
+  def __init__(self, prompt: str, number: int, seed: int):
+    self.prompt = prompt
+    self.objects: list[dict[str, Any]] = [
+      {
+        'prompt': prompt,
+        'text': '',
+        'finish_reason': '',
+        'seed': seed,
+        'sample': i,
+      }
+      for i in range(number)
+    ]
+
+  def add(self, batch: list[Any]) -> None:
+    for piece in batch:
+      self.objects[piece.row]['text'] += piece.text
+      self.objects[piece.row]['finish_reason'] = piece.finish_reason
+
+
+class _Text:
+  """Streams the first sample, then the others, each as soon as it can."""
+
+  def __init__(self, samples: _Samples):
+    self._samples = samples
+    self._current = -1
+    self._written = 0
+    self._begin_next()
+
+  def _begin_next(self) -> None:
+    self._current += 1
+    self._written = 0
+    number = len(self._samples.objects)
+    if self._current < number:
+      if number > 1:
+        _write(f'--- sample {self._current + 1} ---\n')
+      _write(self._samples.prompt)
+
+  def update(self) -> None:
+    objects = self._samples.objects
+    while self._current < len(objects):
+      sample = objects[self._current]
+      _write(sample['text'][self._written :])
+      self._written = len(sample['text'])
+      if not sample['finish_reason']:
+        break
+      whole = sample['prompt'] + sample['text']
+      _write('' if whole.endswith('\n') else '\n')
+      self._begin_next()
+    sys.stdout.flush()
+
+
+class _Jsonl:
+  """Writes each sample as one line, in order, as soon as it is finished."""
+
+  def __init__(self, samples: _Samples):
+    self._samples = samples
+    self._next = 0
+
+  def update(self) -> None:
+    objects = self._samples.objects
+    while self._next < len(objects) and objects[self._next]['finish_reason']:
+      print(json.dumps(objects[self._next]), flush=True)
+      self._next += 1
+
+
+_WRITERS: dict[str, type[_Text] | type[_Jsonl]] = {
+  'text': _Text,
+  'jsonl': _Jsonl,
+}
+
+
+def _write(text: str) -> None:
+  """Writes UTF-8 whatever the terminal says; a stray byte as it is."""
+  from craft_jax.text.utf8 import to_bytes
+
+  sys.stdout.flush()
+  sys.stdout.buffer.write(to_bytes(text))
+
+
+class _Clock:
+  """Characters and seconds, compilation apart."""
+
+  def __init__(self) -> None:
+    self._start = time.perf_counter()
+    self._first = self._last = self._start
+    self._chars = self._first_chars = 0
+
+  def watch(self, batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    for i, batch in enumerate(batches):
+      self._last = time.perf_counter()
+      self._chars += sum(len(piece.text) for piece in batch)
+      if i == 0:
+        self._first, self._first_chars = self._last, self._chars
+      yield batch
+
+  def figures(self) -> dict[str, Any]:
+    """The first dispatch compiles, so the speed is that of the others."""
+    seconds = self._last - self._first
+    chars = self._chars - self._first_chars
+    return {
+      'chars': self._chars,
+      'seconds': self._last - self._start,
+      'chars_per_second': chars / seconds if seconds else None,
+    }

@@ -1,0 +1,112 @@
+"""Train a model, or continue a run.
+
+A run continues exactly where its --workdir stands. Settings are changed with
+--config.SECTION.NAME=VALUE; `craft config docs` lists them all.
+
+examples:
+  craft train --config=base --workdir=runs/first
+  craft train --config=text --config.data.path=my.txt --config.train.steps=500
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from typing import Any
+
+from craft_jax.config import load_config
+
+SUMMARY = 'train a model, or continue a run (the default command)'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `craft train`."""
+  parser.add_argument(
+    '--config',
+    default='base',
+    metavar='FILE[:VARIANT]',
+    help='config file, or the name of a shipped one (default: base)',
+  )
+  parser.add_argument(
+    '--workdir',
+    metavar='DIR',
+    help='where the run is kept (default: runs/CONFIG-DATE-TIME)',
+  )
+  parser.add_argument(
+    '--stop-at-step',
+    metavar='N',
+    help='end early, schedule untouched; same as --config.train.stop_at_step',
+  )
+  parser.add_argument(
+    '--quiet', action='store_true', help='no progress, results only'
+  )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='print the results as one JSON object, last on standard output',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Trains, then prints a sample and the results."""
+  overrides = list(args.overrides)
+  if args.stop_at_step is not None:
+    overrides.append(f'train.stop_at_step={args.stop_at_step}')
+  cfg = load_config(args.config, overrides)
+  workdir = args.workdir or _new_workdir(args.config)
+
+  from craft_jax.train.loop import train
+
+  summary = train(cfg, workdir, quiet=args.quiet)
+  summary |= {
+    'wall_seconds': time.monotonic() - args.started,
+    'workdir': workdir,
+  }
+  print(report(summary, cfg.train.steps))
+  if args.json:
+    print(json.dumps(summary))
+  return 0
+
+
+def _new_workdir(spec: str) -> str:
+  name = pathlib.Path(spec.partition(':')[0]).stem
+  variant = spec.partition(':')[2]
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  return f'runs/{"-".join(filter(None, [name, variant, stamp]))}'
+
+
+def report(summary: dict[str, Any], steps: int) -> str:
+  """The figures a person wants at the end, and what to type next."""
+  lines = []
+  if summary.get('sample'):
+    lines += ['--- sample ---', summary['sample'], '--------------', '']
+  score = [f'loss {summary["val_loss"]:.4f} nats']
+  if summary['val_bpb'] is not None:
+    score.append(f'{summary["val_bpb"]:.4f} bits per byte')
+  if summary['val_bpc'] is not None:
+    score.append(f'{summary["val_bpc"]:.4f} bits per character')
+  lines.append(f'validation   {", ".join(score)}')
+  if summary['val_withheld']:
+    reason = summary['val_withheld']
+    lines.append(f'             no bits per byte: {reason}')
+  if summary['train_seconds']:
+    speed = f'{summary["chars_per_second"]:,.0f} characters per second'
+    if 'utilisation' in summary:
+      speed += f', {summary["utilisation"]:.1%} of the peak FLOP/s'
+    lines.append(f'speed        {speed}')
+  lines.append(
+    f'model        {summary["params"]:,} parameters, {summary["precision"]}, '
+    f'{summary["devices"]} device(s)'
+  )
+  lines.append(f'time         {summary["wall_seconds"]:.0f} s in all')
+  workdir = summary['workdir']
+  where = f'step {summary["step"]} of {steps} is saved in {workdir}'
+  lines += [f'run          {where}', '', 'next:']
+  if summary['step'] < steps:
+    lines.append(f'  craft train --workdir={workdir} ...   goes on from here')
+  prompt = json.dumps(summary.get('prompt', ''))
+  lines += [
+    f'  craft sample --workdir={workdir} --prompt={prompt}',
+    f'  craft eval --workdir={workdir}',
+  ]
+  return '\n'.join(lines)

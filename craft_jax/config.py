@@ -1,0 +1,501 @@
+"""From a config file and flags to a checked, frozen `Config`.
+
+A config file has `get_config(variant='')`, which starts from
+`default_config()`, a locked `ConfigDict` of the defaults in
+`craft_jax.settings`, and returns it changed. Everything that relates two
+settings is checked in `check`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import json
+import math
+import pathlib
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import config_dict
+
+from craft_jax.errors import UserError
+from craft_jax.settings import Config
+
+
+def config_dir() -> pathlib.Path:
+  """The folder of shipped configs: in the wheel, or beside the checkout."""
+  package = pathlib.Path(__file__).parent
+  installed = package / 'configs'
+  return installed if installed.is_dir() else package.parent / 'configs'
+
+
+# --- the settings as a flat list -------------------------------------------
+
+
+def settings(
+  cls: type = Config, prefix: str = ''
+) -> Iterator[tuple[str, type, dataclasses.Field]]:
+  """Yields `(dotted name, type, field)` of every setting, in order."""
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    name = prefix + field.name
+    if dataclasses.is_dataclass(hints[field.name]):
+      yield from settings(hints[field.name], name + '.')
+    else:
+      yield name, hints[field.name], field
+
+
+def flatten(cfg: Any, prefix: str = '') -> dict[str, Any]:
+  """`{'model.width': 256, ...}` of a `Config`."""
+  flat: dict[str, Any] = {}
+  for field in dataclasses.fields(cfg):
+    value = getattr(cfg, field.name)
+    if dataclasses.is_dataclass(value):
+      flat |= flatten(value, f'{prefix}{field.name}.')
+    else:
+      flat[prefix + field.name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Config:
+  """The `Config` of a flat mapping; a missing setting takes its default.
+
+  Raises:
+    UserError: an unknown name, a value of the wrong type or out of bounds.
+  """
+  known = {name: (kind, field) for name, kind, field in settings()}
+  tree: dict[str, Any] = {}
+  for name, value in flat.items():
+    if name not in known:
+      raise UserError(f'unknown setting {name!r}{_nearest(name, known)}')
+    kind, field = known[name]
+    *section, leaf = name.split('.')
+    target = tree.setdefault(section[0], {}) if section else tree
+    target[leaf] = _checked(name, kind, field, value)
+  hints = typing.get_type_hints(Config)
+  return Config(
+    **{
+      key: hints[key](**value) if isinstance(value, dict) else value
+      for key, value in tree.items()
+    }
+  )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  """', did you mean ...?' for the closest of `known`, or nothing."""
+  known = list(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  if not close:
+    leaf = name.rsplit('.', 1)[-1]
+    leaves = {k.rsplit('.', 1)[-1]: k for k in known}
+    close = [
+      leaves[c]
+      for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)
+    ]
+  return f', did you mean {close[0]!r}?' if close else ''
+
+
+def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
+  """`value` as `kind`, within the field's bounds."""
+  if kind is float and type(value) is int:
+    value = float(value)
+  if typing.get_origin(kind) is tuple:
+    if not isinstance(value, (tuple, list)) or not all(
+      isinstance(v, str) for v in value
+    ):
+      raise UserError(
+        f"{name}={value!r} must be a list of names: \"('a','b')\""
+      )
+    return tuple(value)
+  if type(value) is not kind:
+    raise UserError(f'{name}={value!r} must be of type {kind.__name__}')
+  meta = field.metadata
+  if meta['choices'] and value not in meta['choices']:
+    raise UserError(
+      f'{name}={value!r} must be one of {", ".join(meta["choices"])}'
+      + _nearest(value, meta['choices'])
+    )
+  if kind is float and not math.isfinite(value):
+    raise UserError(f'{name}={value} must be finite')
+  if meta['low'] is not None and value < meta['low']:
+    raise UserError(f'{name}={value} must be at least {meta["low"]}')
+  if meta['high'] is not None and value > meta['high']:
+    raise UserError(f'{name}={value} must be at most {meta["high"]}')
+  return value
+
+
+# --- ConfigDict, files and flags --------------------------------------------
+
+
+def default_config() -> config_dict.ConfigDict:
+  """A locked `ConfigDict` of every default: the start of a config file."""
+  return config_dict.ConfigDict(dataclasses.asdict(Config())).lock()
+
+
+def from_config_dict(config: config_dict.ConfigDict) -> Config:
+  """The frozen, bounded, but not yet cross-checked `Config`."""
+  flat: dict[str, Any] = {}
+  for key, value in config.items():
+    if isinstance(value, config_dict.ConfigDict):
+      flat |= {f'{key}.{k}': v for k, v in value.items()}
+    else:
+      flat[key] = value
+  return unflatten(flat)
+
+
+def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
+  """Loads `PATH_OR_NAME[:variant]`, applies `name=value` overrides, checks.
+
+  Args:
+    spec: a path to a config file or the name of a shipped one.
+    overrides: strings such as `model.width=256`.
+
+  Raises:
+    UserError: no such file, an unknown or impossible setting.
+  """
+  base, _, variant = spec.partition(':')
+  path = _config_path(base)
+  flat = flatten(_read_file(path, variant)) | parse_overrides(overrides)
+  cfg = unflatten(flat)
+  check(cfg)
+  return cfg
+
+
+def _config_path(base: str) -> pathlib.Path:
+  path = pathlib.Path(base)
+  if path.is_file():
+    return path
+  shipped = {p.stem: p for p in sorted(config_dir().glob('*.py'))}
+  shipped.pop('__init__', None)
+  in_configs = path.suffix in ('', '.py') and str(path.parent) in (
+    '.',
+    'configs',
+  )
+  if in_configs and path.stem in shipped:
+    return shipped[path.stem]
+  raise UserError(
+    f'no config file {base!r}{_nearest(path.stem, shipped)}; give a path or '
+    f'one of: {", ".join(shipped)}'
+  )
+
+
+def _read_file(path: pathlib.Path, variant: str) -> Config:
+  spec = importlib.util.spec_from_file_location(
+    f'craft_config_{path.stem}', path
+  )
+  if spec is None or spec.loader is None:
+    raise UserError(f'{path} is not a Python file')
+  module = importlib.util.module_from_spec(spec)
+  try:
+    spec.loader.exec_module(module)
+    if not hasattr(module, 'get_config'):
+      raise UserError(f'{path} does not define get_config(variant)')
+    config = module.get_config(variant) if variant else module.get_config()
+    return from_config_dict(config)
+  except UserError as e:
+    raise UserError(f'{path}: {e}') from e
+  except AttributeError as e:
+    raise UserError(f'{path}: {_unknown_key(e)}') from e
+  except (TypeError, KeyError, SyntaxError, ImportError, ValueError) as e:
+    raise UserError(f'{path}: {" ".join(str(e).split())}') from e
+
+
+def _unknown_key(error: AttributeError) -> str:
+  """One line for ml_collections' or Python's complaint about a key."""
+  name = getattr(error, 'name', None)
+  if not name:
+    words = str(error).split('"')
+    name = words[1] if len(words) > 1 else ''
+  if not name:
+    return ' '.join(str(error).split())
+  return (
+    f'unknown setting {name!r}{_nearest(name, [n for n, *_ in settings()])}'
+  )
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+  """`['model.width=256']` -> `{'model.width': 256}`, typed by the setting."""
+  kinds = {name: kind for name, kind, _ in settings()}
+  flat: dict[str, Any] = {}
+  for item in overrides:
+    name, equals, text = item.partition('=')
+    if name not in kinds:
+      raise UserError(f'unknown setting {name!r}{_nearest(name, kinds)}')
+    if not equals:
+      raise UserError(f'--config.{name} needs a value: --config.{name}=...')
+    flat[name] = _parse(name, kinds[name], text)
+  return flat
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+  if kind is str:
+    return text
+  if kind is bool:
+    words = {'true': True, '1': True, 'false': False, '0': False}
+    if text.lower() not in words:
+      raise UserError(f'{name}={text} must be true or false')
+    return words[text.lower()]
+  if typing.get_origin(kind) is tuple:
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = tuple(part.strip() for part in text.split(',') if part.strip())
+    return (value,) if isinstance(value, str) else value
+  try:
+    # int('1_000') and int('1e3') should both work; 1.5 must not become 1.
+    number = float(text)
+    return (
+      int(text)
+      if kind is int and 'e' not in text.lower()
+      else (number if kind is float else _whole(number))
+    )
+  except (ValueError, OverflowError):
+    raise UserError(f'{name}={text} must be of type {kind.__name__}') from None
+
+
+def _whole(number: float) -> int:
+  if number != int(number):
+    raise ValueError
+  return int(number)
+
+
+# --- as data -----------------------------------------------------------------
+
+
+def to_json(cfg: Config) -> str:
+  """The resolved config as indented JSON."""
+  return json.dumps(dataclasses.asdict(cfg), indent=2)
+
+
+def from_json(text: str) -> Config:
+  """Inverse of `to_json`."""
+  tree = json.loads(text)
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat |= {f'{key}.{k}': v for k, v in value.items()}
+    else:
+      flat[key] = value
+  return unflatten(flat)
+
+
+def identity_changes(old: Config, new: Config) -> list[str]:
+  """`name: old -> new` for each setting that a resumed run may not change."""
+  before, after = flatten(old), flatten(new)
+  return [
+    f'{name}: {before[name]!r} -> {after[name]!r}'
+    for name, _, field in settings()
+    if not field.metadata['free'] and before[name] != after[name]
+  ]
+
+
+# --- checks that relate two settings -----------------------------------------
+
+
+def check(cfg: Config) -> None:
+  """Raises `UserError` with both names and the remedy if settings clash."""
+  for rule in _RULES:
+    rule(cfg)
+
+
+def _check_model(cfg: Config) -> None:
+  m = cfg.model
+  if m.width % m.num_heads:
+    raise UserError(
+      f'model.width={m.width} is not divisible by model.num_heads='
+      f'{m.num_heads}; use a multiple of {m.num_heads}'
+    )
+  kv = m.num_kv_heads or m.num_heads
+  if m.num_heads % kv:
+    raise UserError(
+      f'model.num_heads={m.num_heads} is not divisible by model.num_kv_heads='
+      f'{kv}; use a divisor of {m.num_heads}'
+    )
+  if m.position == 'rope':
+    rotated = int(m.width // m.num_heads * m.rope_fraction)
+    if rotated % 2 or not rotated:
+      raise UserError(
+        f'model.position=rope rotates {rotated} of {m.width // m.num_heads} '
+        'entries per head, which must be even and positive; change '
+        'model.width, model.num_heads or model.rope_fraction'
+      )
+  if m.window > m.context:
+    raise UserError(
+      f'model.window={m.window} is longer than model.context={m.context}; '
+      'shorten it, or use 0 for full attention'
+    )
+  if m.local_per_global and not m.window:
+    raise UserError(
+      f'model.local_per_global={m.local_per_global} needs model.window > 0'
+    )
+  if m.local_per_global >= m.depth > 0 and m.local_per_global:
+    raise UserError(
+      f'model.local_per_global={m.local_per_global} leaves no global layer in '
+      f'model.depth={m.depth}; use at most {m.depth - 1}'
+    )
+  if m.unroll and m.depth % m.unroll:
+    raise UserError(
+      f'model.depth={m.depth} is not divisible by model.unroll={m.unroll}; '
+      'use a divisor, or 0 for all'
+    )
+  if m.position == 'sinusoidal' and m.width % 2:
+    raise UserError(
+      f'model.position=sinusoidal needs an even model.width, not {m.width}'
+    )
+
+
+def _check_schedule(cfg: Config) -> None:
+  o, steps = cfg.optim, cfg.train.steps
+  if o.warmup_steps >= steps and o.warmup_steps:
+    raise UserError(
+      f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps}'
+    )
+  if o.decay_steps and o.schedule != 'wsd':
+    raise UserError(
+      f'optim.decay_steps={o.decay_steps} needs optim.schedule=wsd, not '
+      f'{o.schedule}; drop it or change the schedule'
+    )
+  if o.warmup_steps + o.decay_steps > steps:
+    raise UserError(
+      f'optim.warmup_steps={o.warmup_steps} plus optim.decay_steps='
+      f'{o.decay_steps} exceed train.steps={steps}'
+    )
+
+
+def _check_train(cfg: Config) -> None:
+  t = cfg.train
+  if t.batch_size % t.accumulate:
+    raise UserError(
+      f'train.batch_size={t.batch_size} is not divisible by train.accumulate='
+      f'{t.accumulate}; use a divisor of {t.batch_size}'
+    )
+  if t.stop_at_step > t.steps:
+    raise UserError(
+      f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}'
+    )
+  if cfg.eval.stride > cfg.model.context:
+    raise UserError(
+      f'eval.stride={cfg.eval.stride} is longer than model.context='
+      f'{cfg.model.context}; use at most {cfg.model.context}'
+    )
+
+
+def _check_data(cfg: Config) -> None:
+  d = cfg.data
+  if d.source == 'path' and not d.path:
+    raise UserError(
+      'data.source=path needs data.path; add --config.data.path=my.txt '
+      '(a file, a folder or a glob)'
+    )
+  if d.source == 'tfds' and not d.tfds_name:
+    raise UserError(
+      'data.source=tfds needs data.tfds_name; use --config=tfds:NAME'
+    )
+  if d.split == 'given' and d.source != 'tfds' and not d.valid_path:
+    raise UserError(
+      'data.split=given needs data.valid_path; add '
+      '--config.data.valid_path=valid.txt'
+    )
+  if d.split != 'given':
+    for name in ('valid_path', 'test_path'):
+      if getattr(d, name):
+        raise UserError(f'data.{name} needs data.split=given, not {d.split}')
+    if not d.valid_fraction:
+      raise UserError(
+        'data.valid_fraction must be above 0: nothing to evaluate'
+      )
+    if d.valid_fraction + d.test_fraction >= 1:
+      raise UserError(
+        f'data.valid_fraction={d.valid_fraction} plus data.test_fraction='
+        f'{d.test_fraction} leave no training text; their sum must be below 1'
+      )
+  if d.span_rate and d.span_length > cfg.model.context:
+    raise UserError(
+      f'data.span_length={d.span_length} is longer than model.context='
+      f'{cfg.model.context}; shorten it'
+    )
+  if cfg.text.max_chars and cfg.text.vocabulary != 'char':
+    raise UserError(
+      f'text.max_chars={cfg.text.max_chars} needs text.vocabulary=char'
+    )
+  if cfg.text.max_chars and cfg.text.unknown == 'error':
+    raise UserError(
+      f'text.max_chars={cfg.text.max_chars} drops characters, so it needs '
+      'text.unknown=replace'
+    )
+
+
+def _check_mesh(cfg: Config) -> None:
+  axes = dataclasses.asdict(cfg.mesh)
+  axes.pop('cpu_devices')
+  for name, size in axes.items():
+    if size == 0:
+      raise UserError(f'mesh.{name}=0 must be positive, or -1 for what is left')
+  if sum(size == -1 for size in axes.values()) > 1:
+    names = ' and '.join(f'mesh.{n}' for n, s in axes.items() if s == -1)
+    raise UserError(f'only one of {names} may be -1')
+
+
+def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
+  """Raises `UserError` unless every split holds at least one window.
+
+  Args:
+    cfg: the config.
+    sizes: symbols per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
+  """
+  for name, size in sizes.items():
+    need = cfg.model.context + 1 if name == 'train' else 2
+    if size < need:
+      raise UserError(
+        f'the {name} split has {size} symbols, fewer than the {need} that '
+        f'model.context={cfg.model.context} needs; give more text or lower '
+        'model.context'
+      )
+
+
+def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
+  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+
+  Raises:
+    UserError: the axes do not multiply to the devices, or a batch does not
+      divide over them.
+  """
+  axes = dataclasses.asdict(cfg.mesh)
+  axes.pop('cpu_devices')
+  given = math.prod(size for size in axes.values() if size > 0)
+  text = ', '.join(f'mesh.{name}={size}' for name, size in axes.items())
+  if num_devices % given:
+    raise UserError(
+      f'{text} do not divide {num_devices} devices; change the mesh or '
+      'mesh.cpu_devices'
+    )
+  axes = {n: num_devices // given if s == -1 else s for n, s in axes.items()}
+  if math.prod(axes.values()) != num_devices:
+    raise UserError(
+      f'{text} use {math.prod(axes.values())} of {num_devices} devices; set '
+      'one of them to -1'
+    )
+  shards = axes['data'] * axes['fsdp']
+  for name, size in (
+    (
+      'train.batch_size / train.accumulate',
+      cfg.train.batch_size // cfg.train.accumulate,
+    ),
+    ('eval.batch_size', cfg.eval.batch_size),
+  ):
+    if size % shards:
+      raise UserError(
+        f'{name} = {size} does not divide over {shards} devices '
+        f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
+      )
+  return axes
+
+
+_RULES: tuple[Callable[[Config], None], ...] = (
+  _check_model,
+  _check_schedule,
+  _check_train,
+  _check_data,
+  _check_mesh,
+)

@@ -1,0 +1,1 @@
+"""Text from its source to batches: sources, splits, token arrays, windows."""

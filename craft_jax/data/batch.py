@@ -1,0 +1,231 @@
+"""Windows of a resident corpus, and windows to batches. Pure and jittable.
+
+`batch_at` is the contract of the whole program: a batch is a function of the
+seed, the data index and the global batch size. `windows_at` and
+`numpy_windows_at` are its two halves that touch the corpus, on the device and
+on the host; they share `craft_jax.data.index` and give identical numbers.
+`to_batch` is the rest, the same for both.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from craft_jax.data import index
+from craft_jax.settings import Config
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Batch
+
+ALL = slice(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What turns windows into batches; hashable, so a static argument.
+
+  Attributes:
+    num_symbols: ids below this are text.
+    bos: id between documents.
+    unk: id that stands for a hidden input.
+    documents: number the documents of a window in `segment_BT`.
+    case_rate: share of input letters given a random case.
+    noise_rate: share of input symbols replaced by a random one.
+    span_rate: share of input symbols hidden in spans.
+    span_length: symbols per span.
+    swapped: id of the other case of each id; empty without case_rate.
+  """
+
+  num_symbols: int
+  bos: int
+  unk: int
+  documents: bool = False
+  case_rate: float = 0.0
+  noise_rate: float = 0.0
+  span_rate: float = 0.0
+  span_length: int = 8
+  swapped: tuple[int, ...] = ()
+
+  @property
+  def augments(self) -> bool:
+    """Whether inputs are changed at all."""
+    return bool(self.case_rate or self.noise_rate or self.span_rate)
+
+
+def recipe_of(cfg: Config, vocabulary: Vocabulary) -> Recipe:
+  """The `Recipe` of a run."""
+  d = cfg.data
+  return Recipe(
+    num_symbols=vocabulary.num_symbols,
+    bos=vocabulary.bos,
+    unk=vocabulary.unk,
+    documents=cfg.model.documents,
+    case_rate=d.case_rate,
+    noise_rate=d.noise_rate,
+    span_rate=d.span_rate,
+    span_length=d.span_length,
+    swapped=swapped_case(vocabulary) if d.case_rate else (),
+  )
+
+
+def swapped_case(vocabulary: Vocabulary) -> tuple[int, ...]:
+  """The other case of each id, or the id itself; `size` entries.
+
+  Letters pair up if each is the other's only other case and both are in the
+  vocabulary: 'ß' and 'ŉ' stay. Of bytes, the ASCII letters do.
+  """
+  if vocabulary.kind == 'byte':
+    symbols = [chr(i) if i < 128 else '' for i in range(256)]
+  else:
+    symbols = list(vocabulary.chars)
+  ids = {symbol: i for i, symbol in enumerate(symbols) if symbol}
+  table = list(range(vocabulary.size))
+  for symbol, i in ids.items():
+    other = symbol.swapcase()
+    if other in ids and other.swapcase() == symbol:
+      table[i] = ids[other]
+  return tuple(table)
+
+
+def windows_at(
+  tokens: Array,
+  data_index: Any,
+  *,
+  batch_size: int,
+  context: int,
+  order: str,
+  seed: int,
+) -> Int[Array, 'B S']:
+  """The windows of step `data_index`, from a corpus on the device.
+
+  Args:
+    tokens: the training split, uint8 or uint16 `[N]`, N below 2**31.
+    data_index: traced integer scalar.
+    batch_size: B, over all devices and hosts.
+    context: T; a window holds S = T + 1 symbols.
+    order: 'crops' or 'windows'.
+    seed: of the run.
+
+  Returns:
+    int32 `[B, T + 1]`.
+  """
+  sample = index.samples_of(data_index, batch_size, ALL, jnp)
+  start = index.start_of(sample, tokens.shape[0], context, order, seed, jnp)
+  position = index.window_index(start, context, jnp)
+  # Positions are in bounds by construction.
+  return tokens.at[position].get(mode='promise_in_bounds').astype(jnp.int32)
+
+
+def numpy_windows_at(
+  tokens: np.ndarray,
+  data_index: int,
+  *,
+  batch_size: int,
+  context: int,
+  order: str,
+  seed: int,
+  rows: slice = ALL,
+) -> np.ndarray:
+  """`windows_at` on the host; `rows` picks some of the batch.
+
+  Returns:
+    int32 `[rows, T + 1]`.
+  """
+  sample = index.samples_of(data_index, batch_size, rows, np)
+  start = index.start_of(sample, len(tokens), context, order, seed, np)
+  return tokens[index.window_index(start, context, np)].astype(np.int32)
+
+
+def to_batch(
+  window_BS: Int[Array, 'B S'], key: PRNGKeyArray, recipe: Recipe
+) -> Batch:
+  """Inputs, targets, weights and segments of windows of T + 1 symbols.
+
+  Targets are never changed, and every target counts, BOS included: a model
+  must learn where a document ends. Augmentation changes inputs that are text;
+  specials stay, so documents stay apart.
+
+  Args:
+    window_BS: int32 `[B, T + 1]`.
+    key: of this batch, i.e. already folded with the data index.
+    recipe: see there.
+  """
+  x_BT, y_BT = window_BS[:, :-1], window_BS[:, 1:]
+  if recipe.documents:
+    segment_BT = jnp.cumsum(x_BT == recipe.bos, axis=1, dtype=jnp.int32)
+  else:
+    segment_BT = jnp.zeros_like(x_BT)
+  if recipe.augments:
+    changed_BT = augment(x_BT, key, recipe)
+    x_BT = jnp.where(x_BT < recipe.num_symbols, changed_BT, x_BT)
+  weight_BT = jnp.ones(x_BT.shape, jnp.float32)
+  return Batch(x_BT, y_BT, weight_BT, segment_BT)
+
+
+def augment(
+  x_BT: Int[Array, 'B T'], key: PRNGKeyArray, recipe: Recipe
+) -> Int[Array, 'B T']:
+  """Random case, then noise, then hidden spans; a rate of 0 skips a part."""
+  case_key, noise_key, symbol_key, span_key = jax.random.split(key, 4)
+  shape = x_BT.shape
+  if recipe.case_rate:
+    # A random case is the other one half of the time.
+    swap_BT = jax.random.bernoulli(case_key, recipe.case_rate / 2, shape)
+    table_V = jnp.asarray(recipe.swapped, jnp.int32)
+    x_BT = jnp.where(swap_BT, table_V[x_BT], x_BT)
+  if recipe.noise_rate:
+    noisy_BT = jax.random.bernoulli(noise_key, recipe.noise_rate, shape)
+    random_BT = jax.random.randint(symbol_key, shape, 0, recipe.num_symbols)
+    x_BT = jnp.where(noisy_BT, random_BT, x_BT)
+  if recipe.span_rate:
+    hidden_BT = _spans(span_key, shape, recipe.span_rate, recipe.span_length)
+    x_BT = jnp.where(hidden_BT, recipe.unk, x_BT)
+  return x_BT
+
+
+def _spans(
+  key: PRNGKeyArray, shape: tuple[int, ...], rate: float, length: int
+) -> Array:
+  """Bool `[B, T]`: positions under a span; each with probability `rate`.
+
+  A span starts at a position with probability p. A position stays clear if
+  none of the `length` starts that reach it happens: (1 - p)^length = 1 - rate.
+  Spans may overlap, and may begin before the window.
+  """
+  batch, context = shape
+  p = -math.expm1(math.log1p(-rate) / length)
+  starts = jax.random.bernoulli(key, p, (batch, context + length - 1))
+  count = jnp.cumsum(starts, axis=1, dtype=jnp.int32)
+  count = jnp.pad(count, ((0, 0), (1, 0)))
+  return count[:, length:] > count[:, :-length]
+
+
+def batch_at(
+  tokens: Array,
+  key: PRNGKeyArray,
+  data_index: Any,
+  *,
+  batch_size: int,
+  context: int,
+  order: str,
+  seed: int,
+  recipe: Recipe,
+) -> Batch:
+  """The batch of step `data_index`; see `windows_at` and `to_batch`.
+
+  Args:
+    key: of the run; folded with the data index here.
+  """
+  window_BS = windows_at(
+    tokens,
+    data_index,
+    batch_size=batch_size,
+    context=context,
+    order=order,
+    seed=seed,
+  )
+  return to_batch(window_BS, jax.random.fold_in(key, data_index), recipe)

@@ -1,0 +1,398 @@
+"""Where text comes from: lists of documents, in an order that never changes.
+
+A source is listed first and read later, document by document, so a corpus
+that is already prepared costs one pass over its bytes and little memory.
+"""
+
+import dataclasses
+import functools
+import glob
+import hashlib
+import os
+import pathlib
+import re
+import sysconfig
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from craft_jax.data import download
+from craft_jax.errors import UserError
+from craft_jax.settings import Data
+
+SHAKESPEARE_URL = (
+  'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/'
+  'tinyshakespeare/input.txt'
+)
+SHAKESPEARE_SHA256 = (
+  '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
+)
+_HEAD = 8192  # bytes looked at to tell text from binary
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """A text that ends: a file, or an example of a data set.
+
+  Attributes:
+    name: unique within its source, and the same on every machine.
+    read: its bytes; raises `UserError` if they cannot be read.
+  """
+
+  name: str
+  read: Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Documents before they are cleaned and cut.
+
+  Attributes:
+    title: for people.
+    parts: `{'all': [...]}` if the text is still to be split, else 'train',
+      'valid' and perhaps 'test'.
+    notes: what the reader should know, one sentence each.
+  """
+
+  title: str
+  parts: dict[str, list[Document]]
+  notes: tuple[str, ...] = ()
+
+
+def open_source(data: Data) -> Source:
+  """Lists the documents that the settings name.
+
+  Raises:
+    UserError: nothing there, or not readable, or an unused `data.path`.
+  """
+  if data.path and data.source not in ('path', 'shakespeare'):
+    raise UserError(
+      f'data.path={data.path} is not read by data.source={data.source}; add '
+      '--config.data.source=path, or use --config=text'
+    )
+  source = _SOURCES[data.source](data)
+  if data.split != 'given' or 'all' not in source.parts:
+    return source
+  parts = {'train': source.parts['all']}
+  notes = source.notes
+  for part, path in (('valid', data.valid_path), ('test', data.test_path)):
+    if path:
+      parts[part], more = documents_at(path, f'data.{part}_path')
+      notes += more
+  if 'valid' not in parts:
+    raise UserError(
+      'data.split=given needs data.valid_path; add '
+      '--config.data.valid_path=valid.txt'
+    )
+  return Source(source.title, parts, notes)
+
+
+# --- the standard library ----------------------------------------------------
+
+_STDLIB_SKIPPED = (
+  'test',
+  'tests',
+  'idle_test',
+  'lib2to3',
+  '__pycache__',
+  'site-packages',
+  'dist-packages',
+)
+_CUSTOM = ('sitecustomize.py', 'usercustomize.py')
+_GENERATED = re.compile(
+  rb'auto(matically |-)?generated|\bgenerated (from|by|on|and used)\b',
+  re.IGNORECASE,
+)
+
+
+def stdlib_documents(root: str | os.PathLike[str]) -> list[Document]:
+  """The Python files of a standard library, sorted by relative path.
+
+  Left out: tests, lib2to3 (a grammar in old Python), installed packages, what
+  the first 200 bytes call generated, what the installation wrote for its own
+  machine, empty files and files that are not UTF-8. `root` itself may stand
+  anywhere.
+  """
+  root = pathlib.Path(root)
+  names = []
+  for folder, subfolders, files in os.walk(root):
+    subfolders[:] = [
+      name
+      for name in subfolders
+      if name not in _STDLIB_SKIPPED and not name.startswith('config-')
+    ]
+    names += [
+      (pathlib.Path(folder) / name).relative_to(root).as_posix()
+      for name in files
+      if name.endswith('.py')
+      and name not in _CUSTOM
+      and not name.startswith('_sysconfigdata')
+    ]
+  documents = []
+  for name in sorted(names):
+    data = read_file(root / name)
+    if data and not _GENERATED.search(data[:200]) and _is_utf8(data):
+      documents.append(Document(name, functools.partial(bytes, data)))
+  return documents
+
+
+def _stdlib(data: Data) -> Source:
+  root = sysconfig.get_path('stdlib')
+  documents = stdlib_documents(root)
+  if not documents:
+    raise UserError(
+      f'this Python has no sources of its standard library in {root}; train '
+      'on a text of yours with --config=text --config.data.path=my.txt'
+    )
+  version = sysconfig.get_python_version()
+  return Source(f'standard library of Python {version}', {'all': documents})
+
+
+def _is_utf8(data: bytes) -> bool:
+  try:
+    data.decode('utf-8')
+  except UnicodeDecodeError:
+    return False
+  return True
+
+
+# --- files -------------------------------------------------------------------
+
+
+def _path(data: Data) -> Source:
+  documents, notes = documents_at(data.path, 'data.path')
+  return Source(data.path, {'all': documents}, notes)
+
+
+def documents_at(
+  path: str, setting: str
+) -> tuple[list[Document], tuple[str, ...]]:
+  """The documents at a file, under a folder or matching a glob, sorted.
+
+  In a folder or glob, what is hidden, empty or binary (a zero byte in its
+  first 8 KiB) is left out; the notes say how many were.
+
+  Args:
+    path: `~` is expanded; `**` in a glob matches any depth.
+    setting: name for error messages.
+
+  Raises:
+    UserError: nothing there, or no text in it.
+  """
+  if not path:
+    raise UserError(f'{setting} is empty; give a file, a folder or a glob')
+  full = pathlib.Path(path).expanduser()
+  if full.is_dir():
+    root, files = full, _files_below(full)
+  elif full.exists():
+    if not full.is_file():
+      raise UserError(
+        f'{setting}={path} is neither a file nor a folder; save the text to a '
+        'file and give that'
+      )
+    if not read_file(full, 1):
+      raise UserError(f'{setting}={path} is empty; give a file with text')
+    return [Document(full.name, functools.partial(read_file, full))], ()
+  elif glob.has_magic(path):
+    root, files = _globbed(full)
+  else:
+    raise UserError(
+      f'{setting}={path} does not exist; give a file, a folder or a glob'
+    )
+  texts = [file for file in files if _looks_like_text(file)]
+  if not texts:
+    raise UserError(
+      f'{setting}={path} holds no text ({len(files)} files, all empty or '
+      'binary); give a file, a folder or a glob with text'
+    )
+  documents = [
+    Document(f.relative_to(root).as_posix(), functools.partial(read_file, f))
+    for f in texts
+  ]
+  skipped = len(files) - len(texts)
+  notes = (f'{skipped} empty or binary files under {path} were left out',)
+  return sorted(documents, key=lambda d: d.name), notes if skipped else ()
+
+
+def _files_below(root: pathlib.Path) -> list[pathlib.Path]:
+  files = []
+  for folder, subfolders, names in os.walk(root):
+    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
+    files += [pathlib.Path(folder) / name for name in names if name[0] != '.']
+  return [file for file in files if file.is_file()]
+
+
+def _globbed(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
+  """The folder before the first wildcard, and the files that match."""
+  root = pattern
+  while glob.has_magic(str(root)):
+    root = root.parent
+  matches = map(pathlib.Path, glob.glob(str(pattern), recursive=True))
+  return root, [file for file in matches if file.is_file()]
+
+
+def _looks_like_text(path: pathlib.Path) -> bool:
+  head = read_file(path, _HEAD)
+  return bool(head) and b'\0' not in head
+
+
+def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
+  """The bytes of a file, or its first `size`.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with open(path, 'rb') as file:
+      return file.read(size)
+  except OSError as e:
+    raise UserError(
+      f'cannot read {path}: {e.strerror or e}; mend it or leave it out'
+    ) from e
+
+
+# --- tinyshakespeare ---------------------------------------------------------
+
+
+def _shakespeare(data: Data) -> Source:
+  title = 'tinyshakespeare'
+  if data.path:
+    documents, notes = documents_at(data.path, 'data.path')
+    digest = hashlib.sha256(b''.join(d.read() for d in documents)).hexdigest()
+    if digest != SHAKESPEARE_SHA256:
+      title = data.path
+      notes += (
+        f'{data.path} is not the published tinyshakespeare (sha256 '
+        f'{digest[:12]}), so results do not compare',
+      )
+    return Source(title, {'all': documents}, notes)
+  path = cache_folder(data) / 'downloads' / 'tinyshakespeare.txt'
+  download.fetch(
+    SHAKESPEARE_URL,
+    path,
+    SHAKESPEARE_SHA256,
+    remedy='or give a local copy: --config.data.path=input.txt',
+  )
+  document = Document('tinyshakespeare', functools.partial(read_file, path))
+  return Source(title, {'all': [document]})
+
+
+def cache_folder(data: Data) -> pathlib.Path:
+  """Where prepared arrays and downloads go."""
+  chosen = data.cache_dir or os.environ.get('CRAFT_CACHE')
+  return pathlib.Path(chosen or '~/.cache/craft_jax').expanduser()
+
+
+# --- TensorFlow Datasets -----------------------------------------------------
+
+# The names that data sets give to a part, the most usual first.
+_TFDS_PARTS = {
+  'train': ('train',),
+  'valid': ('validation', 'valid', 'dev'),
+  'test': ('test',),
+}
+
+
+def _tfds(data: Data) -> Source:
+  """The data set's own parts under split='given', else its 'train' part."""
+  builder = _tfds_builder(data)
+  available = builder.info.splits
+  _check_field(data, builder.info.features)
+  chosen = {
+    part: next((name for name in names if name in available), '')
+    for part, names in _TFDS_PARTS.items()
+  }
+  given = data.split == 'given' and not data.valid_path
+  needed = ('train', 'valid') if given else ('train',)
+  for part in needed:
+    if not chosen[part]:
+      raise UserError(
+        f'{data.tfds_name} has no {part} part, only: {", ".join(available)}; '
+        'use '
+        + (
+          '--config.data.split=fraction'
+          if part == 'valid'
+          else 'another data set, or write its text to files'
+        )
+      )
+  parts = {
+    part: _examples(data, builder, name)
+    for part, name in chosen.items()
+    if name and (given or part == 'train')
+  }
+  title = f'TFDS {builder.info.full_name}'
+  return Source(title, parts if given else {'all': parts['train']})
+
+
+def _tfds_builder(data: Data) -> Any:
+  """The builder of a prepared array_record data set; no TensorFlow needed."""
+  try:
+    import tensorflow_datasets as tfds
+  except ImportError as e:
+    raise UserError(
+      'data.source=tfds needs TensorFlow Datasets; install it with '
+      "pip install 'craft-jax[tfds]'"
+    ) from e
+  name, folder = data.tfds_name, data.tfds_dir
+  prepare = (
+    f'prepare it where TensorFlow is installed: tfds build {name} '
+    '--file_format=array_record, and give its folder as data.tfds_dir'
+  )
+  if folder and not pathlib.Path(folder).expanduser().is_dir():
+    raise UserError(
+      f'data.tfds_dir={folder} does not exist; give the data_dir that '
+      f'{name} was prepared in'
+    )
+  where = os.path.expanduser(folder) if folder else None
+  try:
+    builder = tfds.builder(name, data_dir=where, file_format='array_record')
+  except tfds.core.registered.DatasetNotFoundError as e:
+    raise UserError(
+      f'no TFDS data set {name!r} in {folder or "the default data_dir"}; '
+      f'check data.tfds_name and data.tfds_dir, or {prepare}'
+    ) from e
+  except (ValueError, AssertionError, ImportError, OSError) as e:
+    reason = str(e).splitlines()[0].rstrip('.')
+    raise UserError(f'cannot open {name}: {reason}; {prepare}') from e
+  if not builder.info.splits:
+    raise UserError(
+      f'{name} is not prepared as array_record in {builder.data_path.parent}; '
+      + prepare
+    )
+  return builder
+
+
+def _check_field(data: Data, features: Any) -> None:
+  """Raises unless the field is one piece of text."""
+  name, field = data.tfds_name, data.tfds_field
+  texts = [
+    key
+    for key in features
+    if features[key].shape == () and np.dtype(features[key].np_dtype) == object
+  ]
+  if field not in texts:
+    known = ', '.join(texts) or 'none'
+    raise UserError(
+      f'data.tfds_field={field} is not a text of {name}; its texts are: {known}'
+    )
+
+
+def _examples(data: Data, builder: Any, split: str) -> list[Document]:
+  source = builder.as_data_source(split=split)
+
+  def read(position: int) -> bytes:
+    return source[position][data.tfds_field]
+
+  return [
+    Document(f'{split}/{position:09d}', functools.partial(read, position))
+    for position in range(len(source))
+  ]
+
+
+_SOURCES: dict[str, Callable[[Data], Source]] = {
+  'stdlib': _stdlib,
+  'path': _path,
+  'shakespeare': _shakespeare,
+  'tfds': _tfds,
+}

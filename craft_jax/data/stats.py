@@ -1,0 +1,125 @@
+"""What a corpus holds, as numbers and as lines to read."""
+
+import unicodedata
+from typing import Any
+
+import numpy as np
+
+from craft_jax.data.corpus import Corpus
+from craft_jax.text import utf8
+
+
+def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
+  """Size, symbols, characters and cleaning of a corpus, ready for JSON.
+
+  Args:
+    corpus: to be described.
+    top: how many of the most and of the least frequent characters.
+  """
+  vocabulary = corpus.vocabulary
+  rows, codes, counts = [], np.zeros(0, np.int64), np.zeros(0, np.int64)
+  for split in corpus.splits:
+    present, count = utf8.count_characters(vocabulary.decode(split.tokens))
+    codes, counts = np.append(codes, present), np.append(counts, count)
+    rows.append(
+      {
+        'name': split.name,
+        'symbols': len(split.tokens),
+        'characters': split.num_chars,
+        'distinct': len(present),
+        'bytes': split.num_bytes,
+        'documents': split.documents,
+        'unknown': int(np.count_nonzero(split.tokens == vocabulary.unk)),
+      }
+    )
+  distinct, where = np.unique(codes, return_inverse=True)
+  totals = np.bincount(where, weights=counts).astype(np.int64)
+  order = np.lexsort((distinct, -totals))
+  ranked = [[chr(distinct[i]), int(totals[i])] for i in order]
+  return {
+    'summary': corpus.summary,
+    'fingerprint': corpus.fingerprint,
+    'documents': corpus.documents,
+    'bytes': sum(row['bytes'] for row in rows),
+    'characters': sum(row['characters'] for row in rows),
+    'distinct_characters': len(ranked),
+    'vocabulary': {
+      'kind': vocabulary.kind,
+      'symbols': vocabulary.num_symbols,
+      'size': vocabulary.size,
+      'dtype': str(corpus.train.tokens.dtype),
+    },
+    'splits': rows,
+    'most_frequent': ranked[:top],
+    'least_frequent': ranked[::-1][:top],
+    'cleaning': corpus.report,
+    'bits_per_byte_withheld': corpus.withheld,
+    'notes': list(corpus.notes),
+    'folder': str(corpus.folder),
+    'reused': corpus.reused,
+  }
+
+
+def lines_of(facts: dict[str, Any]) -> list[str]:
+  """`facts_of` as plain lines."""
+  v = facts['vocabulary']
+  lines = [
+    facts['summary'],
+    '',
+    f'size         {facts["bytes"]:,} bytes, {facts["characters"]:,} '
+    f'characters, {facts["distinct_characters"]:,} distinct',
+    f'vocabulary   {v["kind"]}: {v["symbols"]:,} symbols and '
+    f'{v["size"] - v["symbols"]} specials, stored as {v["dtype"]}',
+    f'fingerprint  {facts["fingerprint"]}',
+    f'arrays       {facts["folder"]}',
+    '',
+    _row('split', ['symbols', 'characters', 'distinct', 'bytes', 'documents']),
+  ]
+  for split in facts['splits']:
+    names = ('symbols', 'characters', 'distinct', 'bytes', 'documents')
+    lines.append(_row(split['name'], [f'{split[n]:,}' for n in names]))
+  for title in ('most_frequent', 'least_frequent'):
+    lines += ['', f'{title.replace("_", " ")} characters']
+    for character, count in facts[title]:
+      share = 100 * count / facts['characters']
+      lines.append(f'  {count:>12,}  {share:6.2f} %  {_shown(character)}')
+  lines += ['', 'cleaning', *_cleaning_lines(facts['cleaning']), '']
+  reason = facts['bits_per_byte_withheld']
+  lines.append(
+    'bits per byte  ' + (f'withheld: {reason}' if reason else 'can be given')
+  )
+  unknown = sum(split['unknown'] for split in facts['splits'])
+  if unknown:
+    lines.append(f'unknown      {unknown:,} characters became UNK')
+  return lines + [f'note: {note}' for note in facts['notes']]
+
+
+def _row(name: str, cells: list[str]) -> str:
+  return f'{name:<8}' + ''.join(f'{cell:>15}' for cell in cells)
+
+
+def _cleaning_lines(report: list[dict[str, Any]]) -> list[str]:
+  if not report:
+    return ['  no steps (text.clean is empty): the text is as it was read']
+  return [
+    f'  {step["name"]:<14} {step["changed"]:>12,} changed'
+    + (f'   {step["example"]}' if step['example'] else '')
+    for step in report
+  ]
+
+
+def _shown(character: str) -> str:
+  """A character so that it can be told apart: itself, code point and name."""
+  code = f'U+{ord(character):04X}'
+  name = unicodedata.name(character, '') or _CONTROLS.get(character, 'unnamed')
+  visible = character if character.isprintable() else repr(character)[1:-1]
+  return f"'{visible}' {code} {name}"
+
+
+_CONTROLS = {
+  '\t': 'TAB',
+  '\n': 'LINE FEED',
+  '\r': 'CARRIAGE RETURN',
+  '\f': 'FORM FEED',
+  '\0': 'NULL',
+}

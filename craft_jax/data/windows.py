@@ -1,0 +1,85 @@
+"""Evaluation windows: every character of a split but the first, once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Batch
+
+
+def num_eval_windows(num_symbols: int, context: int, stride: int = 0) -> int:
+  """Windows that cover targets 1 to `num_symbols - 1`.
+
+  Args:
+    num_symbols: length of the split, at least 2.
+    context: T, targets per window.
+    stride: new targets per window after the first; 0 is `context`, that is
+      windows that do not overlap.
+  """
+  rest = max(num_symbols - 1 - context, 0)
+  return 1 + -(-rest // (stride or context))
+
+
+def num_eval_batches(
+  num_symbols: int, context: int, batch_size: int, stride: int = 0
+) -> int:
+  """Batches that `eval_batches` yields."""
+  return -(-num_eval_windows(num_symbols, context, stride) // batch_size)
+
+
+def eval_batches(
+  tokens: np.ndarray,
+  vocabulary: Vocabulary,
+  *,
+  context: int,
+  batch_size: int,
+  stride: int = 0,
+  documents: bool = False,
+) -> Iterator[Batch]:
+  """Yields full NumPy batches, in order; the same ones every time.
+
+  Window k starts at `k * stride` and predicts the `context` symbols that
+  follow its start. The first counts them all, a later one the last `stride`,
+  so every target from 1 to N - 1 counts exactly once. Separators between
+  documents are no characters: as targets they weigh 0. What is past the end,
+  and rows that fill up the last batch, hold PAD and weigh 0.
+
+  Args:
+    tokens: the split, `[N]`, N at least 2.
+    vocabulary: of the tokens.
+    context: T.
+    batch_size: B.
+    stride: from 1 to `context`; 0 is `context`. With less, a character is
+      predicted from at least `context - stride` earlier ones, once that many
+      exist.
+    documents: number the documents of a window in `segment_BT`.
+
+  Raises:
+    ValueError: too few tokens, or an impossible stride.
+  """
+  if len(tokens) < 2:
+    raise ValueError(f'{len(tokens)} tokens hold no target')
+  if not 0 <= stride <= context:
+    raise ValueError(f'stride {stride} is not between 0 and context {context}')
+  stride = stride or context
+  total = num_eval_windows(len(tokens), context, stride)
+  for first in range(0, total, batch_size):
+    window = np.arange(first, first + batch_size)[:, None]
+    position_BS = window * stride + np.arange(context + 1)
+    inside_BS = (position_BS < len(tokens)) & (window < total)
+    window_BS: Any = np.where(
+      inside_BS,
+      tokens[np.minimum(position_BS, len(tokens) - 1)],
+      vocabulary.pad,
+    ).astype(np.int32)
+    new_BT = (np.arange(context) >= context - stride) | (window == 0)
+    x_BT, y_BT = window_BS[:, :-1], window_BS[:, 1:]
+    weight_BT: Any = inside_BS[:, 1:] & new_BT & (y_BT != vocabulary.bos)
+    segment_BT: Any
+    if documents:
+      segment_BT = np.cumsum(x_BT == vocabulary.bos, axis=1, dtype=np.int32)
+    else:
+      segment_BT = np.zeros_like(x_BT)
+    yield Batch(x_BT, y_BT, weight_BT.astype(np.float32), segment_BT)

@@ -1,0 +1,202 @@
+"""Metrics of a whole split, deterministic, with the weights as they are."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from craft_jax import checkpoint, metrics
+from craft_jax.data.corpus import Corpus, Split, open_corpus
+from craft_jax.data.windows import eval_batches
+from craft_jax.errors import UserError
+from craft_jax.losses import token_losses
+from craft_jax.model.transformer import Decoder
+from craft_jax.settings import Config
+from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.text.classes import classes_of, sizes_of
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.trained import load_model
+from craft_jax.types import Batch, MetricSums, Params
+
+PREFIXES = {'train': 'train', 'valid': 'val', 'test': 'test'}
+_STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
+
+
+def make_eval_step(
+  model: Decoder, vocabulary: Vocabulary
+) -> Callable[[Params, Batch], MetricSums]:
+  """The pure `(params, batch) -> sums`.
+
+  The sums are those of `metrics.token_sums` and `metrics.breakdown_sums`.
+  """
+  class_V = classes_of(vocabulary).astype(np.int32)
+  chars_V, bytes_V = sizes_of(vocabulary)
+
+  def eval_step(params, batch):
+    logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, None)
+    loss_BT, nll_BT, correct_BT = token_losses(logits_BTV, batch.y_BT)
+    weight_BT = batch.weight_BT
+    return (
+      metrics.token_sums(loss_BT, nll_BT, correct_BT, weight_BT)
+      | metrics.text_sums(
+        batch.y_BT, weight_BT, jnp.asarray(chars_V), jnp.asarray(bytes_V)
+      )
+      | metrics.breakdown_sums(
+        nll_BT, correct_BT, batch.y_BT, weight_BT, jnp.asarray(class_V)
+      )
+    )
+
+  return eval_step
+
+
+class Evaluator:
+  """Evaluates splits; compiles once."""
+
+  def __init__(
+    self, cfg: Config, model: Decoder, vocabulary: Vocabulary, mesh: Mesh
+  ):
+    """Nothing is compiled or allocated yet.
+
+    Args:
+      cfg: reads `model`, `eval`.
+      model: its `apply`.
+      vocabulary: of the splits.
+      mesh: batches are spread over it.
+    """
+    self._cfg = cfg
+    self._vocabulary = vocabulary
+    self._sharding = mesh_lib.batch_sharding(mesh)
+    self._step = jax.jit(
+      make_eval_step(model, vocabulary),
+      out_shardings=mesh_lib.replicated(mesh),
+    )
+
+  def __call__(
+    self,
+    params: Params,
+    split: Split,
+    withheld: str = '',
+    *,
+    prefix: str = 'val',
+    stride: int | None = None,
+    tick: Callable[[], Any] = lambda: None,
+  ) -> dict[str, Any]:
+    """The figures of a split, under keys that start with `prefix`.
+
+    `{prefix}_loss` is over non-overlapping windows that hold every character
+    but the first; with a stride (by default `eval.stride`),
+    `{prefix}_loss_strided` is over windows in which every character has at
+    least `context - stride` characters before it.
+
+    Args:
+      params: of the model, on the mesh.
+      split: tokens and what they count.
+      withheld: why bits per byte cannot be given.
+      prefix: of the keys.
+      stride: overrides `eval.stride`; 0 leaves the strided figures out.
+      tick: called after each batch.
+    """
+    stride = self._cfg.eval.stride if stride is None else stride
+    sums = self._sums(params, split.tokens, 0, tick)
+    figures = metrics.summary(sums, withheld)
+    if stride:
+      sums = self._sums(params, split.tokens, stride, tick)
+      strided = metrics.summary(sums, withheld)
+      figures |= {f'{name}_strided': strided[name] for name in _STRIDED}
+      figures['stride'] = stride
+    return {f'{prefix}_{name}': value for name, value in figures.items()}
+
+  def _sums(self, params, tokens, stride, tick) -> dict[str, np.ndarray]:
+    """Float64 totals over all batches, fetched one batch late."""
+    totals: dict[str, Any] = {}
+    before: MetricSums = {}
+    batches = eval_batches(
+      tokens,
+      self._vocabulary,
+      context=self._cfg.model.context,
+      batch_size=self._cfg.eval.batch_size,
+      stride=stride,
+      documents=self._cfg.model.documents,
+    )
+    for batch in batches:
+      batch = mesh_lib.put_batch(batch, self._sharding)
+      before, sums = self._step(params, batch), before
+      totals = metrics.add_sums(totals, jax.device_get(sums))
+      tick()
+    return metrics.add_sums(totals, jax.device_get(before))
+
+
+def evaluate_run(
+  workdir: epath.PathLike,
+  step: checkpoint.Which = 'latest',
+  *,
+  split: str = 'valid',
+  stride: int | None = None,
+  ema: bool = True,
+  path: str | None = None,
+) -> dict[str, Any]:
+  """Evaluates a checkpoint on a split of its own corpus.
+
+  Args:
+    workdir: the run directory.
+    step: a step, 'latest' or 'best'.
+    split: 'train', 'valid' or 'test'.
+    stride: see `Evaluator`.
+    ema: take averaged weights where there are any.
+    path: where the text is now, if not at the run's `data.path`.
+
+  Returns:
+    The figures of `metrics.summary` with the prefix `val`, `train` or `test`,
+    and `step`, `split`, `context`.
+
+  Raises:
+    UserError: no checkpoint, another corpus, no such split.
+  """
+  step = checkpoint.resolve_step(workdir, step)
+  cfg = checkpoint.open_meta(workdir, step).config
+  if path is not None:
+    data = dataclasses.replace(cfg.data, path=path)
+    cfg = dataclasses.replace(cfg, data=data)
+  if stride is not None and not 0 <= stride <= cfg.model.context:
+    raise UserError(
+      f'--stride={stride} must be from 0 to model.context={cfg.model.context}'
+    )
+  mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
+  trained = load_model(workdir, step, ema)
+  corpus = open_corpus(cfg, trained.vocabulary)
+  part = _part(corpus, split, trained.meta.fingerprint)
+  prefix = PREFIXES[split]
+  figures = Evaluator(cfg, trained.model, trained.vocabulary, mesh)(
+    jax.device_put(trained.params, mesh_lib.replicated(mesh)),
+    part,
+    corpus.withheld,
+    prefix=prefix,
+    stride=stride,
+  )
+  return figures | {
+    'step': trained.meta.step,
+    'split': split,
+    'context': cfg.model.context,
+  }
+
+
+def _part(corpus: Corpus, split: str, fingerprint: str) -> Split:
+  """The split, if the corpus is the one the model was trained with."""
+  if corpus.fingerprint != fingerprint:
+    raise UserError(
+      'the corpus is not the one of the run: its fingerprint is '
+      f'{corpus.fingerprint[:12]}, not {fingerprint[:12]}; give the old text '
+      'with --path'
+    )
+  part = {s.name: s for s in corpus.splits}.get(split)
+  if part is None:
+    raise UserError(
+      f'the corpus of the run has no {split} split; it has '
+      f'{", ".join(s.name for s in corpus.splits)}'
+    )
+  return part

@@ -1,0 +1,50 @@
+"""Files that are whole or absent: write beside, flush to disk, rename."""
+
+import os
+import tempfile
+
+from etils import epath
+
+
+def is_remote(path: epath.PathLike) -> bool:
+  """Whether `path` is in an object store such as `gs://` or `s3://`."""
+  return '://' in os.fspath(path)
+
+
+def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
+  """Writes `data` (text as UTF-8) so that no reader ever sees a part of it.
+
+  An object store replaces an object as a whole by itself; elsewhere the data
+  goes to a hidden file in the same folder, which then takes the name.
+
+  Raises:
+    OSError: the folder is missing, read-only or full; `path` is as before.
+  """
+  data = data.encode() if isinstance(data, str) else data
+  if is_remote(path):
+    epath.Path(path).write_bytes(data)
+    return
+  folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+  handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', dir=folder)
+  try:
+    with os.fdopen(handle, 'wb') as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+    os.chmod(temporary, 0o666 & ~_umask())
+    os.replace(temporary, os.path.join(folder, name))
+  except BaseException:
+    os.unlink(temporary)
+    raise
+  # The rename itself survives a power cut only once the folder is flushed.
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask

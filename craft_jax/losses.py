@@ -1,0 +1,49 @@
+"""The loss of each target symbol, in nats."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def token_losses(
+  logits_BTV: Float[Array, 'B T V'],
+  y_BT: Int[Array, 'B T'],
+  label_smoothing: float = 0.0,
+  z_loss: float = 0.0,
+) -> tuple[Float[Array, 'B T'], Float[Array, 'B T'], Bool[Array, 'B T']]:
+  """Training loss, negative log-likelihood and correctness of each target.
+
+  With Z the log-normalizer, the loss is
+  `(1 - s) * nll + s * mean_v(-log p_v) + z_loss * Z^2`, s being
+  `label_smoothing` (Szegedy et al. 2016; z-loss as in PaLM, arXiv:2204.02311).
+
+  Args:
+    logits_BTV: float32.
+    y_BT: the symbol that came.
+    label_smoothing: share of the target spread evenly over all V symbols.
+    z_loss: weight of the squared log-normalizer.
+
+  Returns:
+    `loss_BT` to train on, `nll_BT` in nats without either regularizer, and
+    `correct_BT`: the target has the largest logit (of equal ones, the first).
+  """
+  logits_BTV = logits_BTV.astype(jnp.float32)
+  log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+  symbol_11V = jnp.arange(logits_BTV.shape[-1], dtype=y_BT.dtype)[None, None]
+  hit_BTV = y_BT[..., None] == symbol_11V
+  # A masked sum: its gradient is a select, where a gather's is a scatter.
+  target_BT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0.0), axis=-1)
+  nll_BT = log_z_BT - target_BT
+  loss_BT = nll_BT
+  if label_smoothing:
+    even_BT = log_z_BT - jnp.mean(logits_BTV, axis=-1)
+    loss_BT = (1 - label_smoothing) * nll_BT + label_smoothing * even_BT
+  if z_loss:
+    loss_BT = loss_BT + z_loss * jnp.square(log_z_BT)
+  # Equals argmax == y, as one vectorized reduction. False if a logit is NaN.
+  below_BTV = logits_BTV < target_BT[..., None]
+  tied_after_BTV = (logits_BTV == target_BT[..., None]) & (
+    symbol_11V >= y_BT[..., None]
+  )
+  correct_BT = jnp.all(below_BTV | tied_after_BTV, axis=-1)
+  return loss_BT, nll_BT, correct_BT

@@ -1,0 +1,200 @@
+"""The one entry: `craft COMMAND` and `python -m craft_jax.main COMMAND`.
+
+The command defaults to `train`. A command is a module of `craft_jax.cli` with
+`SUMMARY`, `add_arguments(parser)` and `run(args) -> exit code`; it is imported
+only when it is asked for.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NoReturn
+
+import craft_jax
+from craft_jax.errors import RunFailed, UserError
+
+
+_STARTED = time.monotonic()  # wall seconds count from here
+
+
+def _train() -> ModuleType:
+  from craft_jax.cli import train
+
+  return train
+
+
+def _eval() -> ModuleType:
+  from craft_jax.cli import eval
+
+  return eval
+
+
+def _sample() -> ModuleType:
+  from craft_jax.cli import sample
+
+  return sample
+
+
+def _inspect() -> ModuleType:
+  from craft_jax.cli import inspect
+
+  return inspect
+
+
+def _data() -> ModuleType:
+  from craft_jax.cli import data
+
+  return data
+
+
+def _config() -> ModuleType:
+  from craft_jax.cli import config
+
+  return config
+
+
+COMMANDS: dict[str, Callable[[], ModuleType]] = {
+  'train': _train,
+  'eval': _eval,
+  'sample': _sample,
+  'inspect': _inspect,
+  'data': _data,
+  'config': _config,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+  """Reports mistakes as `UserError`, so that they read like all others."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f'{message}; see {self.prog} --help')
+
+
+def overview() -> str:
+  """The page that `craft help` prints."""
+  lines = [
+    f'craft {craft_jax.__version__}: language models over characters and bytes',
+    '',
+    'usage: craft [COMMAND] [flags]    (without a command: train)',
+    '',
+  ]
+  lines += [f'  {name:9}{load().SUMMARY}' for name, load in COMMANDS.items()]
+  lines += [
+    '',
+    'craft COMMAND --help shows the flags of a command. Start with:',
+    '  craft train --config=base --workdir=runs/first',
+  ]
+  return '\n'.join(lines)
+
+
+def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Separates `--config.a.b=v` and `--config.a.b v` from the other flags."""
+  flags, overrides = [], []
+  rest = list(argv)
+  while rest:
+    item = rest.pop(0)
+    if not item.startswith('--config.'):
+      flags.append(item)
+      continue
+    if '=' not in item and rest and not rest[0].startswith('--'):
+      item += '=' + rest.pop(0)
+    overrides.append(item.removeprefix('--config.'))
+  return flags, overrides
+
+
+def parse(
+  name: str, argv: Sequence[str]
+) -> tuple[ModuleType, argparse.Namespace]:
+  """The module of a command and its parsed flags.
+
+  `args.overrides` holds the `--config.a.b=v` flags as `a.b=v`.
+
+  Raises:
+    UserError: no such command or flag.
+  """
+  if name not in COMMANDS:
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f', did you mean {close[0]!r}?' if close else ''
+    raise UserError(f'unknown command {name!r}{hint}; see craft help')
+  module = COMMANDS[name]()
+  parser = _Parser(
+    prog=f'craft {name}',
+    description=textwrap.dedent(module.__doc__ or ''),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  module.add_arguments(parser)
+  flags, overrides = _split_overrides(argv)
+  args, unknown = parser.parse_known_args(flags)
+  if unknown:
+    known = [o for a in parser._actions for o in a.option_strings]
+    close = difflib.get_close_matches(unknown[0].split('=')[0], known, n=1)
+    hint = f', did you mean {close[0]}?' if close else ''
+    raise UserError(
+      f'unknown flag {unknown[0]!r}{hint}; see craft {name} --help'
+    )
+  if overrides and not hasattr(args, 'config'):
+    raise UserError(
+      f'craft {name} takes no settings (--config.{overrides[0]}); '
+      f'see craft {name} --help'
+    )
+  args.overrides = overrides
+  args.started = _STARTED
+  return module, args
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs one command; returns the exit code.
+
+  0 is success, 1 a run that failed, 2 a mistake in the input, 130 an
+  interrupt from the keyboard.
+  """
+  argv = list(argv)
+  if not argv or argv[0] in ('help', '--help', '-h'):
+    if len(argv) > 1 and argv[0] == 'help':
+      argv = [argv[1], '--help']
+    else:
+      print(overview())
+      return 0
+  if argv[0] == '--version':
+    print(f'craft {craft_jax.__version__}')
+    return 0
+  name, rest = (
+    ('train', argv) if argv[0].startswith('-') else (argv[0], argv[1:])
+  )
+  try:
+    module, args = parse(name, rest)
+    return module.run(args)
+  except UserError as e:
+    return _complain(str(e), 2)
+  except RunFailed as e:
+    return _complain(str(e), 1)
+  except BrokenPipeError:
+    # The reader (`| head`) has gone: nobody is left to tell.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except OSError as e:
+    if e.filename is None:
+      raise
+    return _complain(f'{e.filename}: {e.strerror}', 2)
+  except KeyboardInterrupt:
+    return _complain('interrupted', 130)
+
+
+def _complain(message: str, code: int) -> int:
+  print(f'craft: {" ".join(message.split())}', file=sys.stderr)
+  return code
+
+
+def console() -> NoReturn:
+  """The `craft` console script."""
+  sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == '__main__':
+  console()

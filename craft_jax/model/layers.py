@@ -1,0 +1,92 @@
+"""Dense, norm and MLP."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from craft_jax.model.precision import einsum
+from craft_jax.settings import Model as ModelConfig
+
+
+class Dense(nn.Module):
+  """A product with a `[in, out]` kernel, no bias.
+
+  Attributes:
+    features: size of the output.
+    precision: 'bfloat16' or 'float32'.
+    zero_init: start at zero instead of normal with deviation 1/sqrt(in).
+  """
+
+  features: int
+  precision: str
+  zero_init: bool = False
+
+  @nn.compact
+  def __call__(self, x_BTD: Float[Array, 'B T D']) -> Float[Array, 'B T F']:
+    init = (
+      nn.initializers.zeros_init()
+      if self.zero_init
+      else nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+    )
+    kernel_DF = self.param('kernel', init, (x_BTD.shape[-1], self.features))
+    return einsum('BTD,DF->BTF', x_BTD, kernel_DF, self.precision)
+
+
+def rms_norm(x: Float[Array, '*dims H']) -> Float[Array, '*dims H']:
+  """Scales the last dim to a root mean square of 1."""
+  return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
+
+
+class Norm(nn.Module):
+  """RMSNorm or LayerNorm over the width, with a learned scale."""
+
+  kind: str
+
+  @nn.compact
+  def __call__(self, x_BTD: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    scale_D = self.param('scale', nn.initializers.ones_init(), x_BTD.shape[-1:])
+    if self.kind == 'rms':
+      return rms_norm(x_BTD) * scale_D.reshape(1, 1, -1)
+    bias_D = self.param('bias', nn.initializers.zeros_init(), x_BTD.shape[-1:])
+    centred = x_BTD - jnp.mean(x_BTD, axis=-1, keepdims=True)
+    return rms_norm(centred) * scale_D.reshape(1, 1, -1) + bias_D.reshape(
+      1, 1, -1
+    )
+
+
+_ACTIVATIONS = {
+  'gelu': nn.gelu,
+  'relu2': lambda x: jnp.square(nn.relu(x)),
+  'swiglu': nn.silu,  # applied to the gate
+}
+
+
+def mlp_width(cfg: ModelConfig) -> int:
+  """Hidden size: as set, 4 x width, or 8/3 x width (same parameters) gated."""
+  if cfg.mlp_width:
+    return cfg.mlp_width
+  if cfg.mlp != 'swiglu':
+    return 4 * cfg.width
+  return -(-8 * cfg.width // 3 // 8) * 8  # a multiple of 8 shards and tiles
+
+
+class Mlp(nn.Module):
+  """`width -> hidden -> width` with the configured activation."""
+
+  cfg: ModelConfig
+  precision: str
+
+  @nn.compact
+  def __call__(self, x_BTD: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    cfg, hidden = self.cfg, mlp_width(self.cfg)
+    activation = _ACTIVATIONS[cfg.mlp]
+    hidden_BTF = Dense(hidden, self.precision, name='in')(x_BTD)
+    if cfg.mlp == 'swiglu':
+      gate_BTF = Dense(hidden, self.precision, name='gate')(x_BTD)
+      hidden_BTF = activation(gate_BTF) * hidden_BTF
+    else:
+      hidden_BTF = activation(hidden_BTF)
+    return Dense(cfg.width, self.precision, cfg.zero_init, name='out')(
+      hidden_BTF
+    )

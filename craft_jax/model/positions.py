@@ -1,0 +1,42 @@
+"""How order reaches attention: RoPE, ALiBi and sinusoids (all pure)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+def rope(
+  x_BNTH: Float[Array, 'B N T H'],
+  position_BT: Int[Array, '#B T'],
+  fraction: float,
+  base: float,
+) -> Float[Array, 'B N T H']:
+  """Rotates the first `fraction` of each head by its position.
+
+  Entry i is paired with entry i + half (RoFormer, arXiv:2104.09864, in the
+  halves layout, which needs no interleaving).
+  """
+  half = int(x_BNTH.shape[-1] * fraction) // 2
+  angle = _angles(position_BT, half, base)[:, None]
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  a, b, rest = jnp.split(x_BNTH, [half, 2 * half], axis=-1)
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+
+
+def alibi_slopes(num_heads: int) -> np.ndarray:
+  """Slope per head, geometric from 2^(-8/N) to 2^-8 (arXiv:2108.12409)."""
+  return np.float32(2.0) ** (-8.0 * np.arange(1, num_heads + 1) / num_heads)
+
+
+def sinusoids(
+  position_BT: Int[Array, '#B T'], width: int
+) -> Float[Array, '#B T D']:
+  """Fixed sinusoids of the original transformer (arXiv:1706.03762), rms 0.7."""
+  angle = _angles(position_BT, width // 2, 10000.0)
+  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def _angles(position_BT, half: int, base: float) -> Float[Array, '#B T half']:
+  """Position times frequency, from 1 down towards 1/base."""
+  frequency = jnp.asarray(base ** -(np.arange(half) / half), jnp.float32)
+  return position_BT[:, :, None].astype(jnp.float32) * frequency[None, None]

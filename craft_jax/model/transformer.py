@@ -1,0 +1,281 @@
+"""The decoder: embedding, a scanned stack of equal blocks, head.
+
+Layers are stacked on the first dim of every parameter under `blocks` and walked
+by `lax.scan`, unrolled as configured. Training (`apply`) and decoding
+(`extend`) are separate walks over the same parameters.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from craft_jax.model import positions
+from craft_jax.model.attention import Attention, allowed
+from craft_jax.model.cache import Cache
+from craft_jax.model.layers import Dense, Mlp, Norm
+from craft_jax.model.precision import einsum
+from craft_jax.settings import Model as ModelConfig
+from craft_jax.types import Params
+
+_REMAT_POLICY = {
+  'none': None,
+  'dots': jax.checkpoint_policies.dots_saveable,
+  'block': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def layer_windows(cfg: ModelConfig) -> list[int]:
+  """Symbols each layer sees, 0 for all; the last of each group is global."""
+  period = cfg.local_per_global + 1
+  return [
+    0 if cfg.local_per_global and (layer + 1) % period == 0 else cfg.window
+    for layer in range(cfg.depth)
+  ]
+
+
+class Block(nn.Module):
+  """Pre-norm attention and MLP, each added to the stream."""
+
+  cfg: ModelConfig
+  precision: str
+  vocabulary_size: int
+
+  def setup(self):
+    self.attention_norm = Norm(self.cfg.norm)
+    self.attention = Attention(self.cfg, self.precision, self.vocabulary_size)
+    self.mlp_norm = Norm(self.cfg.norm)
+    self.mlp = Mlp(self.cfg, self.precision)
+
+  def __call__(self, x_BTD, symbol_BT, position_BT, mask_BTS, key):
+    y_BTD = self.attention(
+      self.attention_norm(x_BTD), symbol_BT, position_BT, mask_BTS
+    )
+    x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 0)
+    y_BTD = self.mlp(self.mlp_norm(x_BTD))
+    return x_BTD + _dropout(y_BTD, self.cfg.dropout, key, 1)
+
+  def extend(self, x_BTD, symbol_BT, position_BT, mask_BTS, k_BKSH, v_BKSH):
+    y_BTD, k_BKSH, v_BKSH = self.attention.extend(
+      self.attention_norm(x_BTD),
+      symbol_BT,
+      position_BT,
+      mask_BTS,
+      k_BKSH,
+      v_BKSH,
+    )
+    x_BTD += y_BTD
+    return x_BTD + self.mlp(self.mlp_norm(x_BTD)), k_BKSH, v_BKSH
+
+
+def _dropout(
+  x_BTD: Float[Array, 'B T D'],
+  rate: float,
+  key: Key[Array, ''] | None,
+  salt: int,
+) -> Float[Array, 'B T D']:
+  """Inverted dropout, or `x_BTD` itself without a key."""
+  if not rate or key is None:
+    return x_BTD
+  keep = jax.random.bernoulli(
+    jax.random.fold_in(key, salt), 1 - rate, x_BTD.shape
+  )
+  return jnp.where(keep, x_BTD / (1 - rate), 0.0)
+
+
+class Decoder:
+  """The four functions of a model (DESIGN: `init apply init_cache extend`).
+
+  A plain holder of static settings: every method is pure.
+  """
+
+  def __init__(self, cfg: ModelConfig, vocabulary_size: int, precision: str):
+    self.cfg = cfg
+    self.vocabulary_size = vocabulary_size
+    self.precision = precision
+    self._block = Block(cfg, precision, vocabulary_size)
+    self._norm = Norm(cfg.norm)
+    self._head = Dense(vocabulary_size, precision, cfg.zero_init)
+
+  # --- parameters ---
+
+  def init(self, key: Key[Array, '']) -> Params:
+    """Float32 parameters; see the tree in docs/architecture.md."""
+    cfg = self.cfg
+    embed_key, position_key, block_key, head_key = jax.random.split(key, 4)
+    x_BTD = jnp.zeros((1, 1, cfg.width))
+    index_BT = jnp.zeros((1, 1), jnp.int32)
+    mask_BTS = jnp.ones((1, 1, 1), bool)
+    # A tied embedding is also the head, whose rows want length 1, not sqrt(D).
+    scale = cfg.width**-0.5 if cfg.tied else 1.0
+    params = {
+      'embed': {
+        'embedding': scale
+        * jax.random.normal(embed_key, (self.vocabulary_size, cfg.width))
+      },
+      'blocks': jax.vmap(
+        lambda k: self._block.init(
+          k, x_BTD, index_BT, index_BT, mask_BTS, None
+        )['params']
+      )(jax.random.split(block_key, cfg.depth)),
+      'final_norm': self._norm.init(head_key, x_BTD)['params'],
+    }
+    if cfg.position == 'learned':
+      params['positions'] = {
+        'embedding': 0.02
+        * jax.random.normal(position_key, (cfg.context, cfg.width))
+      }
+    if not cfg.tied:
+      params['head'] = self._head.init(head_key, x_BTD)['params']
+    return params
+
+  # --- a whole window ---
+
+  def apply(
+    self,
+    params: Params,
+    x_BT: Int[Array, 'B T'],
+    segment_BT: Int[Array, 'B T'] | None = None,
+    key: Key[Array, ''] | None = None,
+  ) -> Float[Array, 'B T V']:
+    """Logits of the next symbol at every position.
+
+    Args:
+      params: from `init`.
+      x_BT: symbols.
+      segment_BT: document of each symbol; attention stays within it if
+        `model.documents`.
+      key: of dropout; without one there is none.
+    """
+    cfg = self.cfg
+    position_1T = jnp.arange(x_BT.shape[1])[None]
+    x_BTD = self._embed(params, x_BT, position_1T)
+    if key is not None:
+      embed_key = jax.random.fold_in(key, cfg.depth)
+      x_BTD = _dropout(x_BTD, cfg.dropout, embed_key, 0)
+    same_BTS = None
+    if cfg.documents and segment_BT is not None:
+      same_BTS = segment_BT[:, :, None] == segment_BT[:, None, :]
+
+    def block(x_BTD, layer):
+      layer_params, window, index = layer
+      # One row serves the batch unless documents differ between its rows.
+      mask_BTS = allowed(position_1T, position_1T, window)
+      if same_BTS is not None:
+        mask_BTS &= same_BTS
+      layer_key = None if key is None else jax.random.fold_in(key, index)
+      x_BTD = self._block.apply(
+        {'params': layer_params}, x_BTD, x_BT, position_1T, mask_BTS, layer_key
+      )
+      return x_BTD, None
+
+    if cfg.remat != 'none':
+      block = jax.checkpoint(
+        block,
+        policy=_REMAT_POLICY[cfg.remat],
+        prevent_cse=self._unroll() > 1,
+      )
+    x_BTD, _ = self._scan(block, x_BTD, params['blocks'])
+    return self._logits(params, x_BTD)
+
+  # --- a piece at a time ---
+
+  def init_cache(self, batch: int, length: int) -> Cache:
+    """An empty cache for `batch` rows of at most `length` symbols."""
+    cfg = self.cfg
+    heads = cfg.num_kv_heads or cfg.num_heads
+    shape = (cfg.depth, batch, heads, length, cfg.width // cfg.num_heads)
+    return Cache(
+      k_LBKSH=jnp.zeros(shape),
+      v_LBKSH=jnp.zeros(shape),
+      segment_BS=jnp.zeros((batch, length), jnp.int32),
+      length_B=jnp.zeros(batch, jnp.int32),
+    )
+
+  def extend(
+    self,
+    params: Params,
+    cache: Cache,
+    x_BT: Int[Array, 'B T'],
+    length_B: Int[Array, 'B'],
+    segment_BT: Int[Array, 'B T'] | None = None,
+  ) -> tuple[Cache, Float[Array, 'B T V']]:
+    """Reads `length_B` of the T new symbols per row; logits at each of them.
+
+    Rows may hold different lengths; logits past `length_B` are unspecified. A
+    row must not outgrow the cache.
+    """
+    T = x_BT.shape[1]
+    S = cache.segment_BS.shape[1]
+    position_BT = cache.length_B[:, None] + jnp.arange(T)[None]
+    if segment_BT is None:
+      segment_BT = jnp.zeros_like(x_BT)
+    segment_BS = jax.vmap(
+      lambda old, new, at: old.at[at].set(new, mode='drop')
+    )(cache.segment_BS, segment_BT, position_BT)
+    key_1S = jnp.arange(S)[None]
+
+    def block(x_BTD, layer):
+      layer_params, window, _, k_BKSH, v_BKSH = layer
+      mask_BTS = allowed(position_BT, key_1S, window)
+      if self.cfg.documents:
+        mask_BTS &= segment_BT[:, :, None] == segment_BS[:, None, :]
+      x_BTD, k_BKSH, v_BKSH = self._block.apply(
+        {'params': layer_params},
+        x_BTD,
+        x_BT,
+        position_BT,
+        mask_BTS,
+        k_BKSH,
+        v_BKSH,
+        method='extend',
+      )
+      return x_BTD, (k_BKSH, v_BKSH)
+
+    x_BTD, (k_LBKSH, v_LBKSH) = self._scan(
+      block,
+      self._embed(params, x_BT, position_BT),
+      params['blocks'],
+      cache.k_LBKSH,
+      cache.v_LBKSH,
+    )
+    cache = Cache(k_LBKSH, v_LBKSH, segment_BS, cache.length_B + length_B)
+    return cache, self._logits(params, x_BTD)
+
+  # --- shared parts ---
+
+  def _unroll(self) -> int:
+    return self.cfg.unroll or self.cfg.depth
+
+  def _scan(self, block, x_BTD, blocks: Params, *per_layer: Any):
+    layers = (
+      blocks,
+      jnp.asarray(layer_windows(self.cfg), jnp.int32),
+      jnp.arange(self.cfg.depth),
+      *per_layer,
+    )
+    return jax.lax.scan(block, x_BTD, layers, unroll=self._unroll())
+
+  def _embed(self, params, x_BT, position_BT):
+    cfg = self.cfg
+    x_BTD = params['embed']['embedding'][x_BT]
+    if cfg.tied:
+      x_BTD *= cfg.width**0.5
+    if cfg.position == 'learned':
+      x_BTD += params['positions']['embedding'][position_BT]
+    if cfg.position == 'sinusoidal':
+      x_BTD += positions.sinusoids(position_BT, cfg.width)
+    return x_BTD
+
+  def _logits(self, params, x_BTD):
+    cap = self.cfg.logit_cap
+    x_BTD = self._norm.apply({'params': params['final_norm']}, x_BTD)
+    if self.cfg.tied:
+      logits_BTV = einsum(
+        'BTD,VD->BTV', x_BTD, params['embed']['embedding'], self.precision
+      )
+    else:
+      logits_BTV = self._head.apply({'params': params['head']}, x_BTD)
+    return cap * jnp.tanh(logits_BTV / cap) if cap else logits_BTV

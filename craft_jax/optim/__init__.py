@@ -1,0 +1,1 @@
+"""Schedules, masks and optimizers."""

@@ -1,0 +1,101 @@
+"""The optimizers, as optax transformations of the whole parameter tree."""
+
+from collections.abc import Callable
+
+import optax
+from jax.sharding import Mesh
+
+from craft_jax.optim import masks
+from craft_jax.optim.muon import scale_by_muon
+from craft_jax.optim.schedules import build_schedule
+from craft_jax.settings import Config, Optim
+
+
+def build_optimizer(
+  cfg: Config, precision: str, mesh: Mesh | None = None
+) -> optax.GradientTransformation:
+  """Clipping, the optimizer, decoupled weight decay, the learning rate.
+
+  The gradients are clipped first, by value and then by their global norm. The
+  step of a matrix is `-rate * (direction + weight_decay * param)`, with the
+  rate that the schedule gives that parameter.
+
+  Args:
+    cfg: the run; reads `cfg.optim` and `cfg.train.steps`.
+    precision: `'bfloat16'` or `'float32'`, of Muon's products.
+    mesh: devices that share Muon's work, with the axes `data` and `fsdp`.
+
+  Returns:
+    `init(params)` and `update(grads, state, params)`; jittable, loops
+    included. `update` needs the params.
+  """
+  optim = cfg.optim
+  chain = []
+  if optim.clip_value:
+    chain.append(optax.clip(optim.clip_value))
+  if optim.clip_norm:
+    chain.append(optax.clip_by_global_norm(optim.clip_norm))
+  if optim.name == 'muon':
+    chain.append(_muon(cfg, precision, mesh))
+  else:
+    direction = _DIRECTIONS[optim.name](optim)
+    chain.append(_descend(cfg, direction, optim.learning_rate))
+  return optax.chain(*chain)
+
+
+def _descend(
+  cfg: Config, direction: optax.GradientTransformation, peak: float
+) -> optax.GradientTransformation:
+  """`direction`, then decay of the masked parameters, then the rate."""
+  optim = cfg.optim
+  chain = [direction]
+  if optim.weight_decay:
+    mask = masks.decay_mask_fn(optim.decay_embeddings)
+    chain.append(optax.add_decayed_weights(optim.weight_decay, mask))
+  schedule = build_schedule(optim, cfg.train.steps, peak)
+  chain.append(optax.scale_by_learning_rate(schedule))
+  return optax.chain(*chain)
+
+
+def _muon(
+  cfg: Config, precision: str, mesh: Mesh | None
+) -> optax.GradientTransformation:
+  """Muon on the matrices of the blocks, AdamW on everything else."""
+  optim = cfg.optim
+  muon = scale_by_muon(optim.momentum, precision, mesh)
+  return optax.partition(
+    {
+      'muon': _descend(cfg, muon, optim.muon_learning_rate),
+      'adamw': _descend(cfg, _adamw(optim), optim.learning_rate),
+    },
+    masks.hidden_matrices,
+  )
+
+
+def _adamw(optim: Optim) -> optax.GradientTransformation:
+  return optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+
+
+def _lion(optim: Optim) -> optax.GradientTransformation:
+  return optax.scale_by_lion(b1=optim.b1, b2=optim.b2)
+
+
+def _adafactor(optim: Optim) -> optax.GradientTransformation:
+  # Not multiplied by the size of the parameter, as Adafactor's own rule has
+  # it: matrices that start at zero would hardly leave it, and learning_rate
+  # would mean something else than under adamw.
+  return optax.chain(
+    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+  )
+
+
+def _sgd(optim: Optim) -> optax.GradientTransformation:
+  return optax.trace(decay=optim.momentum, nesterov=True)
+
+
+_DIRECTIONS: dict[str, Callable[[Optim], optax.GradientTransformation]] = {
+  'adamw': _adamw,
+  'lion': _lion,
+  'adafactor': _adafactor,
+  'sgd': _sgd,
+}

@@ -1,0 +1,1 @@
+"""Sampling: settings, one choice, the decode loop, text that streams."""

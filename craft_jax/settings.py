@@ -1,0 +1,350 @@
+"""Every setting: its home, its default, its meaning and its bounds.
+
+A default is written here and nowhere else. `craft_jax.config` turns these
+dataclasses into the `ConfigDict` that config files edit, and back.
+"""
+
+import dataclasses
+from typing import Any
+
+
+def setting(
+  default: Any,
+  doc: str,
+  *,
+  choices: tuple[str, ...] = (),
+  low: float | None = None,
+  high: float | None = None,
+  free: bool = False,
+) -> Any:
+  """A dataclass field that documents and bounds itself.
+
+  Args:
+    default: the value when nobody says otherwise.
+    doc: meaning and unit, one sentence.
+    choices: the allowed strings, if it is a choice.
+    low: least allowed number.
+    high: greatest allowed number.
+    free: may change when a run is resumed (placement and reporting); the rest
+      identifies the run.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata={
+      'doc': doc,
+      'choices': choices,
+      'low': low,
+      'high': high,
+      'free': free,
+    },
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """How text becomes symbols."""
+
+  vocabulary: str = setting(
+    'byte', 'Symbols of the model.', choices=('byte', 'char')
+  )
+  max_chars: int = setting(
+    0, 'Keep only this many most frequent characters; 0 keeps all.', low=0
+  )
+  unknown: str = setting(
+    'error',
+    'A character outside the vocabulary is an error or becomes UNK.',
+    choices=('error', 'replace'),
+  )
+  clean: tuple[str, ...] = setting(
+    (), 'Cleaning steps by name, applied in this order (docs/text.md).'
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """Where text comes from and how it is cut into batches."""
+
+  source: str = setting(
+    'stdlib',
+    'Kind of source.',
+    choices=('stdlib', 'path', 'shakespeare', 'tfds'),
+  )
+  path: str = setting(
+    '', 'File, folder or glob of the training text.', free=True
+  )
+  valid_path: str = setting(
+    '',
+    'File, folder or glob of the validation text (split="given").',
+    free=True,
+  )
+  test_path: str = setting(
+    '', 'File, folder or glob of the test text (split="given").', free=True
+  )
+  tfds_name: str = setting('', 'TFDS name, e.g. "tiny_shakespeare".')
+  tfds_dir: str = setting(
+    '', 'TFDS data_dir; empty is the TFDS default.', free=True
+  )
+  tfds_field: str = setting('text', 'TFDS feature that holds the text.')
+  cache_dir: str = setting(
+    '',
+    'Folder of prepared token arrays and downloads; empty is '
+    '$CRAFT_CACHE or ~/.cache/craft_jax.',
+    free=True,
+  )
+  split: str = setting(
+    'fraction',
+    'Cut the text by fraction of characters, whole files, or use given parts.',
+    choices=('fraction', 'file', 'given'),
+  )
+  valid_fraction: float = setting(
+    0.1, 'Share of the text (or files) for validation.', low=0.0, high=0.9
+  )
+  test_fraction: float = setting(
+    0.0, 'Share of the text (or files) for the test.', low=0.0, high=0.9
+  )
+  order: str = setting(
+    'crops',
+    'Random crops, or shuffled non-overlapping windows once per epoch.',
+    choices=('crops', 'windows'),
+  )
+  placement: str = setting(
+    'auto',
+    'Keep the corpus on the device, or stream it through Grain.',
+    choices=('auto', 'device', 'grain'),
+    free=True,
+  )
+  device_megabytes: int = setting(
+    512,
+    'Largest corpus (MB of tokens) that "auto" keeps on the device.',
+    low=0,
+    free=True,
+  )
+  prefetch: int = setting(
+    4, 'Batches read ahead by Grain.', low=1, high=1024, free=True
+  )
+  case_rate: float = setting(
+    0.0, 'Share of input letters given a random case.', low=0.0, high=1.0
+  )
+  noise_rate: float = setting(
+    0.0, 'Share of input symbols replaced at random.', low=0.0, high=1.0
+  )
+  span_rate: float = setting(
+    0.0, 'Share of input symbols hidden in spans.', low=0.0, high=0.9
+  )
+  span_length: int = setting(8, 'Symbols in a hidden span.', low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """The decoder."""
+
+  context: int = setting(256, 'Symbols the model sees at once.', low=1)
+  width: int = setting(192, 'Size of the residual stream.', low=1)
+  depth: int = setting(4, 'Layers.', low=1)
+  num_heads: int = setting(3, 'Query heads.', low=1)
+  num_kv_heads: int = setting(
+    0, 'Key/value heads; 0 is one per query head, 1 is multi-query.', low=0
+  )
+  mlp: str = setting(
+    'relu2', 'Activation of the MLP.', choices=('gelu', 'relu2', 'swiglu')
+  )
+  mlp_width: int = setting(
+    0, 'Hidden size of the MLP; 0 is 4 x width (8/3 x width for swiglu).', low=0
+  )
+  norm: str = setting('rms', 'Normalization.', choices=('rms', 'layer'))
+  position: str = setting(
+    'rope',
+    'How order is told.',
+    choices=('rope', 'alibi', 'learned', 'sinusoidal', 'none'),
+  )
+  rope_fraction: float = setting(
+    1.0, 'Share of a head that rotates.', low=0.0, high=1.0
+  )
+  rope_base: float = setting(10000.0, 'Longest wavelength of RoPE.', low=1.0)
+  window: int = setting(
+    0, 'Symbols a local layer sees; 0 is the whole context.', low=0
+  )
+  local_per_global: int = setting(
+    0,
+    'Local layers before each global one; 0 makes every layer local if '
+    'window is set.',
+    low=0,
+  )
+  documents: bool = setting(False, 'Stop attention at document boundaries.')
+  qk_norm: bool = setting(True, 'Normalize queries and keys.')
+  logit_cap: float = setting(
+    15.0, 'Soft cap of the logits; 0 is none.', low=0.0
+  )
+  tied: bool = setting(False, 'Share the embedding with the head.')
+  zero_init: bool = setting(True, 'Start each block and the head at zero.')
+  value_embeddings: bool = setting(
+    False, 'Add a per-layer embedding of the symbol to the values.'
+  )
+  dropout: float = setting(0.0, 'Dropout rate.', low=0.0, high=0.95)
+  unroll: int = setting(
+    0, 'Layers unrolled per scan iteration; 0 is all.', low=0, free=True
+  )
+  remat: str = setting(
+    'none',
+    'What the backward pass recomputes: nothing, all but matmul outputs, '
+    'whole blocks.',
+    choices=('none', 'dots', 'block'),
+    free=True,
+  )
+  precision: str = setting(
+    'auto',
+    'bfloat16 matmul operands with float32 sums, or float32 everywhere; auto '
+    'asks the hardware.',
+    choices=('auto', 'bfloat16', 'float32'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+  """Optimizer and schedule."""
+
+  name: str = setting(
+    'muon',
+    'Optimizer.',
+    choices=('adamw', 'lion', 'adafactor', 'muon', 'sgd'),
+  )
+  learning_rate: float = setting(3e-3, 'Peak learning rate.', low=0.0)
+  muon_learning_rate: float = setting(
+    0.02, 'Peak learning rate of the matrices under muon.', low=0.0
+  )
+  schedule: str = setting(
+    'cosine',
+    'Shape of the learning rate.',
+    choices=('constant', 'linear', 'cosine', 'rsqrt', 'wsd'),
+  )
+  warmup_steps: int = setting(50, 'Steps of linear warm-up.', low=0)
+  decay_steps: int = setting(
+    0, 'Steps of the final decay (wsd); 0 is a fifth of the run.', low=0
+  )
+  final_fraction: float = setting(
+    0.0, 'Learning rate at the end, as a share of the peak.', low=0.0, high=1.0
+  )
+  b1: float = setting(0.9, 'First-moment decay.', low=0.0, high=0.9999)
+  b2: float = setting(0.99, 'Second-moment decay.', low=0.0, high=0.99999)
+  eps: float = setting(1e-8, 'Added to the root of the second moment.', low=0.0)
+  momentum: float = setting(
+    0.95, 'Momentum of muon and sgd.', low=0.0, high=0.9999
+  )
+  weight_decay: float = setting(
+    0.1, 'Decoupled decay of matrices, times the learning rate.', low=0.0
+  )
+  decay_embeddings: bool = setting(
+    False, 'Decay the embeddings and the head too.'
+  )
+  clip_norm: float = setting(
+    1.0, 'Largest global gradient norm; 0 is no clipping.', low=0.0
+  )
+  clip_value: float = setting(
+    0.0, 'Largest gradient entry; 0 is no clipping.', low=0.0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The run."""
+
+  steps: int = setting(1000, 'Optimizer steps of the whole run.', low=1)
+  stop_at_step: int = setting(
+    0,
+    'End early after this step, schedule untouched; 0 is never.',
+    low=0,
+    free=True,
+  )
+  batch_size: int = setting(32, 'Sequences per step, over all devices.', low=1)
+  accumulate: int = setting(
+    1, 'Micro-batches per step; must divide batch_size.', low=1
+  )
+  steps_per_call: int = setting(
+    0, 'Steps per dispatch; 0 aims at one second.', low=0, high=10000, free=True
+  )
+  label_smoothing: float = setting(
+    0.0, 'Share of the target spread over all symbols.', low=0.0, high=0.9
+  )
+  z_loss: float = setting(0.0, 'Weight of the squared log-normalizer.', low=0.0)
+  ema: float = setting(
+    0.0, 'Decay of the averaged weights; 0 keeps none.', low=0.0, high=0.99999
+  )
+  nonfinite: str = setting(
+    'stop', 'What a non-finite loss or gradient does.', choices=('stop',)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+  """Evaluation during the run."""
+
+  every: int = setting(
+    0, 'Steps between evaluations; 0 only at the end.', low=0, free=True
+  )
+  batch_size: int = setting(64, 'Sequences per batch.', low=1, free=True)
+  stride: int = setting(
+    0,
+    'New symbols per window of the strided evaluation; 0 leaves it out.',
+    low=0,
+    free=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """What is kept."""
+
+  every: int = setting(
+    0, 'Steps between checkpoints; 0 only at the end.', low=0, free=True
+  )
+  keep: int = setting(
+    2, 'Latest checkpoints kept, besides the best.', low=1, free=True
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+  """The devices. One of the three axes may be -1: what is left."""
+
+  data: int = setting(-1, 'Batch axis: devices.', low=-1, free=True)
+  fsdp: int = setting(
+    1, 'Batch and parameter axis: devices.', low=-1, free=True
+  )
+  tensor: int = setting(1, 'Heads and hidden axis: devices.', low=-1, free=True)
+  cpu_devices: int = setting(
+    0,
+    'CPU devices; 0 is as many usable cores as divide the batch.',
+    low=0,
+    free=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+  """What a run says."""
+
+  every: int = setting(
+    10, 'Steps between rows of metrics.jsonl.', low=1, free=True
+  )
+  sample_prompt: str = setting(
+    '', 'Prompt of the sample at the end.', free=True
+  )
+  sample_chars: int = setting(
+    400, 'Characters of the sample at the end; 0 is none.', low=0, free=True
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole run."""
+
+  seed: int = setting(0, 'Seed of parameters, data and dropout.', low=0)
+  text: Text = Text()
+  data: Data = Data()
+  model: Model = Model()
+  optim: Optim = Optim()
+  train: Train = Train()
+  eval: Eval = Eval()
+  checkpoint: Checkpoint = Checkpoint()
+  mesh: Mesh = Mesh()
+  log: Log = Log()

@@ -1,0 +1,1 @@
+"""Devices: how many, in what mesh, and where each array lives."""

@@ -1,0 +1,113 @@
+"""The mesh is always there: a laptop is a pod of its CPU cores."""
+
+import math
+import os
+import pathlib
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from craft_jax import config
+from craft_jax.settings import Config
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp'))  # the batch dim over both axes
+
+
+def usable_cores() -> int:
+  """CPU cores this process may use: its affinity, cut by a cgroup quota."""
+  try:
+    cores = len(os.sched_getaffinity(0))
+  except AttributeError:  # not on macOS or Windows
+    cores = os.cpu_count() or 1
+  return max(1, min(cores, _cgroup_cores()))
+
+
+def _cgroup_cores() -> int:
+  """Whole cores that the container's quota allows; a large number if none."""
+  unlimited = 1 << 16
+  try:
+    quota, period = (
+      pathlib.Path('/sys/fs/cgroup/cpu.max').read_text().split()[:2]
+    )
+  except (OSError, ValueError):
+    return unlimited
+  return unlimited if quota == 'max' else math.ceil(int(quota) / int(period))
+
+
+def cpu_devices(cfg: Config) -> int:
+  """CPU devices for a run: as set, or the most cores that divide its batches.
+
+  Args:
+    cfg: reads `mesh`, the batch sizes and the accumulation.
+  """
+  if cfg.mesh.cpu_devices:
+    return cfg.mesh.cpu_devices
+  axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+  fixed = math.prod(size for size in axes if size > 0)
+  if -1 not in axes:
+    return fixed
+  fixed_batch = math.prod(size for size in axes[:2] if size > 0)
+  micro = cfg.train.batch_size // cfg.train.accumulate
+  for rest in range(max(usable_cores() // fixed, 1), 1, -1):
+    shards = fixed_batch * (rest if -1 in axes[:2] else 1)
+    if micro % shards == 0 and cfg.eval.batch_size % shards == 0:
+      return fixed * rest
+  return fixed
+
+
+def make_mesh(cfg: Config) -> Mesh:
+  """The mesh of a run, over all its devices.
+
+  Sets the number of CPU devices first, which must happen before JAX touches
+  a backend and does nothing where there is an accelerator.
+
+  Raises:
+    UserError: the axes or batches do not divide over the devices.
+  """
+  set_cpu_devices(cpu_devices(cfg))
+  sizes = config.check_devices(cfg, jax.device_count())
+  return jax.make_mesh(
+    tuple(sizes[name] for name in AXES),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+  )
+
+
+def data_mesh(batch_size: int) -> Mesh:
+  """A mesh for reading only: as many devices as divide the batch, on `data`."""
+  set_cpu_devices(math.gcd(usable_cores(), batch_size))
+  count = math.gcd(jax.device_count(), batch_size)
+  return jax.make_mesh(
+    (count, 1, 1),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=jax.devices()[:count],
+  )
+
+
+def set_cpu_devices(count: int) -> None:
+  """Asks for `count` CPU devices, unless JAX already runs."""
+  if not jax._src.xla_bridge.backends_are_initialized():
+    jax.config.update('jax_num_cpu_devices', count)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The first dim is spread over the axes `data` and `fsdp`."""
+  return NamedSharding(mesh, BATCH)
+
+
+def put_batch(batch, sharding: NamedSharding):
+  """A tree of whole NumPy batches onto the devices, its rows spread."""
+  return jax.tree.map(
+    lambda array: jax.make_array_from_callback(
+      np.shape(array), sharding, lambda index: np.asarray(array)[index]
+    ),
+    batch,
+  )

@@ -1,0 +1,45 @@
+"""The size dial: one word sets width, depth, heads and learning rate."""
+
+import difflib
+
+from ml_collections import config_dict
+
+from craft_jax.errors import UserError
+
+# name: width, depth. Parameters of the blocks are 12 x depth x width^2.
+SIZES: dict[str, tuple[int, int]] = {
+  'nano': (128, 4),  # 0.8 M
+  'micro': (256, 6),  # 4.7 M
+  'small': (384, 6),  # 10.6 M
+  'medium': (768, 12),  # 85 M
+  'large': (1024, 24),  # 302 M
+}
+_BASE_WIDTH, _BASE_RATE = 128, 3e-3
+
+
+def set_size(config: config_dict.ConfigDict, name: str) -> None:
+  """Sets `model.width`, `depth`, `num_heads` and `optim.learning_rate`.
+
+  Heads have 64 entries, 32 in `nano`, so that it has more than two. The rate
+  of AdamW falls with the root of the width; Muon's is the same at every
+  width, since its updates are orthogonal.
+
+  Args:
+    config: changed in place.
+    name: of a size; '' leaves everything as it is.
+
+  Raises:
+    UserError: no such size.
+  """
+  if not name:
+    return
+  if name not in SIZES:
+    close = difflib.get_close_matches(name, SIZES, n=1)
+    hint = f', did you mean {close[0]!r}?' if close else ''
+    raise UserError(
+      f'unknown variant {name!r}{hint}; the sizes are {", ".join(SIZES)}'
+    )
+  width, depth = SIZES[name]
+  config.model.width, config.model.depth = width, depth
+  config.model.num_heads = width // (32 if width < 192 else 64)
+  config.optim.learning_rate = _BASE_RATE * (_BASE_WIDTH / width) ** 0.5

@@ -1,0 +1,1 @@
+"""Text to symbols and back. Nothing here imports JAX."""

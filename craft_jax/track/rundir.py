@@ -1,0 +1,167 @@
+"""The run directory: the config and how, where and when the run was made."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+
+from craft_jax import config as config_lib
+from craft_jax import files
+from craft_jax.errors import UserError
+from craft_jax.settings import Config
+
+CONFIG = 'config.json'
+METADATA = 'metadata.json'
+METRICS = 'metrics.jsonl'
+SUMMARY = 'summary.json'
+_PACKAGES = (
+  'craft-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',
+  'numpy', 'ml-collections',
+)  # fmt: skip
+
+
+@dataclasses.dataclass
+class RunDir:
+  """An open run directory.
+
+  Attributes:
+    path: the folder, local or remote.
+    metadata: what `metadata.json` holds: the fields of this start of the
+      program, and those of the starts before it under `earlier`.
+  """
+
+  path: epath.Path
+  metadata: dict[str, Any]
+
+  def update(self, **fields: Any) -> None:
+    """Adds JSON values to the metadata and writes the file whole."""
+    self.metadata |= fields
+    text = json.dumps(self.metadata, indent=2)
+    _write(self.path / METADATA, text + '\n')
+
+  def finish(self, exit_reason: str) -> None:
+    """Notes the end: `finished`, `stopped at step 30`, `interrupted`, ..."""
+    self.update(end_time=now(), exit_reason=exit_reason)
+
+
+def open_run(workdir: epath.PathLike, cfg: Config, **facts: Any) -> RunDir:
+  """Makes or continues a run directory: writes config and metadata.
+
+  Args:
+    workdir: the folder; made if missing.
+    cfg: the resolved config.
+    **facts: further JSON values of the metadata, such as `precision`,
+      `corpus_fingerprint`, `corpus`, `mesh`.
+
+  Raises:
+    UserError: the folder holds other things than a run, or cannot be written.
+  """
+  path = epath.Path(workdir)
+  check_ours(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise UserError(f'cannot make the run directory {path}: {e}') from e
+  earlier = []
+  if (path / METADATA).exists():
+    try:
+      old = json.loads((path / METADATA).read_text())
+      earlier = [*old.pop('earlier', []), old]
+    except (ValueError, AttributeError) as e:
+      raise UserError(
+        f'{path / METADATA} is damaged ({e}); move it away to continue'
+      ) from e
+  _write(path / CONFIG, config_lib.to_json(cfg) + '\n')
+  run = RunDir(path, {})
+  run.update(**describe(cfg), **facts, exit_reason='running', earlier=earlier)
+  return run
+
+
+def check_ours(workdir: epath.PathLike) -> None:
+  """Raises UserError if the folder exists and holds something else."""
+  path = epath.Path(workdir)
+  if not path.exists():
+    return
+  if not path.is_dir():
+    raise UserError(f'{path} is a file; give --workdir a folder')
+  names = {p.name for p in path.iterdir() if not p.name.startswith('.')}
+  if names and CONFIG not in names:
+    raise UserError(
+      f'{path} holds {min(names)} and no run; give --workdir a new folder'
+    )
+
+
+def describe(cfg: Config) -> dict[str, Any]:
+  """This start of the program in JSON values; reads the devices from JAX."""
+  devices = jax.devices()
+  return {
+    'command': sys.argv,
+    'start_time': now(),
+    'end_time': None,
+    'host': socket.gethostname(),
+    'platform': platform.platform(),
+    'python': platform.python_version(),
+    'packages': _versions(),
+    'git_commit': _git_commit(),
+    'backend': devices[0].platform,
+    'device_kind': devices[0].device_kind,
+    'num_devices': len(devices),
+    'num_processes': jax.process_count(),
+    'cpu_devices': len(devices) if devices[0].platform == 'cpu' else 0,
+    'seed': cfg.seed,
+  }
+
+
+def now() -> str:
+  """The time in UTC, ISO 8601, to the second."""
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+
+
+def _versions() -> Mapping[str, str | None]:
+  found: dict[str, str | None] = {}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = None
+  return found
+
+
+def _git_commit() -> str | None:
+  """The commit of the checkout this package runs from, '+' if changed.
+
+  None for an installed package, or where git is not at hand.
+  """
+  root = pathlib.Path(__file__).parents[2]
+  if not (root / '.git').exists():
+    return None
+  try:
+    head, status = (
+      subprocess.run(
+        ['git', '-C', str(root), *args],
+        capture_output=True, text=True, timeout=10, check=True,
+      ).stdout.strip()
+      for args in (('rev-parse', 'HEAD'), ('status', '--porcelain', '-uno'))
+    )  # fmt: skip
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return head + ('+' if status else '')
+
+
+def _write(path: epath.Path, text: str) -> None:
+  try:
+    files.write_atomic(path, text)
+  except OSError as e:
+    raise UserError(
+      f'cannot write {path} ({e.strerror or e}); free space or mend the folder'
+    ) from e

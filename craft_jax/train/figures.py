@@ -1,0 +1,120 @@
+"""What a run reports of its steps: from sums on the device to figures."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from craft_jax import metrics
+from craft_jax.model import flops_per_symbol
+from craft_jax.optim.schedules import build_schedule
+from craft_jax.train.setup import Setup
+
+_CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
+_NORMS = ('grad_norm', 'update_norm', 'param_norm')
+
+
+class Pace:
+  """Times dispatches and chooses how many steps the next one takes.
+
+  Attributes:
+    steps: of the next dispatch.
+    seconds: spent in dispatches so far, compilation and evaluation excluded.
+    done: steps of those dispatches.
+  """
+
+  def __init__(self, steps_per_call: int, max_steps: int):
+    """Args:
+    steps_per_call: fixed, or 0 to aim at one second.
+    max_steps: upper bound of what is chosen.
+    """
+    self.steps = steps_per_call or 1
+    self.seconds, self.done = 0.0, 0
+    self._fixed, self._max = bool(steps_per_call), max_steps
+    self._last_end = -np.inf
+
+  def finished(self, count: int, dispatched: float) -> float:
+    """Notes that a call of `count` steps ended now; seconds it took.
+
+    Calls overlap: one starts when the call before it ends.
+    """
+    end = time.perf_counter()
+    seconds = max(end - max(dispatched, self._last_end), 1e-9)
+    self._last_end = end
+    self.seconds += seconds
+    self.done += count
+    if not self._fixed:
+      ideal = count * _CALL_SECONDS / seconds
+      self.steps = int(np.clip(ideal, 1, min(self._max, 8 * self.steps)))
+    return seconds
+
+
+class Figures:
+  """Turns the sums of steps into the figures that are logged."""
+
+  def __init__(self, setup: Setup):
+    """Args:
+    setup: of the run.
+    """
+    cfg, train = setup.cfg, setup.corpus.train
+    self._symbols_per_step = cfg.train.batch_size * cfg.model.context
+    self._chars_per_symbol = train.num_chars / len(train.tokens)
+    self._bytes_per_symbol = train.num_bytes / len(train.tokens)
+    self._withheld = setup.corpus.withheld
+    self._schedule = build_schedule(
+      cfg.optim, cfg.train.steps, cfg.optim.learning_rate
+    )
+    self._flops = flops_per_symbol(cfg.model, setup.corpus.vocabulary.size)
+    device = jax.devices()[0]
+    peak, self.peak_source = metrics.peak_flops(
+      device.device_kind, device.platform
+    )
+    self._peak = peak * jax.device_count() if peak else None
+
+  def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
+    """Figures of sums over one or more steps, the last of which is `step`.
+
+    `loss` is the training objective and `nll` the plain negative
+    log-likelihood, in nats per symbol; bits per character and byte use the
+    training split's own ratio of characters and bytes to symbols.
+    """
+    count = float(sums['count'])
+    nll = float(sums['nll']) / count
+    bits = nll / np.log(2)
+    figures = {
+      'loss': float(sums['loss']) / count,
+      'nll': nll,
+      'bpc': bits / self._chars_per_symbol,
+      'accuracy': float(sums['correct']) / count,
+      'learning_rate': float(self._schedule(step - 1)),
+    }
+    if not self._withheld:
+      figures['bpb'] = bits / self._bytes_per_symbol
+    return figures
+
+  def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
+    """Global norms of gradients, updates and parameters of one step."""
+    return {name: float(values[name]) for name in _NORMS}
+
+  def speed(self, steps: int, seconds: float) -> dict[str, float]:
+    """Characters per second and, where the peak is known, utilisation."""
+    symbols = steps * self._symbols_per_step / seconds
+    figures = {'chars_per_second': symbols * self._chars_per_symbol}
+    if self._peak:
+      figures['utilisation'] = symbols * self._flops / self._peak
+    return figures
+
+
+def memory_bytes() -> dict[str, int]:
+  """Peak memory: of each process where it is the CPU's, of the device else."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'peak_bytes_in_use' in stats:
+    return {'peak_device_bytes': stats['peak_bytes_in_use']}
+  import resource  # not on Windows
+
+  return {
+    'peak_process_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    * 1024
+  }

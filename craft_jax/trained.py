@@ -1,0 +1,69 @@
+"""A trained model from its run directory: all that `sample` and `eval` need."""
+
+from typing import NamedTuple
+
+import jax
+from etils import epath
+
+from craft_jax import checkpoint
+from craft_jax.model import build
+from craft_jax.model.transformer import Decoder
+from craft_jax.settings import Config
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Params
+
+
+class Trained(NamedTuple):
+  """What a checkpoint gives back.
+
+  Attributes:
+    cfg: the config of the run.
+    vocabulary: its symbols.
+    model: built from both.
+    params: averaged where the run kept an average, on the first device.
+    meta: the rest: step, metrics, corpus fingerprint.
+  """
+
+  cfg: Config
+  vocabulary: Vocabulary
+  model: Decoder
+  params: Params
+  meta: checkpoint.Meta
+
+
+def load_model(
+  workdir: epath.PathLike, step: checkpoint.Which = 'latest', ema: bool = True
+) -> Trained:
+  """Loads a checkpoint.
+
+  Args:
+    workdir: the run directory.
+    step: a step, 'latest' or 'best'.
+    ema: False takes the raw parameters even where the run averaged them.
+
+  Raises:
+    UserError: no such checkpoint, or a damaged one.
+  """
+  found = checkpoint.resolve_step(workdir, step)
+  meta = checkpoint.open_meta(workdir, found)
+  model = build(meta.config.model, meta.vocabulary.size)
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  abstract = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+    jax.eval_shape(model.init, jax.random.key(0)),
+  )
+  params = checkpoint.restore_params(workdir, found, abstract, ema=ema)
+  return Trained(meta.config, meta.vocabulary, model, params, meta)
+
+
+def has_documents(cfg: Config) -> bool:
+  """Whether the run's corpus was several documents, so that BOS means one.
+
+  Told from where the text came from: the standard library and TFDS are
+  collections, the Shakespeare file is one text, a path is one text if it
+  names a file.
+  """
+  if cfg.data.source != 'path':
+    return cfg.data.source != 'shakespeare'
+  path = cfg.data.path
+  return any(c in path for c in '*?[') or epath.Path(path).is_dir()

@@ -1,0 +1,81 @@
+# Sourced by quickstart.sh and test.sh: find a Python, make an environment.
+# shellcheck shell=bash
+
+say() { printf '== %s\n' "$*"; }
+
+fail() {
+  printf 'error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Whether $1 runs and is Python 3.11 or later. A pyenv shim of a version that
+# is not active exists, is executable and fails: hence running it.
+is_python() {
+  "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+}
+
+has_venv() {
+  "$1" -c 'import ensurepip, venv' >/dev/null 2>&1
+}
+
+# Prints the paths of usable interpreters, one per line: 3.11 first, because
+# CI runs it, then newer ones, then whatever python3 is.
+list_pythons() {
+  local name candidate
+  for name in python3.11 python3.12 python3.13 python3.14 python3 python; do
+    # All matches in PATH: a broken shim may hide a working interpreter.
+    while IFS= read -r candidate; do
+      is_python "$candidate" && printf '%s\n' "$candidate"
+    done < <(type -aP "$name")
+    for candidate in \
+      "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/"$name" \
+      "$HOME"/.local/share/uv/python/*/bin/"$name"; do
+      [ -x "$candidate" ] && is_python "$candidate" && printf '%s\n' "$candidate"
+    done
+  done
+}
+
+# Prints the interpreter to use: $PYTHON if set, else the first usable one.
+choose_python() {
+  local candidate first=''
+  if [ -n "${PYTHON:-}" ]; then
+    is_python "$PYTHON" || fail "PYTHON=$PYTHON is not Python 3.11 or later"
+    has_venv "$PYTHON" || fail "PYTHON=$PYTHON has no venv module"
+    printf '%s\n' "$PYTHON"
+    return
+  fi
+  while IFS= read -r candidate; do
+    first=${first:-$candidate}
+    if has_venv "$candidate"; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done < <(list_pythons)
+  [ -n "$first" ] && fail "$first has no venv module; install it (Debian and \
+Ubuntu: apt install $(basename "$first")-venv), or set PYTHON="
+  fail 'no Python 3.11 or later found; install one, or set PYTHON=/path/to/it'
+}
+
+# make_environment DIR PYTHON EXTRAS [CONSTRAINTS]
+# Leaves DIR with the checkout installed, editable. Quick if nothing changed
+# since last time: DIR/craft-installed records what was installed from what.
+make_environment() {
+  local dir=$1 python=$2 extras=$3 constraints=${4:-constraints.txt} sum
+  sum="$(cat pyproject.toml "$constraints" | cksum) $PWD"
+  if [ -x "$dir/bin/python" ] && "$dir/bin/python" -c '' 2>/dev/null &&
+    grep -qxF "$sum" "$dir/craft-installed$extras" 2>/dev/null; then
+    say "environment $dir is up to date"
+    return
+  fi
+  if ! "$dir/bin/python" -m pip --version >/dev/null 2>&1; then
+    say "making $dir with $("$python" --version) ($python)"
+    "$python" -m venv --clear "$dir"
+  fi
+  say "installing craft${extras:+ with $extras} into $dir (minutes, once)"
+  rm -f "$dir"/craft-installed*
+  "$dir/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --constraint "$constraints" --editable ".$extras" ||
+    fail "installation failed; the lines above say why (network?)"
+  printf '%s\n' "$sum" >"$dir/craft-installed"
+  printf '%s\n' "$sum" >"$dir/craft-installed$extras"
+}

@@ -1,0 +1,237 @@
+"""`craft sample` on a checkpoint that always spells the alphabet."""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from craft_jax import checkpoint, trained
+from craft_jax.cli import sample
+from craft_jax.errors import UserError
+from craft_jax.model import build
+from craft_jax.settings import Config, Data, Model, Text
+from craft_jax.text.vocabulary import Vocabulary
+
+LETTERS = 'abcdefghijklmnopqrstuvwxyz'
+VOCABULARY = Vocabulary('char', LETTERS + '\né')
+CFG = Config(
+  text=Text(vocabulary='char'),
+  data=Data(source='shakespeare'),
+  model=Model(
+    context=16, width=64, depth=1, num_heads=2, logit_cap=0.0,
+    precision='float32',
+  ),
+)  # fmt: skip
+
+
+def alphabet(step):
+  """Parameters under which each letter is followed by the `step`th next."""
+  model = build(CFG.model, VOCABULARY.size)
+  params = jax.jit(model.init)(jax.random.key(0))
+  embedding = np.zeros((VOCABULARY.size, 64), np.float32)
+  head = np.zeros((64, VOCABULARY.size), np.float32)
+  for i in range(26):
+    embedding[i, i] = 1
+    head[i, (i + step) % 26] = 5
+  embedding[VOCABULARY.encode('\n')[0], 30] = 1
+  head[30, 0] = 5
+  params['embed']['embedding'] = jnp.asarray(embedding)
+  params['head']['kernel'] = jnp.asarray(head)
+  return params
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('run')
+  with checkpoint.Checkpointer(path) as saver:
+    for step, loss in ((1, 1.0), (2, 2.0)):
+      state = {
+        'step': jnp.int32(step),
+        'data_offset': jnp.int32(0),
+        'params': alphabet(step),
+        'opt_state': (),
+        'ema': alphabet(3) if step == 2 else None,
+      }
+      saver.save(
+        state,
+        checkpoint.Meta(step, CFG, VOCABULARY, 'abc', {'val_loss': loss}),
+      )
+  return str(path)
+
+
+class _Stdin:
+  """Standard input that holds `data`, or a terminal."""
+
+  closed = False
+
+  def __init__(self, data=None):
+    self._terminal = data is None
+    read, write = os.pipe()
+    os.write(write, data or b'')
+    os.close(write)
+    self.buffer = open(read, 'rb')  # noqa: SIM115
+
+  def isatty(self):
+    return self._terminal
+
+  def fileno(self):
+    return self.buffer.fileno()
+
+
+@pytest.fixture
+def run(workdir, monkeypatch, capsys):
+  """Runs the command; returns standard output."""
+  opened = []
+
+  def run(*flags, stdin=None, workdir=workdir):
+    opened.append(_Stdin(stdin))
+    monkeypatch.setattr(sys, 'stdin', opened[-1])
+    parser = argparse.ArgumentParser()
+    sample.add_arguments(parser)
+    args = parser.parse_args([f'--workdir={workdir}', *flags])
+    assert sample.run(args) == 0
+    return capsys.readouterr().out
+
+  yield run
+  for stdin in opened:
+    stdin.buffer.close()
+
+
+def test_text_goes_on_from_the_prompt(run):
+  out = run('--prompt=xyz', '--max-chars=5', '--temperature=0', '--step=1')
+  assert out == 'xyzabcde\n'
+
+
+def test_steps_and_averages(run):
+  flags = ('--prompt=a', '--max-chars=2', '--temperature=0')
+  assert run(*flags) == 'adg\n'  # the average of step 2
+  assert run(*flags, '--no-ema') == 'ace\n'
+  assert run(*flags, '--step=best') == 'abc\n'
+  assert run(*flags, '--step=2', '--no-ema') == 'ace\n'
+
+
+def test_no_prompt_starts_from_a_newline_that_is_not_shown(run):
+  flags = ('--max-chars=3', '--temperature=0', '--step=1')
+  assert run(*flags) == 'abc\n'
+  assert run(*flags, '--prompt=') == 'abc\n'
+
+
+def test_prompt_from_file_and_pipe(run, tmp_path):
+  path = tmp_path / 'prompt.txt'
+  path.write_bytes('é\nx'.encode())
+  flags = ('--max-chars=2', '--temperature=0', '--step=1')
+  assert run(*flags, f'--prompt-file={path}') == 'é\nxyz\n'
+  assert run(*flags, '--prompt-file=-', stdin=b'm') == 'mno\n'
+  assert run(*flags, stdin=b'q') == 'qrs\n'
+  assert run(*flags, '--prompt=a', stdin=b'q') == 'abc\n'
+
+
+def test_a_silent_pipe_does_not_hang(run, monkeypatch, capsys):
+  read, write = os.pipe()
+  with open(read, 'rb') as buffer:
+    silent = io.TextIOWrapper(buffer)
+    monkeypatch.setattr(sys, 'stdin', silent)
+    args = argparse.Namespace(prompt=None, prompt_file=None)
+    assert sample._prompt(args) == ''
+    assert 'nothing on standard input' in capsys.readouterr().err
+    os.close(write)  # the end of the pipe is an empty prompt, no complaint
+    assert sample._prompt(args) == b''
+    assert not capsys.readouterr().err
+
+
+def test_jsonl(run):
+  out = run('--prompt=a', '--max-chars=4', '--num-samples=3', '--format=jsonl',
+            '--seed=9', '--step=1')  # fmt: skip
+  rows = [json.loads(line) for line in out.splitlines()]
+  assert [row['sample'] for row in rows] == [0, 1, 2]
+  for row in rows:
+    assert row['prompt'] == 'a' and row['seed'] == 9
+    assert len(row['text']) == 4 or row['finish_reason'] == 'stop'
+
+
+def test_several_samples_have_headers(run):
+  flags = ('--prompt=a', '--max-chars=40', '--num-samples=3', '--ignore-end',
+           '--temperature=15', '--step=1')  # fmt: skip
+  rows = [json.loads(line) for line in run(*flags, '--format=jsonl').split('\n')
+          if line]  # fmt: skip
+  expected = ''.join(
+    f'--- sample {i + 1} ---\na{row["text"]}'
+    + ('' if row['text'].endswith('\n') else '\n')
+    for i, row in enumerate(rows)
+  )
+  assert run(*flags) == expected
+  assert all(row['finish_reason'] == 'length' for row in rows)
+  assert len({row['text'] for row in rows}) == 3
+
+
+def test_json_is_the_only_line(run):
+  (line,) = run('--prompt=a', '--max-chars=60', '--temperature=0', '--json',
+                '--step=1').splitlines()  # fmt: skip
+  result = json.loads(line)
+  assert result['step'] == 1 and result['chars'] == 60
+  assert result['seconds'] > 0 and result['chars_per_second'] > 0
+  (only,) = result['samples']
+  assert only['text'] == (LETTERS * 3)[1:61]
+  assert only['finish_reason'] == 'length' and only['prompt'] == 'a'
+
+
+@pytest.mark.parametrize(
+  'flags, words',
+  [
+    (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
+    (['--max-chars=0'], '--max-chars=0 must be at least 1'),
+    (['--num-samples=-2'], '--num-samples=-2 must be at least 1'),
+    (['--temperature=-1'], 'temperature=-1.0 must be finite'),
+    (['--top-p=2'], 'top_p=2.0 must be from 0 to 1'),
+    (['--seed=-1'], 'seed=-1 must be from 0'),
+    (['--step=7'], 'has no step 7; it has 1, 2'),
+    (['--step=soon'], 'must be a number, latest or best'),
+  ],
+)
+def test_mistakes(run, flags, words):
+  with pytest.raises(UserError, match=words):
+    run(*flags)
+
+
+def test_missing_files(run, tmp_path):
+  with pytest.raises(UserError, match='no run directory'):
+    run(workdir=tmp_path / 'none')
+  with pytest.raises(FileNotFoundError):  # main says it in one line
+    run(f'--prompt-file={tmp_path / "none"}')
+
+
+def test_whether_the_corpus_was_documents(tmp_path):
+  def has(**data):
+    return trained.has_documents(Config(data=Data(**data)))
+
+  assert has(source='stdlib') and has(source='tfds', tfds_name='x')
+  assert not has(source='shakespeare')
+  assert not has(source='path', path='my.txt')
+  assert has(source='path', path='my/*.txt')
+  assert has(source='path', path=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_is_no_error(workdir):
+  """`craft sample | head -c 1`, as processes."""
+  command = [
+    sys.executable, '-m', 'craft_jax.main', 'sample', f'--workdir={workdir}',
+    '--prompt=a', '--max-chars=100000', '--ignore-end',
+  ]  # fmt: skip
+  with subprocess.Popen(
+    command,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.read(1) == b'a'
+    process.stdout.close()
+    assert process.stderr.read() == b''
+    assert process.wait(60) == 0

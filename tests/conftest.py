@@ -1,0 +1,58 @@
+"""What every test shares: devices, shape checks, the compile cache.
+
+Read before the first test module, so all of it is in place before anything
+imports `craft_jax` or touches a backend.
+"""
+
+import os
+import pathlib
+
+import beartype
+import jax
+import jaxtyping
+
+
+def _cache(name: str) -> str:
+  """A user folder that a second run of the suite finds filled."""
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return str(pathlib.Path(home) / 'craft_jax-tests' / name)
+
+
+# In the environment, so that commands which tests start as processes of their
+# own share the compiled programs and the prepared corpora.
+os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+# JAX may have been imported by a plugin already, and then has read them.
+jax.config.update(
+  'jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR']
+)
+jax.config.update(
+  'jax_persistent_cache_min_compile_time_secs',
+  float(os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']),
+)
+
+# Two devices, so that every test runs the sharded program; a test that needs
+# another number starts a process.
+jax.config.update('jax_num_cpu_devices', 2)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+# As type checkers do, take an int where a float is announced.
+_CONF = beartype.BeartypeConf(is_pep484_tower=True)
+
+
+def check_shapes(function):
+  """Checks a function's annotated types and shapes whenever it is called.
+
+  Constructors are left out: JAX rebuilds pytree dataclasses around shardings,
+  shapes and placeholders, which are not the arrays that the fields promise.
+  """
+  if function.__name__ == '__init__':
+    return function
+  return beartype.beartype(function, conf=_CONF)
+
+
+# In tests only; a plain run pays nothing for the annotations.
+jaxtyping.install_import_hook('craft_jax', f'{__name__}.check_shapes')

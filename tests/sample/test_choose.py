@@ -1,0 +1,187 @@
+"""Choosing a symbol equals a plain NumPy reference, edge cases included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from craft_jax.errors import UserError
+from craft_jax.sample.choose import (
+  RowSettings,
+  choose,
+  forbid_specials,
+  truncate,
+)
+from craft_jax.sample.settings import SampleSettings
+
+V = 24
+_jit_truncate = jax.jit(truncate)
+_jit_choose = jax.jit(choose)
+
+
+def reference(logits, top_k, top_p):
+  """Kept ids, one at a time, most likely first, equals by id."""
+  order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
+  order = order[: top_k or None]
+  weights = np.exp(logits[order].astype(np.float64) - logits.max())
+  weights /= weights.sum()
+  kept, total = [], 0.0
+  for i, weight in zip(order, weights, strict=True):
+    if kept and top_p < 1 and total >= top_p:
+      break
+    kept.append(i)
+    total += weight
+  return sorted(kept)
+
+
+def kept_by(logits_BV, top_k, top_p):
+  B = len(logits_BV)
+  out_BV = _jit_truncate(
+    jnp.asarray(logits_BV, jnp.float32),
+    jnp.broadcast_to(jnp.int32(top_k), B),
+    jnp.broadcast_to(jnp.float32(top_p), B),
+  )
+  return [np.flatnonzero(np.isfinite(row)).tolist() for row in out_BV]
+
+
+@pytest.mark.parametrize('top_k', [0, 1, 5, V - 1, V, V + 1, 10**9])
+@pytest.mark.parametrize('top_p', [0.0, 1e-6, 0.31, 0.9, 1.0])
+def test_truncation_equals_reference(top_k, top_p):
+  rng = np.random.default_rng(7)
+  logits_BV = rng.normal(size=(16, V)).astype(np.float32) * 3
+  expected = [reference(row, top_k, top_p) for row in logits_BV]
+  assert kept_by(logits_BV, top_k, top_p) == expected
+
+
+def test_kept_logits_are_untouched():
+  logits_BV = np.random.default_rng(1).normal(size=(16, V)).astype(np.float32)
+  out_BV = np.asarray(
+    _jit_truncate(
+      logits_BV, jnp.full(16, 5, jnp.int32), jnp.full(16, 0.9, jnp.float32)
+    )
+  )
+  kept_BV = np.isfinite(out_BV)
+  assert (out_BV[kept_BV] == logits_BV[kept_BV]).all()
+  assert np.isneginf(out_BV[~kept_BV]).all()
+
+
+def test_ties_keep_the_lower_ids():
+  logits_BV = np.zeros((16, V), np.float32)
+  assert kept_by(logits_BV, 3, 1.0)[0] == [0, 1, 2]
+  # Four equals of 1/24 each reach 3.5/24; three do not.
+  assert kept_by(logits_BV, 0, 3.5 / V)[0] == [0, 1, 2, 3]
+  logits_BV[:, [4, 9, 20]] = 1.0
+  assert kept_by(logits_BV, 2, 1.0)[0] == [4, 9]
+  assert kept_by(logits_BV, 4, 1.0)[0] == [0, 4, 9, 20]
+
+
+def test_forbidden_symbols_stay_out():
+  logits_BV = np.full((16, V), -np.inf, np.float32)
+  logits_BV[:, 5] = -3.0
+  for top_k, top_p in ((0, 1.0), (V, 1.0), (0, 0.0), (1, 0.5), (3, 0.999)):
+    assert kept_by(logits_BV, top_k, top_p)[0] == [5]
+
+
+def rows(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+  return RowSettings(
+    jnp.broadcast_to(jnp.float32(temperature), B),
+    jnp.broadcast_to(jnp.int32(top_k), B),
+    jnp.broadcast_to(jnp.float32(top_p), B),
+    jnp.ones(B, bool),
+    jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.key(seed), jnp.arange(B)
+    ),
+  )
+
+
+B = 4096
+
+
+def shares(logits_V, **settings):
+  token_B = _jit_choose(
+    jnp.broadcast_to(jnp.float32(logits_V), (B, len(logits_V))),
+    rows(B, **settings),
+    jnp.arange(B, dtype=jnp.int32),
+  )
+  return np.bincount(token_B, minlength=len(logits_V)) / B
+
+
+def softmax(x):
+  weights = np.exp(np.asarray(x, np.float64) - np.max(x))
+  return weights / weights.sum()
+
+
+@pytest.mark.parametrize('temperature', [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax(temperature):
+  logits_V = np.array([1.0, -0.5, 0.3, 2.0, -3.0, -np.inf, 0.0, 1.9])
+  expected = softmax(logits_V / temperature)
+  # Four standard deviations of 4,096 draws.
+  spread = 4 * np.sqrt(expected * (1 - expected) / B)
+  assert (np.abs(shares(logits_V, temperature=temperature) - expected)
+          <= spread + 1e-9).all()  # fmt: skip
+
+
+def test_draws_follow_the_truncated_softmax():
+  logits_V = np.array([1.0, -0.5, 0.3, 2.0, -3.0, -1.0, 0.0, 1.9])
+  expected = softmax(np.where(np.isin(np.arange(8), [0, 3, 7]), logits_V, -99))
+  share_V = shares(logits_V, top_k=3)
+  assert np.abs(share_V - expected).max() < 0.04
+  assert share_V[[1, 2, 4, 5, 6]].sum() == 0
+
+
+def test_cold_limits():
+  logits_V = np.array([0.0, 1.0, 1.0, 0.999, -np.inf, 0.5, 0.0, 0.0])
+  assert shares(logits_V, temperature=0.0)[1] == 1  # the lower of two equals
+  share_V = shares(logits_V, temperature=1e-30)  # both equals, nothing else
+  assert share_V[[1, 2]].sum() == 1 and 0.4 < share_V[1] < 0.6
+  assert shares(logits_V * 1e30, temperature=1e-38)[[1, 2]].sum() == 1
+  assert shares(logits_V, top_p=0.0)[1] == 1
+  assert shares(logits_V, temperature=1e9)[4] == 0
+
+
+def test_every_row_has_its_own_settings():
+  logits_BV = jnp.broadcast_to(jnp.arange(8.0)[::-1] / 4, (B, 8))
+  half = jnp.arange(B) % 2 == 0
+  mixed = rows(B).replace(
+    temperature_B=jnp.where(half, 0.0, 1.0), top_k_B=jnp.where(half, 0, 2)
+  )
+  token_B = np.asarray(
+    _jit_choose(logits_BV, mixed, jnp.arange(B, dtype=jnp.int32))
+  )
+  assert (token_B[::2] == 0).all()
+  assert set(token_B[1::2].tolist()) == {0, 1}
+
+
+def test_the_key_is_of_request_and_position():
+  def draw(seed, offset):
+    at_B = jnp.arange(B, dtype=jnp.int32) + offset
+    logits_BV = jnp.broadcast_to(jnp.zeros(8), (B, 8))
+    return np.asarray(_jit_choose(logits_BV, rows(B, seed=seed), at_B))
+
+  assert (draw(0, 0) == draw(0, 0)).all()
+  for other in (draw(1, 0), draw(0, 1)):
+    assert 0.05 < (draw(0, 0) == other).mean() < 0.2  # 1/8 by chance
+
+
+def test_specials_are_forbidden_but_for_the_end():
+  logits_BV = jnp.zeros((2, 12))
+  out_BV = forbid_specials(logits_BV, jnp.array([True, False]), 8, (8, 9))
+  assert np.flatnonzero(np.isfinite(out_BV[0])).tolist() == list(range(10))
+  assert np.flatnonzero(np.isfinite(out_BV[1])).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+  'wrong, words',
+  [
+    ({'temperature': -0.1}, 'temperature=-0.1 must be finite and at least 0'),
+    ({'temperature': float('nan')}, 'temperature=nan'),
+    ({'temperature': float('inf')}, 'temperature=inf'),
+    ({'top_k': -1}, 'top_k=-1 must be from 0'),
+    ({'top_k': 2**31}, 'top_k=2147483648'),
+    ({'top_p': 1.01}, 'top_p=1.01 must be from 0 to 1'),
+    ({'top_p': float('nan')}, 'top_p=nan'),
+  ],
+)
+def test_impossible_settings(wrong, words):
+  with pytest.raises(UserError, match=words):
+    SampleSettings(**wrong)

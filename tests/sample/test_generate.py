@@ -1,0 +1,368 @@
+"""The sampler against plain `apply`: alone, in batches, past the context."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from craft_jax.errors import UserError
+from craft_jax.model import build
+from craft_jax.sample import slots as slots_lib
+from craft_jax.sample.choose import RowSettings, choose, forbid_specials
+from craft_jax.sample.generate import (
+  bucket,
+  decoding_params,
+  encode_prompt,
+  generate,
+  sample_text,
+  show_prompt,
+  start_symbols,
+)
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.settings import Model
+from craft_jax.text.vocabulary import Vocabulary
+
+CONTEXT = 12
+CHARS = Vocabulary('char', 'e taoin\nshr')
+BYTES = Vocabulary.byte()
+GREEDY = SampleSettings(temperature=0, end=False)
+WARM = SampleSettings(temperature=1, end=False)
+CFG = Model(
+  context=CONTEXT,
+  width=16,
+  depth=2,
+  num_heads=2,
+  precision='float32',
+  zero_init=False,
+)
+
+
+def make(vocabulary=CHARS, seed=0, **changes):
+  model = build(dataclasses.replace(CFG, **changes), vocabulary.size)
+  params = jax.jit(model.init)(jax.random.key(seed))
+  # Blocks that outweigh the embedding, so that what came before matters.
+  params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
+  return model, params
+
+
+@pytest.fixture(scope='module')
+def toy():
+  return make()
+
+
+def texts(model, params, prompts, settings=WARM, vocabulary=CHARS, chars=30,
+          seed=0, **more):  # fmt: skip
+  """Text and finish reason per row, joined from the pieces."""
+  result = [['', ''] for _ in prompts]
+  for pieces in generate(
+    model, params, vocabulary, prompts, settings, seed, chars, **more
+  ):
+    for piece in pieces:
+      assert not result[piece.row][1], 'a finished row writes no more'
+      result[piece.row][0] += piece.text
+      result[piece.row][1] = piece.finish_reason
+  return [tuple(row) for row in result]
+
+
+def reference(model, params, prompt, settings, row, kept=CONTEXT // 2):
+  """30 ids written without a cache, by the documented rule of the window."""
+
+  @jax.jit
+  def following(x_BT, at, position_B):
+    segment_BT = jnp.cumsum(jnp.int32(x_BT == CHARS.bos), axis=1)
+    logits_BV = model.apply(params, x_BT, segment_BT)[:, at]
+    logits_BV = forbid_specials(
+      logits_BV, jnp.zeros(1, bool), CHARS.num_symbols, ()
+    )
+    rows = RowSettings(
+      jnp.array([settings.temperature], jnp.float32),
+      jnp.array([settings.top_k], jnp.int32),
+      jnp.array([settings.top_p], jnp.float32),
+      jnp.zeros(1, bool),
+      jax.random.fold_in(jax.random.key(0), row)[None],
+    )
+    return choose(logits_BV, rows, position_B)[0]
+
+  window, out = list(prompt[-CONTEXT:]), []
+  for step in range(30):
+    if len(window) > CONTEXT:
+      window = window[-kept:]
+    x_BT = np.zeros((1, CONTEXT), np.int32)  # causal: what follows is unseen
+    x_BT[0, : len(window)] = window
+    position_B = jnp.array([len(prompt) + step], jnp.int32)
+    out.append(int(following(x_BT, len(window) - 1, position_B)))
+    window.append(out[-1])
+  return out
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'position': 'learned', 'num_kv_heads': 1, 'mlp': 'swiglu', 'tied': True},
+    {'position': 'alibi', 'window': 5, 'documents': True},
+  ],
+  ids=['rope', 'learned', 'alibi'],
+)
+def test_texts_equal_apply_without_cache(changes):
+  model, params = make(**changes)
+  bos = np.array([CHARS.bos])
+  prompts = [
+    CHARS.encode('t'),
+    np.concatenate([CHARS.encode('sh'), bos, CHARS.encode('to')]),
+    CHARS.encode('the nation'),
+    CHARS.encode('or a station in the north'),  # longer than the context
+    CHARS.encode('the nation is')[:CONTEXT],
+    bos,
+  ]
+  settings = [
+    WARM,
+    WARM,
+    GREEDY,
+    WARM,
+    SampleSettings(0.9, 4, 0.8, False),
+    WARM,
+  ]
+  answers = texts(model, params, prompts, settings)
+  for i, (text, reason) in enumerate(answers):
+    args = (model, params, prompts[i], settings[i], i)
+    assert CHARS.encode(text).tolist() == reference(*args)
+    assert reason == 'length'
+  # The comparison would see another rule.
+  args = (model, params, prompts[0], WARM, 0)
+  assert reference(*args, kept=1) != reference(*args)
+
+
+@pytest.mark.parametrize('context', [1, 2, 3])
+def test_tiny_contexts(context):
+  model, params = make(context=context)
+  ((text, reason),) = texts(model, params, [CHARS.encode('the')], chars=9)
+  assert len(text) == 9 and reason == 'length'
+
+
+def test_batch_and_dispatch_change_no_text(toy):
+  prompts = [CHARS.encode(p) for p in ('t', 'the noise', 'a', 'on')]
+  together = texts(*toy, prompts)
+  assert len({text for text, _ in together}) == 4
+  for i, prompt in enumerate(prompts):
+    assert texts(*toy, [prompt], first_row=i) == [together[i]]
+  for steps in (1, 7):
+    assert texts(*toy, prompts, steps_per_dispatch=steps) == together
+
+
+def test_seeds(toy):
+  prompt = [CHARS.encode('t')]
+  four = texts(*toy, prompt * 4, seed=5)
+  assert four == texts(*toy, prompt * 4, seed=5)
+  assert len({text for text, _ in four}) == 4
+  assert texts(*toy, prompt, seed=5) == four[:1]
+  assert texts(*toy, prompt, seed=6) != four[:1]
+  assert texts(*toy, prompt, seed=2**32 - 1) != four[:1]
+
+
+def test_going_on_from_a_part_gives_the_rest(toy):
+  ((text, _),) = texts(*toy, [CHARS.encode('the')], chars=8)
+  ((rest, _),) = texts(*toy, [CHARS.encode('the' + text[:5])], chars=3)
+  assert rest == text[5:]
+
+
+def test_settings_of_rows_do_not_mix(toy):
+  prompts = [CHARS.encode('t')] * 3
+  mix = [GREEDY, WARM, SampleSettings(0.7, top_k=2, end=False)]
+  mixed = texts(*toy, prompts, mix)
+  for i, settings in enumerate(mix):
+    assert texts(*toy, prompts, settings)[i] == mixed[i]
+
+
+def test_other_settings_compile_nothing(toy):
+  prompts = [CHARS.encode('on a')] * 2
+  texts(*toy, prompts)
+  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  before = [program._cache_size() for program in programs]
+  for settings in (GREEDY, WARM, SampleSettings(2.0, 3, 0.4)):
+    for chars in (3, 40):
+      texts(*toy, prompts, settings, chars=chars, seed=chars)
+  texts(*toy, [CHARS.encode('the rise')] * 2)  # another length, same bucket
+  assert [program._cache_size() for program in programs] == before
+
+
+def biased(vocabulary, logits_of):
+  """Parameters that ignore the input: each symbol has the given logit."""
+  model = build(
+    dataclasses.replace(CFG, logit_cap=0.0, zero_init=True), vocabulary.size
+  )
+  params = jax.jit(model.init)(jax.random.key(0))
+  # Blocks that start at zero leave the stream as the embedding, all ones; so
+  # every row of the head adds its share of the logit.
+  logits_V = np.full(vocabulary.size, -30.0, np.float32)
+  for symbol, logit in logits_of.items():
+    logits_V[symbol] = logit
+  params['embed']['embedding'] = jnp.ones_like(params['embed']['embedding'])
+  params['head']['kernel'] = jnp.tile(logits_V / CFG.width, (CFG.width, 1))
+  return model, params
+
+
+def test_the_end_stops_and_is_not_text():
+  model, params = biased(CHARS, {0: 3.5, CHARS.bos: 0.0, CHARS.pad: 9.0})
+  prompts = [CHARS.encode('t')] * 8
+  ended = SampleSettings(temperature=1)
+  answers = texts(model, params, prompts, ended, chars=20)
+  assert {reason for _, reason in answers} == {'stop', 'length'}
+  for text, reason in answers:
+    assert set(text) <= {'e'}
+    assert (len(text) == 20) == (reason == 'length')
+  for steps in (1, 3):
+    assert answers == texts(
+      model, params, prompts, ended, chars=20, steps_per_dispatch=steps
+    )
+  assert (
+    texts(model, params, prompts, WARM, chars=20) == [('e' * 20, 'length')] * 8
+  )
+
+
+def test_eos_ends_too():
+  model, params = biased(CHARS, {CHARS.eos: 9.0})
+  assert texts(model, params, [CHARS.encode('t')], SampleSettings()) == [
+    ('', 'stop')
+  ]
+
+
+def test_characters_are_never_cut():
+  # Bytes of é, 漢 and U+1F600 by chance: much valid, much not.
+  data = sorted(set('é漢😀a'.encode()))
+  model, params = biased(BYTES, dict.fromkeys(data, 1.0))
+  one = [BYTES.encode('a')]
+  for seed in range(3):
+    pieces = [
+      piece
+      for (piece,) in generate(
+        model, params, BYTES, one, WARM, seed, 40, steps_per_dispatch=3
+      )
+    ]
+    text = ''.join(piece.text for piece in pieces)
+    assert len(text) == 40 and pieces[-1].finish_reason == 'length'
+    ((whole, _),) = texts(
+      model, params, one, WARM, BYTES, 40, seed, steps_per_dispatch=32
+    )
+    assert whole == text  # cut by dispatches of 3 or 32 symbols: one text
+
+
+@pytest.mark.parametrize('cut', [1, 2, 3])
+def test_a_budget_counts_whole_characters(cut):
+  """A prompt cut within a character: it is completed, and counted once."""
+  model, params = cycle('😀'.encode())
+  prompt = np.frombuffer('😀😀'.encode()[:-cut], np.uint8)
+  answers = texts(model, params, [prompt], GREEDY, BYTES, chars=3)
+  assert answers == [('😀😀😀', 'length')]
+
+
+def cycle(data):
+  """A model that always follows a byte of `data` with the next one."""
+  model = build(
+    dataclasses.replace(CFG, width=64, logit_cap=0.0, zero_init=True),
+    BYTES.size,
+  )
+  params = jax.jit(model.init)(jax.random.key(0))
+  embedding = np.zeros((BYTES.size, 64), np.float32)
+  head = np.zeros((64, BYTES.size), np.float32)
+  for i, byte in enumerate(data):
+    embedding[byte, i] = 1.0
+    head[i, data[(i + 1) % len(data)]] = 1.0
+  params['embed']['embedding'] = jnp.asarray(embedding)
+  params['head']['kernel'] = jnp.asarray(head)
+  return model, params
+
+
+def test_an_end_within_a_character_drops_its_bytes():
+  model, params = cycle([0xC3])
+  kernel = params['head']['kernel'].at[:, 0xC3].set(0.0)
+  params['head']['kernel'] = kernel.at[0, BYTES.bos].set(1.0)
+  prompt = np.frombuffer(b'a\xc3', np.uint8)
+  answers = texts(model, params, [prompt], SampleSettings(0), BYTES)
+  assert answers == [('', 'stop')]
+
+
+def test_start_symbols():
+  assert start_symbols(CHARS, True).tolist() == [CHARS.bos]
+  assert start_symbols(CHARS, False).tolist() == [CHARS.chars.index('\n')]
+  assert start_symbols(Vocabulary('char', 'ab'), False).tolist() == [0]
+  assert start_symbols(BYTES, True).tolist() == [256]
+  assert start_symbols(BYTES, False).tolist() == [10]
+
+
+def test_prompts():
+  assert encode_prompt(CHARS, '', True).tolist() == [CHARS.bos]
+  assert encode_prompt(BYTES, b'\xff\xc3', False).tolist() == [255, 195]
+  with pytest.raises(UserError, match=r'U\+007A .*LETTER Z.* position 2'):
+    encode_prompt(CHARS, 'toz', False)
+  replacing = Vocabulary('char', 'to', 'replace')
+  assert encode_prompt(replacing, 'toz', False).tolist() == [
+    0,
+    1,
+    replacing.unk,
+  ]
+  assert show_prompt(BYTES, 'aé'.encode()[:-1]) == 'a'
+  assert show_prompt(BYTES, b'a\xffb') == 'a\ufffdb'
+  assert show_prompt(CHARS, 'aé'.encode()) == 'aé'
+  assert show_prompt(CHARS, 'aé') == 'aé'
+
+
+def test_sample_text_at_full_guard(toy):
+  """The training loop calls it with arrays on its mesh, transfers forbidden."""
+  mesh = jax.make_mesh(
+    (2,), ('data',), axis_types=(jax.sharding.AxisType.Auto,)
+  )
+  spec = jax.sharding.PartitionSpec
+  model, params = toy
+  on_mesh = jax.device_put(params, jax.sharding.NamedSharding(mesh, spec()))
+  split = jax.tree.map(
+    lambda leaf: jax.device_put(
+      leaf,
+      jax.sharding.NamedSharding(
+        mesh, spec(*[None] * (leaf.ndim - 1), 'data')
+        if leaf.shape[-1] % 2 == 0 else spec()
+      ),
+    ),
+    params,
+  )  # fmt: skip
+  expected = sample_text(model, params, CHARS, 'the', 25, 3)
+  assert len(expected) > 3
+  with jax.transfer_guard('disallow'):
+    assert sample_text(model, on_mesh, CHARS, 'the', 25, 3) == expected
+    assert sample_text(model, split, CHARS, 'the', 25, 3) == expected
+
+
+def test_rounding_the_matrices_first_changes_nothing():
+  model, params = make(precision='bfloat16')
+  rounded = decoding_params(model, params)
+  kernel = rounded['blocks']['mlp']['in']['kernel']
+  assert kernel.dtype == jnp.bfloat16
+  assert rounded['embed']['embedding'].dtype == jnp.float32
+  x_BT = jnp.arange(8)[None]
+  apply = jax.jit(model.apply)
+  assert (apply(params, x_BT) == apply(rounded, x_BT)).all()
+  ((text, _),) = texts(model, params, [CHARS.encode('the')])
+  assert len(text) == 30
+
+
+def test_buckets():
+  assert [bucket(n, 256) for n in (0, 1, 16, 17, 64, 200, 255)] == [
+    16, 16, 16, 32, 64, 256, 256,
+  ]  # fmt: skip
+  assert bucket(90, 100) == 100 and bucket(0, 1) == 1
+
+
+def test_mistakes(toy):
+  prompt = [CHARS.encode('t')]
+  for seed in (-1, 2**32):
+    with pytest.raises(UserError, match=f'seed={seed} must be from 0'):
+      generate(*toy, CHARS, prompt, WARM, seed, 5)
+  with pytest.raises(UserError, match='max_chars=0 must be at least 1'):
+    generate(*toy, CHARS, prompt, WARM, 0, 0)
+  for prompts in ([], [np.zeros(0, np.uint8)]):
+    with pytest.raises(ValueError, match='at least one symbol'):
+      generate(*toy, CHARS, prompts, WARM, 0, 5)
+  with pytest.raises(ValueError, match='1 prompts, 2 settings'):
+    generate(*toy, CHARS, prompt, [WARM, WARM], 0, 5)

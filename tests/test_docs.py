@@ -1,0 +1,147 @@
+"""What the pages show is run.
+
+A block is marked `python` (run as it stands), `console` (its lines that begin
+with `$ craft`, and `$ printf` to make a file, are run; a page's blocks share a
+folder and run in order) or `text` (shown only). There is no list of
+exceptions: a block that cannot be run is `text`.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+from craft_jax import describe
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
+# Commands that compile a model: more than a few seconds.
+_HEAVY = re.compile(r'^\$ craft (--|train|eval|sample)', re.MULTILINE)
+
+
+class Block(NamedTuple):
+  """A fenced block: its page, first line, language and text."""
+
+  page: pathlib.Path
+  line: int
+  language: str
+  text: str
+
+
+def blocks(page: pathlib.Path, text: str) -> list[Block]:
+  """The fenced blocks of a page, in order."""
+  found, start, language = [], 0, ''
+  lines = text.split('\n')
+  for number, line in enumerate(lines):
+    if not line.startswith('```'):
+      continue
+    if not start:
+      start, language = number + 1, line.removeprefix('```').strip()
+    else:
+      body = '\n'.join(lines[start:number]) + '\n'
+      found.append(Block(page, start, language, body))
+      start = 0
+  assert not start, f'{page.name}:{start}: the block is never closed'
+  return found
+
+
+_BLOCKS = [b for p in _PAGES for b in blocks(p, p.read_text(encoding='utf-8'))]
+_CONSOLE = {
+  page: '\n'.join(
+    b.text for b in _BLOCKS if b.page == page and b.language == 'console'
+  )
+  for page in _PAGES
+}
+
+
+def commands(console: str) -> list[str]:
+  """The lines of console blocks that are run, without their prompt."""
+  text = console.replace('\\\n', ' ')
+  return re.findall(r'^\$ ((?:craft|printf)\b.*)$', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+  'block', _BLOCKS, ids=lambda b: f'{b.page.name}:{b.line}'
+)
+def test_language_is_known(block):
+  assert block.language in ('python', 'console', 'text')
+
+
+@pytest.mark.parametrize(
+  'block',
+  [b for b in _BLOCKS if b.language == 'python'],
+  ids=lambda b: f'{b.page.name}:{b.line}',
+)
+def test_python_runs(block, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  # Blank lines in front, so that a traceback gives the line of the page.
+  source = '\n' * block.line + block.text
+  exec(compile(source, str(block.page), 'exec'), {'__name__': '__main__'})
+
+
+@pytest.mark.parametrize(
+  'page',
+  [
+    pytest.param(page, marks=[pytest.mark.slow] if _HEAVY.search(text) else [])
+    for page, text in _CONSOLE.items()
+    if commands(text)
+  ],
+  ids=lambda page: page.name,
+)
+def test_commands_run(page, tmp_path):
+  craft = tmp_path / 'bin' / 'craft'
+  craft.parent.mkdir()
+  craft.write_text(
+    f'#!/bin/sh\nexec "{sys.executable}" -m craft_jax.main "$@"\n'
+  )
+  craft.chmod(0o755)
+  folder = tmp_path / 'work'
+  folder.mkdir()
+  env = os.environ | {
+    'PATH': f'{craft.parent}{os.pathsep}{os.environ["PATH"]}',
+    'PYTHONPATH': str(_ROOT),
+  }
+  for command in commands(_CONSOLE[page]):
+    done = subprocess.run(
+      ['bash', '-o', 'pipefail', '-c', command],
+      cwd=folder,
+      env=env,
+      capture_output=True,
+      text=True,
+      stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f'$ {command}\n{done.stdout}{done.stderr}'
+
+
+@pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+  text = page.read_text(encoding='utf-8')
+  for target in re.findall(r'\]\(([^)#\s]+)[^)]*\)', text):
+    if '://' not in target:
+      assert (page.parent / target).exists(), f'{page.name}: {target}'
+
+
+def test_index_lists_every_page():
+  text = (_ROOT / 'docs' / 'index.md').read_text(encoding='utf-8')
+  for page in (_ROOT / 'docs').glob('*.md'):
+    assert page.name == 'index.md' or f']({page.name})' in text, page.name
+
+
+def test_settings_reference_is_fresh():
+  page = (_ROOT / 'docs' / 'configuration.md').read_text(encoding='utf-8')
+  assert describe.refreshed(page) == page, (
+    'stale; refresh it: craft config docs --write docs/configuration.md'
+  )
+
+
+def test_blocks_and_commands_are_found():
+  page = pathlib.Path('p.md')
+  text = 'a\n```console\n$ craft x \\\n  --y\nout\n$ ls\n```\nb\n```\nz\n```\n'
+  console, plain = blocks(page, text)
+  assert (console.line, console.language) == (2, 'console')
+  assert commands(console.text) == ['craft x    --y']
+  assert plain == Block(page, 9, '', 'z\n')
