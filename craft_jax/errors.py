@@ -10,4 +10,16 @@ class UserError(Exception):
 
 
 class RunFailed(Exception):
-  """A run that cannot go on, through no mistake in the input. Exit code 1."""
+  """A run that cannot go on, through no mistake in the input.
+
+  Attributes:
+    code: exit code: 1 for a failure, `INTERRUPTED` where a signal ended the
+      run and its state is saved.
+  """
+
+  def __init__(self, message: str, code: int = 1):
+    super().__init__(message)
+    self.code = code
+
+
+INTERRUPTED = 75  # EX_TEMPFAIL: start it again

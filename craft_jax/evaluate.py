@@ -111,7 +111,7 @@ class Evaluator:
       figures['stride'] = stride
     return {f'{prefix}_{name}': value for name, value in figures.items()}
 
-  def _sums(self, params, tokens, stride, tick) -> dict[str, np.ndarray]:
+  def _sums(self, params, tokens, stride, tick) -> dict[str, Any]:
     """Float64 totals over all batches, fetched one batch late."""
     totals: dict[str, Any] = {}
     before: MetricSums = {}

@@ -18,7 +18,6 @@ from typing import NoReturn
 import craft_jax
 from craft_jax.errors import RunFailed, UserError
 
-
 _STARTED = time.monotonic()  # wall seconds count from here
 
 
@@ -151,8 +150,8 @@ def parse(
 def main(argv: Sequence[str]) -> int:
   """Runs one command; returns the exit code.
 
-  0 is success, 1 a run that failed, 2 a mistake in the input, 130 an
-  interrupt from the keyboard.
+  0 is success, 1 a run that failed, 2 a mistake in the input, 75 a run that
+  a signal ended and that is saved, 130 any other interrupt.
   """
   argv = list(argv)
   if not argv or argv[0] in ('help', '--help', '-h'):
@@ -173,7 +172,7 @@ def main(argv: Sequence[str]) -> int:
   except UserError as e:
     return _complain(str(e), 2)
   except RunFailed as e:
-    return _complain(str(e), 1)
+    return _complain(str(e), e.code)
   except BrokenPipeError:
     # The reader (`| head`) has gone: nobody is left to tell.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -54,16 +54,3 @@ def load_model(
   )
   params = checkpoint.restore_params(workdir, found, abstract, ema=ema)
   return Trained(meta.config, meta.vocabulary, model, params, meta)
-
-
-def has_documents(cfg: Config) -> bool:
-  """Whether the run's corpus was several documents, so that BOS means one.
-
-  Told from where the text came from: the standard library and TFDS are
-  collections, the Shakespeare file is one text, a path is one text if it
-  names a file.
-  """
-  if cfg.data.source != 'path':
-    return cfg.data.source != 'shakespeare'
-  path = cfg.data.path
-  return any(c in path for c in '*?[') or epath.Path(path).is_dir()

@@ -120,7 +120,9 @@ def test_bans(path):
     assert name == 'data.sources', 'TFDS is read in one place'
     assert 'tensorflow_datasets' not in top, 'import TFDS in the function'
   if 'ml_collections' in roots:
-    assert name in ('config', 'sizes') or package == 'cli', 'pass a frozen Config instead'
+    assert name in ('config', 'sizes') or package == 'cli', (
+      'pass a frozen Config instead'
+    )
   if name.startswith(_PURE):
     assert not roots & _IO, 'pure modules do no input or output'
 

@@ -11,6 +11,7 @@ examples:
 """
 
 import argparse
+import dataclasses
 import json
 import select
 import sys
@@ -121,13 +122,16 @@ def run(args: argparse.Namespace) -> int:
       raise UserError(f'--{flag}={getattr(args, name)} must be at least 1')
 
   from craft_jax.sample.generate import encode_prompt, generate, show_prompt
-  from craft_jax.trained import has_documents, load_model
+  from craft_jax.trained import load_model
 
-  cfg, vocabulary, model, params, meta = load_model(
+  _, vocabulary, model, params, meta = load_model(
     args.workdir, args.step, ema=not args.no_ema
   )
   prompt = _prompt(args)
-  ids = encode_prompt(vocabulary, prompt, has_documents(cfg))
+  ids = encode_prompt(vocabulary, prompt, meta.documents)
+  # Without documents the model has never seen an end.
+  end = settings.end and meta.documents
+  settings = dataclasses.replace(settings, end=end)
   shown = show_prompt(vocabulary, prompt)
   clock = _Clock()
   pieces = clock.watch(

@@ -126,7 +126,9 @@ def decoding_params(model: Decoder, params: Params) -> Params:
       leaf = leaf.addressable_data(0)
     return jax.device_put(leaf, device)
 
-  params = jax.tree.map(place, params)
+  # Gathering shards is meant, and may pass through the host.
+  with jax.transfer_guard('allow'):
+    params = jax.tree.map(place, params)
   return _round_kernels(params) if model.precision == 'bfloat16' else params
 
 

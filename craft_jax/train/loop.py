@@ -11,9 +11,11 @@ import jax
 import numpy as np
 from etils import epath
 
-from craft_jax.errors import RunFailed
+from craft_jax.errors import INTERRUPTED, RunFailed
 from craft_jax.evaluate import Evaluator
 from craft_jax.model import param_count
+from craft_jax.sample.generate import sample_text
+from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.track.progress import Progress
@@ -86,13 +88,14 @@ class _Loop:
           self._save()
           setup.checkpointer.wait()
           raise RunFailed(
-            f'interrupted; step {self.step} is saved, the same command goes on'
+            f'interrupted; step {self.step} is saved, the same command goes on',
+            INTERRUPTED,
           )
         if not self.evaluation:
           self._evaluate()
         self._save()
         setup.checkpointer.wait()
-      summary = self._summary()
+        summary = self._summary() | self._sample()
       self.writer.finish(summary)
       return summary
     finally:
@@ -204,6 +207,24 @@ class _Loop:
     meta = self.setup.meta(self.step, self.evaluation)
     self.best_loss = min(self.best_loss, meta.val_loss)
     self.setup.checkpointer.save(self.state, meta)
+
+  def _sample(self) -> dict[str, Any]:
+    log, setup = self.cfg.log, self.setup
+    if not log.sample_chars:
+      return {}
+    self.progress.phase('sampling')
+    text = log.sample_prompt + sample_text(
+      setup.model,
+      self.state.eval_params,
+      setup.corpus.vocabulary,
+      log.sample_prompt,
+      log.sample_chars,
+      self.cfg.seed,
+      SampleSettings(end=False),
+      setup.corpus.documents > 1,
+    )
+    self.writer.text(self.step, text)
+    return {'prompt': log.sample_prompt, 'sample': text}
 
   def _summary(self) -> dict[str, Any]:
     trained = self.figures.speed(self.pace.done, self.pace.seconds or np.inf)

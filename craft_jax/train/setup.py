@@ -96,6 +96,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
+  corpus.vocabulary.encode(cfg.log.sample_prompt)  # now, not after training
   model = build(cfg.model, corpus.vocabulary.size)
   optimizer = build_optimizer(cfg, model.precision, mesh)
   run_dir = rundir.open_run(

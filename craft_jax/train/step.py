@@ -30,7 +30,7 @@ def make_train_step(
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(sums['loss']) & jnp.isfinite(grad_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -43,8 +43,8 @@ def make_train_step(
     )
     sums |= {
       'grad_norm': grad_norm,
-      'update_norm': optax.global_norm(updates),
-      'param_norm': optax.global_norm(state.params),
+      'update_norm': optax.tree.norm(updates),
+      'param_norm': optax.tree.norm(state.params),
       'finite': finite.astype(jnp.float32),
     }
     return state, sums

@@ -207,17 +207,6 @@ def test_missing_files(run, tmp_path):
     run(f'--prompt-file={tmp_path / "none"}')
 
 
-def test_whether_the_corpus_was_documents(tmp_path):
-  def has(**data):
-    return trained.has_documents(Config(data=Data(**data)))
-
-  assert has(source='stdlib') and has(source='tfds', tfds_name='x')
-  assert not has(source='shakespeare')
-  assert not has(source='path', path='my.txt')
-  assert has(source='path', path='my/*.txt')
-  assert has(source='path', path=str(tmp_path))
-
-
 @pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(workdir):
   """`craft sample | head -c 1`, as processes."""

@@ -28,19 +28,24 @@ def sight(toy, segment_BT=None, **settings):
   return np.asarray((gradient_TSD != 0).any(-1))
 
 
-@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+@pytest.mark.parametrize(
+  'precision', [pytest.param('float32', marks=pytest.mark.slow), 'bfloat16']
+)
 def test_causal(precision, toy):
-  seen_TS = sight(toy, precision=precision, num_kv_heads=2)
+  """All of the past and nothing else; segments count only if asked for."""
+  segment_BT = jnp.array([[0] * 5 + [1] * 5])
+  seen_TS = sight(toy, segment_BT, precision=precision, num_kv_heads=2)
   np.testing.assert_array_equal(seen_TS, DISTANCE_TS >= 0)
 
 
-@pytest.mark.parametrize('position', ['alibi', 'rope'])
-def test_window(position, toy):
+@pytest.mark.parametrize(
+  ('position', 'depth', 'reach'), [('rope', 1, 2), ('alibi', 2, 4)]
+)
+def test_window(position, depth, reach, toy):
   """A window of 3 is the symbol itself and two before; layers add up."""
-  for depth, reach in ((1, 2), (2, 4)):
-    seen_TS = sight(toy, depth=depth, window=3, position=position)
-    want_TS = (DISTANCE_TS >= 0) & (reach >= DISTANCE_TS)
-    np.testing.assert_array_equal(seen_TS, want_TS)
+  seen_TS = sight(toy, depth=depth, window=3, position=position)
+  want_TS = (DISTANCE_TS >= 0) & (reach >= DISTANCE_TS)
+  np.testing.assert_array_equal(seen_TS, want_TS)
 
 
 def test_local_and_global(toy):
@@ -54,9 +59,3 @@ def test_documents(toy):
   same_TS = np.equal.outer(segment_BT[0], segment_BT[0])
   seen_TS = sight(toy, segment_BT, documents=True, num_kv_heads=1)
   np.testing.assert_array_equal(seen_TS, (DISTANCE_TS >= 0) & same_TS)
-
-
-def test_documents_off(toy):
-  segment_BT = jnp.array([[0] * 5 + [1] * 5])
-  seen_TS = sight(toy, segment_BT)
-  np.testing.assert_array_equal(seen_TS, DISTANCE_TS >= 0)

@@ -1,0 +1,234 @@
+"""The training step alone: its arithmetic, and what it does to bad steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from craft_jax import checkpoint
+from craft_jax.model import build
+from craft_jax.model.transformer import Decoder
+from craft_jax.optim.optimizers import build_optimizer
+from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.train.state import abstract_state, init_state
+from craft_jax.train.step import make_run, make_train_step
+from craft_jax.types import Batch
+
+V = 20
+
+
+def random_batch(index, rows=8, context=16, weights=False):
+  rng = np.random.default_rng(index)
+  window = rng.integers(0, V, (rows, context + 1))
+  weight = rng.integers(0, 2, (rows, context)) if weights else 1.0
+  return Batch(
+    jnp.asarray(window[:, :-1], jnp.int32),
+    jnp.asarray(window[:, 1:], jnp.int32),
+    jnp.asarray(np.broadcast_to(weight, (rows, context)), jnp.float32),
+    jnp.zeros((rows, context), jnp.int32),
+  )
+
+
+def make(cfg, model=None):
+  model = model or build(cfg.model, V)
+  optimizer = build_optimizer(cfg, model.precision, None)
+  state = init_state(model, optimizer, jax.random.key(0), cfg.train.ema > 0)
+  # Nothing starts at zero, so that every gradient is there from step one.
+  noise = jax.random.normal(jax.random.key(1), (4096,))
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jnp.resize(noise, p.shape), state.params
+  )
+  return jax.jit(make_train_step(cfg, model, optimizer)), state.replace(
+    params=params
+  )
+
+
+def digest(state):
+  return checkpoint.tree_sha256(state)
+
+
+def test_golden_step(toy):
+  step, state = make(toy('optim.name=adamw'))
+  losses = []
+  for i in range(3):
+    state, sums = step(state, random_batch(i), jax.random.key(i))
+    losses.append(float(sums['loss'] / sums['count']))
+  np.testing.assert_allclose(losses, GOLDEN, rtol=1e-5)
+
+
+# Float32 on the CPU; a change of these numbers is a change of the program.
+GOLDEN = [3.0492318, 3.1234221, 3.0729470]
+
+
+@pytest.mark.parametrize('dropout', [0.0, 0.5])
+def test_accumulation_weighs_symbols(toy, dropout):
+  # Rows carry very different numbers of symbols that count.
+  batch = random_batch(0, weights=True)
+  batch = batch._replace(weight_BT=batch.weight_BT.at[:5].set(0.0))
+  extra = ['optim.name=sgd', f'model.dropout={dropout}']
+  one, state = make(toy(*extra))
+  four, _ = make(toy(*extra, 'train.accumulate=4'))
+  whole, a = one(state, batch, jax.random.key(0))
+  pieces, b = four(state, batch, jax.random.key(0))
+  assert a['count'] == b['count'] == batch.weight_BT.sum()
+  same = [
+    np.allclose(x, y, rtol=1e-4, atol=1e-6)
+    for x, y in zip(
+      jax.tree.leaves(whole.params), jax.tree.leaves(pieces.params), strict=True
+    )
+  ]
+  # Dropout draws per micro-batch, so there it must differ.
+  assert all(same) == (dropout == 0.0)
+
+
+def test_ema(toy):
+  step, state = make(toy('train.ema=0.9'))
+  state = state.replace(ema=jax.tree.map(jnp.zeros_like, state.params))
+  after, _ = step(state, random_batch(0), jax.random.key(0))
+  # At step 0 the decay is min(0.9, 1/10).
+  for e, p in zip(
+    jax.tree.leaves(after.ema), jax.tree.leaves(after.params), strict=True
+  ):
+    np.testing.assert_allclose(e, 0.9 * p, rtol=1e-5)
+  assert after.eval_params is after.ema
+
+
+class _Poisoned(Decoder):
+  """A model whose gradient, or loss and gradient, is not finite.
+
+  Only for a batch that starts with symbol 0.
+  """
+
+  def __init__(self, cfg, value, loss_too):
+    super().__init__(cfg, V, 'float32')
+
+    @jax.custom_vjp
+    def poison(x, bad):
+      return jnp.where(bad & loss_too, x * value, x)
+
+    def backward(bad, g):
+      # A factor of 1 would not do elsewhere: 0 * NaN is NaN.
+      return jnp.where(bad, g * value, g), None
+
+    poison.defvjp(lambda x, bad: (poison(x, bad), bad), backward)
+    self._poison = poison
+
+  def apply(self, params, x_BT, segment_BT=None, key=None):
+    logits = super().apply(params, x_BT, segment_BT, key)
+    return self._poison(logits, x_BT[0, 0] == 0)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize('loss_too', [True, False])
+def test_a_bad_step_changes_nothing(toy, value, loss_too):
+  cfg = toy('train.ema=0.9')
+  model = _Poisoned(cfg.model, value, loss_too)
+  step, state = make(cfg, model)
+  batch = random_batch(0)
+  good = batch._replace(x_BT=batch.x_BT.at[0, 0].set(1))
+  bad = batch._replace(x_BT=batch.x_BT.at[0, 0].set(0))
+  state, sums = step(state, good, jax.random.key(0))
+  assert sums['finite'] == 1 and state.step == 1
+  after, sums = step(state, bad, jax.random.key(0))
+  assert sums['finite'] == 0
+  assert np.isfinite(sums['loss']) == (not loss_too)
+  assert digest(after) == digest(state)
+
+
+def test_a_call_is_its_steps(toy):
+  cfg = toy()
+  step, state = make(cfg)
+  batches = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves), *[random_batch(i) for i in range(6)]
+  )
+
+  def fetch(source, i, data_index, key):
+    return jax.tree.map(lambda leaf: leaf[data_index], source)
+
+  run = jax.jit(make_run(step, fetch, 8))
+  key = jax.random.key(0)
+  at_once, rows = run(state, batches, key, 6)
+  one_by_one = state
+  losses = []
+  for _ in range(6):
+    one_by_one, row = run(one_by_one, batches, key, 1)
+    losses.append(row['loss'][0])
+  assert digest(at_once) == digest(one_by_one)
+  np.testing.assert_array_equal(rows['loss'][:6], losses)
+  assert not rows['loss'][6:].any()
+
+
+def test_a_call_ends_at_a_bad_step(toy):
+  cfg = toy()
+  model = _Poisoned(cfg.model, np.nan, False)
+  step, state = make(cfg, model)
+  batches = [random_batch(i) for i in range(6)]
+  batches = [
+    b._replace(x_BT=b.x_BT.at[0, 0].set(0 if i == 3 else 1))
+    for i, b in enumerate(batches)
+  ]
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+  def fetch(source, i, data_index, key):
+    return jax.tree.map(lambda leaf: leaf[data_index], source)
+
+  run = jax.jit(make_run(step, fetch, 8))
+  key = jax.random.key(0)
+  want, _ = run(state, stacked, key, 3)
+  got, rows = run(state, stacked, key, 6)
+  assert digest(got) == digest(want)
+  np.testing.assert_array_equal(rows['finite'], [1, 1, 1, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+  'axes', ['data=2', 'fsdp=2', 'tensor=2'], ids=lambda a: a[:4]
+)
+def test_meshes_agree(toy, axes):
+  def losses(*overrides):
+    cfg = toy('optim.name=adamw', *overrides)
+    mesh = mesh_lib.make_mesh(cfg)
+    model = build(cfg.model, V)
+    optimizer = build_optimizer(cfg, model.precision, mesh)
+    abstract = abstract_state(model, optimizer, False, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    state = jax.jit(
+      lambda key: init_state(model, optimizer, key, False),
+      out_shardings=shardings,
+    )(jax.random.key(0))
+    step = jax.jit(
+      make_train_step(cfg, model, optimizer), out_shardings=(shardings, None)
+    )
+    sharding = mesh_lib.batch_sharding(mesh)
+    found = []
+    for i in range(4):
+      batch = mesh_lib.put_batch(random_batch(i), sharding)
+      state, sums = step(state, batch, jax.random.key(0))
+      found.append(float(sums['loss'] / sums['count']))
+    return found, state
+
+  name, _, size = axes.partition('=')
+  want, _ = losses('mesh.data=2')
+  others = [f'mesh.{n}=1' for n in ('data', 'fsdp', 'tensor') if n != name]
+  got, state = losses(*others, f'mesh.{name}={size}')
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  kernel = state.params['blocks']['mlp']['in']['kernel']
+  moment = [
+    leaf
+    for path, leaf in checkpoint.leaf_paths(state.opt_state).items()
+    if path.endswith('mu/blocks/mlp/in/kernel')
+  ]
+  assert len(moment) == 1
+  parts = 1 if name == 'data' else 2
+  for leaf in (kernel, moment[0]):
+    assert leaf.addressable_shards[0].data.size == leaf.size // parts
+
+
+def test_learning_rate_of_zero_is_still(toy):
+  cfg = toy('optim.learning_rate=0.0', 'optim.muon_learning_rate=0.0')
+  step, state = make(cfg)
+  after, sums = step(state, random_batch(0), jax.random.key(0))
+  assert digest(after.params) == digest(state.params)
+  assert sums['update_norm'] == 0 and sums['grad_norm'] > 0
+  assert dataclasses.fields(after)[0].name == 'step' and after.step == 1

@@ -1,0 +1,180 @@
+"""Whole runs: exact continuation, refusals, what is written."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from craft_jax import checkpoint
+from craft_jax.errors import RunFailed, UserError
+from craft_jax.train.loop import train
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def digests(workdir):
+  report = checkpoint.report(workdir, 'latest')
+  return [report[k] for k in ('step', 'params_sha256', 'opt_state_sha256')] + [
+    report.get('ema_sha256')
+  ]
+
+
+def rows(workdir):
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def losses(workdir):
+  return {r['step']: r['loss'] for r in rows(workdir) if 'loss' in r}
+
+
+VARIANTS = {
+  'plain': [],
+  'all': [
+    'train.ema=0.9',
+    'model.dropout=0.2',
+    'data.noise_rate=0.1',
+    'train.accumulate=2',
+    'data.order=windows',
+    'data.placement=grain',
+    'optim.name=adamw',
+  ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_resumed_equals_straight(toy, tmp_path, variant):
+  extra = VARIANTS[variant]
+  train(toy(*extra), tmp_path / 'a', quiet=True)
+  for stop in (5, 9, 0):
+    cfg = toy(*extra, f'train.stop_at_step={stop}')
+    summary = train(cfg, tmp_path / 'b', quiet=True)
+    assert summary['step'] == (stop or 12)
+  assert digests(tmp_path / 'a') == digests(tmp_path / 'b')
+  straight, resumed = losses(tmp_path / 'a'), losses(tmp_path / 'b')
+  assert list(straight) == list(range(1, 13))
+  assert straight == resumed
+  trained = [r['step'] for r in rows(tmp_path / 'b') if 'loss' in r]
+  assert trained == list(range(1, 13))  # none twice
+
+
+@pytest.mark.slow
+def test_steps_per_call_and_placement_change_nothing(toy, tmp_path):
+  train(toy('train.steps_per_call=5'), tmp_path / 'a', quiet=True)
+  train(toy('train.steps_per_call=1'), tmp_path / 'b', quiet=True)
+  train(
+    toy('data.placement=grain', 'train.steps_per_call=5'),
+    tmp_path / 'c',
+    quiet=True,
+  )
+  a, b, c = (losses(tmp_path / name) for name in 'abc')
+  np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
+  np.testing.assert_allclose(list(a.values()), list(c.values()), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves(toy, tmp_path):
+  cfg = toy('eval.every=4', 'checkpoint.every=6', 'checkpoint.keep=1')
+  summary = train(cfg, tmp_path / 'run', quiet=True)
+  for key in ('val_loss', 'val_bpc', 'val_bpb', 'chars_per_second', 'params'):
+    assert summary[key] > 0
+  evaluated = [r['step'] for r in rows(tmp_path / 'run') if 'val_loss' in r]
+  assert evaluated == [4, 8, 12]
+  best = checkpoint.best_step(tmp_path / 'run')
+  assert set(checkpoint.steps(tmp_path / 'run')) == {best, 12}
+  row = next(r for r in rows(tmp_path / 'run') if r['step'] == 3)
+  for key in (
+    'bpc', 'bpb', 'accuracy', 'grad_norm', 'update_norm', 'param_norm',
+    'learning_rate', 'chars_per_second', 'data_wait_seconds',
+  ):  # fmt: skip
+    assert np.isfinite(row[key]), key
+  metadata = json.loads((tmp_path / 'run' / 'metadata.json').read_text())
+  assert metadata['exit_reason'] == 'finished'
+  assert metadata['precision'] == 'float32'
+  # A finished run only tells its result again.
+  again = train(cfg, tmp_path / 'run', quiet=True)
+  assert again['val_loss'] == summary['val_loss']
+  assert rows(tmp_path / 'run')[-1]['step'] == 12
+  assert [r['step'] for r in rows(tmp_path / 'run') if 'val_loss' in r] == [
+    4, 8, 12,
+  ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_resume_refuses_another_run(toy, tmp_path, text_file):
+  workdir = tmp_path / 'run'
+  train(toy('train.stop_at_step=2'), workdir, quiet=True)
+  with pytest.raises(UserError, match=r'model.width: 16 -> 32') as e:
+    train(toy('model.width=32', 'seed=1'), workdir, quiet=True)
+  assert 'seed: 0 -> 1' in str(e.value)
+  changed = tmp_path / 'other.txt'
+  changed.write_text(text_file.read_text() + 'more')
+  with pytest.raises(UserError, match='the corpus is not the one'):
+    train(toy(f'data.path={changed}'), workdir, quiet=True)
+  assert checkpoint.steps(workdir) == [2]
+  # Placement and reporting may change.
+  train(
+    toy(
+      'train.stop_at_step=3',
+      'log.every=2',
+      'mesh.data=1',
+      'mesh.fsdp=2',
+      'model.remat=block',
+    ),
+    workdir,
+    quiet=True,
+  )
+  assert checkpoint.steps(workdir)[-1] == 3
+
+
+@pytest.mark.slow
+def test_nonfinite_stops(toy, tmp_path):
+  cfg = toy(
+    'optim.name=sgd',
+    'optim.schedule=constant',
+    'optim.learning_rate=1e30',
+    'optim.clip_norm=0',
+    'optim.weight_decay=0',
+    'checkpoint.every=1',
+  )
+  with pytest.raises(RunFailed, match=r'of step \d+ is not finite') as e:
+    train(cfg, tmp_path / 'run', quiet=True)
+  assert e.value.code == 1
+  assert all(np.isfinite(v) for v in losses(tmp_path / 'run').values())
+  metadata = json.loads((tmp_path / 'run' / 'metadata.json').read_text())
+  assert 'not finite' in metadata['exit_reason']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves(text_file, tmp_path, kind):
+  workdir = tmp_path / 'run'
+  command = [
+    sys.executable, '-m', 'craft_jax.main', '--config=toy',
+    f'--workdir={workdir}', '--config.train.steps=100000',
+    '--config.log.every=1', '--config.data.source=path',
+    f'--config.data.path={text_file}', '--config.data.split=fraction',
+    '--config.data.valid_fraction=0.1',
+  ]  # fmt: skip
+  process = subprocess.Popen(
+    command, cwd=ROOT, stderr=subprocess.PIPE, env=os.environ, text=True
+  )
+  deadline = time.monotonic() + 120
+  metrics = workdir / 'metrics.jsonl'
+  while not (metrics.exists() and metrics.read_text().count('\n') > 3):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.1)
+  process.send_signal(kind)
+  _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 75, stderr
+  assert 'Traceback' not in stderr
+  step = checkpoint.steps(workdir)[-1]
+  assert f'step {step} is saved' in stderr.splitlines()[-1]
+  assert rows(workdir)[-1]['step'] == step
