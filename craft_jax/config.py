@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import pathlib
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -197,8 +198,22 @@ def _read_file(path: pathlib.Path, variant: str) -> Config:
     raise UserError(f'{path}: {e}') from e
   except AttributeError as e:
     raise UserError(f'{path}: {_unknown_key(e)}') from e
-  except (TypeError, KeyError, SyntaxError, ImportError, ValueError) as e:
-    raise UserError(f'{path}: {" ".join(str(e).split())}') from e
+  except Exception as e:  # whatever a user's own code may raise
+    raise UserError(f'{path}{_line_in(path, e)}: {_one_line(e)}') from e
+
+
+def _line_in(path: pathlib.Path, error: Exception) -> str:
+  """', line 3', the innermost line of the file that led to the error."""
+  if isinstance(error, SyntaxError):
+    return f', line {error.lineno}'
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [f.lineno for f in frames if f.filename == str(path)]
+  return f', line {lines[-1]}' if lines else ''
+
+
+def _one_line(error: Exception) -> str:
+  text = error.msg if isinstance(error, SyntaxError) else str(error)
+  return f'{type(error).__name__}: {" ".join(text.split())}'
 
 
 def _unknown_key(error: AttributeError) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from craft_jax import files
 from craft_jax.checkpoint.meta import Meta, leaf_paths, one_line, tree_sha256
 from craft_jax.errors import UserError
 
@@ -269,7 +270,13 @@ def _require_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
-  return epath.Path(workdir) / FOLDER / str(step)
+  return folder_of(workdir) / str(step)
+
+
+def folder_of(workdir: epath.PathLike) -> epath.Path:
+  """Where checkpoints are, absolute, since Orbax takes no relative paths."""
+  folder = epath.Path(workdir) / FOLDER
+  return folder if files.is_remote(folder) else folder.absolute()
 
 
 def walk(folder: epath.Path) -> Iterator[epath.Path]:

@@ -12,11 +12,11 @@ from etils import epath
 from craft_jax import files
 from craft_jax.checkpoint.meta import Meta, one_line
 from craft_jax.checkpoint.reader import (
-  FOLDER,
   Warn,
   best_of,
   check_matches,
   file_sha256,
+  folder_of,
   open_meta,
   readable,
   resolve_step,
@@ -61,9 +61,7 @@ class Checkpointer:
     self._thread: threading.Thread | None = None
     self._failure: BaseException | None = None
     self._step = 0
-    folder = self.workdir / FOLDER
-    if not files.is_remote(folder):
-      folder = folder.absolute()  # Orbax takes no relative paths
+    folder = folder_of(self.workdir)
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -1,6 +1,6 @@
 """The two ways batches reach the device; the numbers are the same."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ _CHUNK_BYTES = 16 << 20  # of windows streamed for one dispatch
 _DEVICE_STEPS, _STREAM_STEPS = 512, 64
 
 
+@runtime_checkable
 class Feed(Protocol):
   """Gives each dispatch its source, and each step its batch.
 

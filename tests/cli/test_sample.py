@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax import checkpoint, trained
+from craft_jax import checkpoint
 from craft_jax.cli import sample
 from craft_jax.errors import UserError
 from craft_jax.model import build

@@ -238,7 +238,7 @@ def test_flops(settings, loss):
   )
   model = build(cfg, 97)
   step = jax.jit(jax.value_and_grad(functools.partial(loss, model)))
-  x_BT = jax.ShapeDtypeStruct((2, 65), int)
+  x_BT = jax.ShapeDtypeStruct((2, 65), 'int32')
   cost = step.lower(shapes(cfg, 97), x_BT).cost_analysis()
   ratio = cost['flops'] / (flops_per_symbol(cfg, 97) * 2 * 64)
   assert 1.0 < ratio < 1.08
