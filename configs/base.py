@@ -29,5 +29,9 @@ def get_config(variant: str = 'nano') -> ConfigDict:
   config = default_config()
   set_size(config, variant)
   config.data.split = 'file'
+  config.data.valid_fraction = 0.05
+  config.model.context = 128
+  config.train.steps = 1200
+  config.train.batch_size = 16
   config.log.sample_prompt = 'def '
   return config

@@ -24,4 +24,7 @@ def get_config(variant: str = 'nano') -> ConfigDict:
   config = default_config()
   set_size(config, variant)
   config.data.source = 'path'
+  config.model.context = 128
+  config.train.steps = 1200
+  config.train.batch_size = 16
   return config

@@ -22,4 +22,7 @@ def get_config(variant: str = '') -> ConfigDict:
   set_size(config, 'nano')
   config.data.source = 'tfds'
   config.data.tfds_name = variant
+  config.model.context = 128
+  config.train.steps = 1200
+  config.train.batch_size = 16
   return config

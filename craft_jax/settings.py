@@ -329,6 +329,9 @@ class Log:
   sample_prompt: str = setting(
     '', 'Prompt of the sample at the end.', free=True
   )
+  sample_temperature: float = setting(
+    0.5, 'Temperature of the sample at the end.', low=0.0, free=True
+  )
   sample_chars: int = setting(
     400, 'Characters of the sample at the end; 0 is none.', low=0, free=True
   )

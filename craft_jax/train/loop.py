@@ -220,7 +220,7 @@ class _Loop:
       log.sample_prompt,
       log.sample_chars,
       self.cfg.seed,
-      SampleSettings(end=False),
+      SampleSettings(log.sample_temperature, end=False),
       setup.corpus.documents > 1,
     )
     self.writer.text(self.step, text)
