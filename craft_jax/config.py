@@ -9,10 +9,10 @@ settings is checked in `check`.
 import ast
 import dataclasses
 import difflib
-import importlib.util
 import json
 import math
 import pathlib
+import runpy
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -182,18 +182,13 @@ def _config_path(base: str) -> pathlib.Path:
 
 
 def _read_file(path: pathlib.Path, variant: str) -> Config:
-  spec = importlib.util.spec_from_file_location(
-    f'craft_config_{path.stem}', path
-  )
-  if spec is None or spec.loader is None:
-    raise UserError(f'{path} is not a Python file')
-  module = importlib.util.module_from_spec(spec)
   try:
-    spec.loader.exec_module(module)
-    if not hasattr(module, 'get_config'):
-      raise UserError(f'{path} does not define get_config(variant)')
-    config = module.get_config(variant) if variant else module.get_config()
-    return from_config_dict(config)
+    # Unlike an import, this leaves no compiled file beside the user's own.
+    namespace = runpy.run_path(str(path))
+    if 'get_config' not in namespace:
+      raise UserError('it does not define get_config(variant)')
+    get_config = namespace['get_config']
+    return from_config_dict(get_config(variant) if variant else get_config())
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
   except AttributeError as e:

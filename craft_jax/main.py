@@ -67,6 +67,19 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
 }
 
 
+# What a JAX runtime error says, and what a user can do about it.
+_DEVICE_ERRORS = {
+  'RESOURCE_EXHAUSTED': (
+    'the device is out of memory; lower train.batch_size, raise '
+    'train.accumulate, or set model.remat=block'
+  ),
+  'Unsupported element type for DotThunk': (
+    'this CPU cannot run one of the bfloat16 products; use '
+    '--config.model.precision=float32'
+  ),
+}
+
+
 class _Parser(argparse.ArgumentParser):
   """Reports mistakes as `UserError`, so that they read like all others."""
 
@@ -181,6 +194,11 @@ def main(argv: Sequence[str]) -> int:
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)
+  except RuntimeError as e:  # what JAX raises when a device fails
+    remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in str(e)), None)
+    if remedy is None:
+      raise
+    return _complain(remedy, 2)
   except KeyboardInterrupt:
     return _complain('interrupted', 130)
 

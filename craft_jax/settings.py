@@ -182,7 +182,10 @@ class Model:
   )
   dropout: float = setting(0.0, 'Dropout rate.', low=0.0, high=0.95)
   unroll: int = setting(
-    0, 'Layers unrolled per scan iteration; 0 is all.', low=0, free=True
+    0,
+    'Layers unrolled per scan iteration; 0 is all, or 1 under remat.',
+    low=0,
+    free=True,
   )
   remat: str = setting(
     'none',

@@ -3,10 +3,17 @@
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from craft_jax import config
 from craft_jax.errors import UserError
+from craft_jax.model import build
+from craft_jax.optim.optimizers import build_optimizer
+from craft_jax.train.state import init_state
+from craft_jax.train.step import make_train_step
+from craft_jax.types import Batch
 
 _PATHS = sorted(config.config_dir().glob('[!_]*.py'))
 # What a config leaves to its user.
@@ -64,3 +71,30 @@ def test_unknown_variant_is_one_line(path):
       f'{path.stem}:no-such-variant', _GIVEN.get(path.stem, [])
     )
   assert '\n' not in str(caught.value)
+
+
+# The dims that make a step quick; the rest is the config's own.
+_TOY_SIZE = [
+  'eval.stride=0',
+  'model.context=16',
+  'model.width=32',
+  'model.depth=2',
+  'model.num_heads=2',
+  'train.batch_size=8',
+]
+
+
+@pytest.mark.parametrize('name', [p.stem for p in _PATHS])
+def test_builds_and_steps_at_toy_size(name):
+  given = _GIVEN.get(name, [])
+  spec = 'tfds:any' if name == 'tfds' else name
+  cfg = config.load_config(spec, [*given, *_TOY_SIZE])
+  model = build(cfg.model, 70)
+  optimizer = build_optimizer(cfg, model.precision)
+  state = init_state(model, optimizer, jax.random.key(0), cfg.train.ema > 0)
+  x_BT = jax.random.randint(jax.random.key(1), (8, 16), 0, 70)
+  batch = Batch(x_BT, x_BT, jnp.ones(x_BT.shape), jnp.zeros_like(x_BT))
+  step = jax.jit(make_train_step(cfg, model, optimizer))
+  after, sums = step(state, batch, jax.random.key(2))
+  assert after.step == 1 and sums['finite'] == 1
+  assert sums['update_norm'] > 0

@@ -36,6 +36,8 @@ def write(
 
   def row(old_KSH, new_KTH, start):
     index_T = start + jnp.arange(new_KTH.shape[1])
-    return old_KSH.at[:, index_T].set(new_KTH, mode='drop')
+    return old_KSH.at[:, index_T].set(
+      new_KTH.astype(old_KSH.dtype), mode='drop'
+    )
 
   return jax.vmap(row)(old_BKSH, new_BKTH, start_B)

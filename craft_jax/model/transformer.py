@@ -187,9 +187,11 @@ class Decoder:
     cfg = self.cfg
     heads = cfg.num_kv_heads or cfg.num_heads
     shape = (cfg.depth, batch, heads, length, cfg.width // cfg.num_heads)
+    # What a product would round anyway is kept rounded: the same numbers.
+    dtype = jnp.dtype(self.precision)
     return Cache(
-      k_LBKSH=jnp.zeros(shape),
-      v_LBKSH=jnp.zeros(shape),
+      k_LBKSH=jnp.zeros(shape, dtype),
+      v_LBKSH=jnp.zeros(shape, dtype),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
     )
@@ -247,7 +249,10 @@ class Decoder:
   # --- shared parts ---
 
   def _unroll(self) -> int:
-    return self.cfg.unroll or self.cfg.depth
+    """Layers per iteration; unrolled, XLA would undo rematerialisation."""
+    if self.cfg.unroll:
+      return self.cfg.unroll
+    return self.cfg.depth if self.cfg.remat == 'none' else 1
 
   def _scan(self, block, x_BTD, blocks: Params, *per_layer: Any):
     layers = (

@@ -4,6 +4,7 @@ Everything goes to standard error, so that results on standard output can be
 piped. Leave the context before printing results to a terminal.
 """
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class Progress:
     total: int,
     *,
     step: int = 0,
-    every: int = 1,
+    seconds: float = 10.0,
     quiet: bool = False,
     stream: TextIO | None = None,
   ):
@@ -91,17 +92,17 @@ class Progress:
     Args:
       total: the last step.
       step: the step a resumed run starts from.
-      every: steps between plain lines.
+      seconds: least time between plain lines.
       quiet: show warnings only.
       stream: standard error by default.
     """
     self._console = rich.console.Console(
       file=stream or sys.stderr, highlight=False, soft_wrap=True
     )
-    self._total, self._step, self._every = total, step, every
+    self._total, self._step, self._seconds = total, step, seconds
     self._quiet, self._phase = quiet, ''
     self._figures: dict[str, float] = {}
-    self._printed = step
+    self._printed, self._printed_at = step, -math.inf
     # The rate counts from the first update: it leaves compilation out.
     self._first: tuple[int, float] | None = None
     live = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -142,9 +143,10 @@ class Progress:
     if self._live:
       self._live.refresh()
     elif not self._quiet and (
-      step - self._printed >= self._every or step == self._total > self._printed
+      time.monotonic() - self._printed_at >= self._seconds
+      or step == self._total > self._printed
     ):
-      self._printed = step
+      self._printed, self._printed_at = step, time.monotonic()
       self._console.print(self._plain_line(), markup=False)
 
   def phase(self, text: str) -> None:

@@ -70,9 +70,7 @@ class _Loop:
       cfg, setup.model, setup.corpus.vocabulary, setup.mesh
     )
     self.writer = JsonlWriter(setup.run_dir.path, self.step)
-    self.progress = Progress(
-      cfg.train.steps, step=self.step, every=cfg.log.every, quiet=quiet
-    )
+    self.progress = Progress(cfg.train.steps, step=self.step, quiet=quiet)
     data_index = self.step + int(setup.state.data_offset)
     self.feed = open_feed(cfg, setup.corpus, setup.mesh, data_index)
     self.pace = Pace(cfg.train.steps_per_call, self.feed.max_steps)
@@ -144,6 +142,7 @@ class _Loop:
     )
     self.compile_seconds = time.perf_counter() - begin
     self.progress.phase('')
+    self.progress.message(f'compiled in {self.compile_seconds:.1f} s')
     return program
 
   def _boundary(self) -> int:

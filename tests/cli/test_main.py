@@ -198,13 +198,42 @@ def test_override_forms(monkeypatch):
   assert args.config == 'toy'
 
 
-def test_failed_runs_have_their_own_code(monkeypatch, capsys):
-  def fail(args):
-    raise RunFailed('it\nburst', 75)
+@pytest.fixture
+def failing(monkeypatch):
+  """`failing(error)` makes `craft train` raise it."""
 
-  command = types.ModuleType('command')
-  command.add_arguments = lambda parser: None
-  command.run = fail
-  monkeypatch.setitem(entry.COMMANDS, 'train', lambda: command)
+  def install(error):
+    def fail(args):
+      raise error
+
+    command = types.ModuleType('command')
+    command.add_arguments = lambda parser: None
+    command.run = fail
+    monkeypatch.setitem(entry.COMMANDS, 'train', lambda: command)
+
+  return install
+
+
+def test_failed_runs_have_their_own_code(failing, capsys):
+  failing(RunFailed('it\nburst', 75))
   assert entry.main(['train']) == 75
   assert capsys.readouterr().err == 'craft: it burst\n'
+
+
+@pytest.mark.parametrize(
+  'error, words',
+  [
+    ('RESOURCE_EXHAUSTED: Out of memory', 'lower train.batch_size'),
+    ('UNIMPLEMENTED: Unsupported element type for DotThunk', 'float32'),
+  ],
+)
+def test_device_errors_have_a_remedy(failing, capsys, error, words):
+  failing(RuntimeError(error))
+  assert entry.main(['train']) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback(failing):
+  failing(RuntimeError('a bug'))
+  with pytest.raises(RuntimeError, match='a bug'):
+    entry.main(['train'])

@@ -22,27 +22,37 @@ FIGURES = {
 }
 
 
-def test_plain_lines_once_per_interval():
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that goes on by a second at every step."""
+  now = [0.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  return now
+
+
+def test_plain_lines_once_per_interval(clock):
   stream = io.StringIO()
-  with progress.Progress(25, every=10, stream=stream) as bar:
+  with progress.Progress(25, seconds=10, stream=stream) as bar:
     for step in range(1, 26):
-      bar.update(step, FIGURES if step == 10 else {'loss': 1.0})
+      clock[0] = float(step)
+      bar.update(step, FIGURES if step == 11 else {'loss': 1.0})
     bar.message('saved [bold]x')
   lines = stream.getvalue().splitlines()
   assert [line.split('  ')[0] for line in lines] == [
-    'step 10/25', 'step 20/25', 'step 25/25', 'saved [bold]x',
+    'step 1/25', 'step 11/25', 'step 21/25', 'step 25/25',
+    'saved [bold]x',
   ]  # fmt: skip
-  assert '123,457 chars/s' in lines[0] and ' left' in lines[0]
+  assert '123,457 chars/s' in lines[1] and ' left' in lines[1]
   # The last evaluation stays in view; nothing is left at the end.
-  assert 'val 1.5000' in lines[2] and ' left' not in lines[2]
+  assert 'val 1.5000' in lines[3] and ' left' not in lines[3]
 
 
-def test_a_resumed_run_and_a_finished_one():
+def test_a_resumed_run_and_a_finished_one(clock):
   stream = io.StringIO()
-  with progress.Progress(60, step=30, every=20, stream=stream) as bar:
+  with progress.Progress(60, step=30, stream=stream) as bar:
     for step in (30, 40, 50, 60, 60):
       bar.update(step, {})
-  assert stream.getvalue().count('step 50/60') == 1
+  assert stream.getvalue().count('step 30/60') == 1
   assert stream.getvalue().count('step 60/60') == 1
   assert stream.getvalue().count('step') == 2
 

@@ -139,7 +139,8 @@ def test_nonfinite_stops(toy, tmp_path):
   cfg = toy(
     'optim.name=sgd',
     'optim.schedule=constant',
-    'optim.learning_rate=1e30',
+    'optim.learning_rate=1e38',
+    'model.logit_cap=0',
     'optim.clip_norm=0',
     'optim.weight_decay=0',
     'checkpoint.every=1',
