@@ -4,8 +4,9 @@
 
 Data: the sources of Python's own standard library, about 10 MB, on every
 machine; whole files for validation.
-Result: @RESULT@
-Time: @TIME@
+Result: 1.81 bits per byte on the validation files, and a sample that looks like
+Python.
+Time: 126 s from start to finish, start-up and evaluation included.
 Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).
 
 The sizes of the same recipe, one dial for width, depth, heads and learning

@@ -3,8 +3,8 @@
   craft train --config=toy --workdir=runs/toy
 
 Data: the sources of Python's standard library; whole files for validation.
-Result: @RESULT@
-Time: @TIME@
+Result: 3.28 bits per byte; the sample has the look of words.
+Time: 17 s from start to finish.
 Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).
 """
 

@@ -10,7 +10,10 @@ examples:
 
 import argparse
 import json
+import os
 import pathlib
+import shutil
+import sys
 import time
 from typing import Any
 
@@ -103,10 +106,18 @@ def report(summary: dict[str, Any], steps: int) -> str:
   where = f'step {summary["step"]} of {steps} is saved in {workdir}'
   lines += [f'run          {where}', '', 'next:']
   if summary['step'] < steps:
-    lines.append(f'  craft train --workdir={workdir} ...   goes on from here')
+    lines.append('  the same command without --stop-at-step goes on from here')
   prompt = json.dumps(summary.get('prompt', ''))
+  craft = _program()
   lines += [
-    f'  craft sample --workdir={workdir} --prompt={prompt}',
-    f'  craft eval --workdir={workdir}',
+    f'  {craft} sample --workdir={workdir} --prompt={prompt}',
+    f'  {craft} eval --workdir={workdir}',
   ]
   return '\n'.join(lines)
+
+
+def _program() -> str:
+  """What to type for `craft`: the script may not be on the PATH."""
+  if shutil.which('craft'):
+    return 'craft'
+  return f'{os.path.relpath(sys.executable)} -m craft_jax.main'

@@ -10,6 +10,7 @@ import pytest
 from craft_jax.data import sources
 from craft_jax.data.corpus import open_corpus
 from craft_jax.errors import UserError
+from craft_jax.main import main
 from craft_jax.settings import Config, Data
 
 tfds = pytest.importorskip('tensorflow_datasets')
@@ -140,3 +141,41 @@ def test_without_the_package(monkeypatch, folder):
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
   with pytest.raises(UserError, match=r"pip install 'craft-jax\[tfds\]'"):
     sources.open_source(settings(folder))
+
+
+@pytest.mark.slow
+def test_trains_on_it(folder, tmp_path, capsys, monkeypatch):
+  """`craft train --config=tfds:NAME`, then evaluates and samples."""
+  monkeypatch.chdir(tmp_path)
+  train = [
+    '--config=tfds:letters',
+    f'--config.data.tfds_dir={folder}',
+    f'--config.data.cache_dir={tmp_path / "cache"}',
+    '--config.data.split=given',
+    '--config.model.context=8',
+    '--config.model.width=16',
+    '--config.model.depth=1',
+    '--config.model.num_heads=1',
+    '--config.train.steps=6',
+    '--config.optim.warmup_steps=1',
+    '--workdir=run',
+    '--json',
+  ]
+  assert main(train) == 0
+  out = capsys.readouterr().out
+  figures = json.loads(out.splitlines()[-1])
+  assert figures['step'] == 6
+  for key in (
+    'val_loss', 'val_bpc', 'val_bpb', 'chars_per_second', 'wall_seconds',
+    'params',
+  ):  # fmt: skip
+    assert figures[key] > 0
+  # The two held-out documents, without the first character of the first; the
+  # separator between them does not count.
+  assert figures['val_count'] == len('held out' + 'and held out') - 1
+  assert main(['eval', '--workdir=run', '--split=test', '--json']) == 0
+  scored = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert scored['test_count'] == len('never seen') - 1
+  sample = ['sample', '--workdir=run', '--prompt=do', '--max-chars=5']
+  assert main(sample) == 0
+  assert capsys.readouterr().out.startswith('do')
