@@ -1,4 +1,4 @@
-"""tinyshakespeare with nanoGPT's GPU model size: 10.65 M parameters.
+"""tinyshakespeare with nanoGPT's GPU model size: 10.67 M parameters.
 
   craft train --config=shakespeare --workdir=runs/shakespeare
 

@@ -9,6 +9,7 @@ settings is checked in `check`.
 import ast
 import dataclasses
 import difflib
+import inspect
 import json
 import math
 import pathlib
@@ -188,12 +189,14 @@ def _read_file(path: pathlib.Path, variant: str) -> Config:
     if 'get_config' not in namespace:
       raise UserError('it does not define get_config(variant)')
     get_config = namespace['get_config']
+    if variant and not inspect.signature(get_config).parameters:
+      raise UserError(f'it has no variants, such as {variant!r}')
     return from_config_dict(get_config(variant) if variant else get_config())
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
-  except AttributeError as e:
-    raise UserError(f'{path}: {_unknown_key(e)}') from e
   except Exception as e:  # whatever a user's own code may raise
+    if isinstance(e, AttributeError) and e.obj is None:  # from ml_collections
+      raise UserError(f'{path}: {_unknown_key(e)}') from e
     raise UserError(f'{path}{_line_in(path, e)}: {_one_line(e)}') from e
 
 

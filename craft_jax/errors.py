@@ -4,6 +4,15 @@
 their traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+  """ ", did you mean 'x'?" for the nearest of `known`, or nothing."""
+  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  return f', did you mean {close[0]!r}?' if close else ''
+
 
 class UserError(Exception):
   """A mistake in the input: what is wrong and what to do. Exit code 2."""

@@ -191,7 +191,7 @@ def _part(corpus: Corpus, split: str, fingerprint: str) -> Split:
     raise UserError(
       'the corpus is not the one of the run: its fingerprint is '
       f'{corpus.fingerprint[:12]}, not {fingerprint[:12]}; give the old text '
-      'with --path'
+      'with --path, or use the Python that trained on its standard library'
     )
   part = {s.name: s for s in corpus.splits}.get(split)
   if part is None:

@@ -25,7 +25,10 @@ def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
     epath.Path(path).write_bytes(data)
     return
   folder, name = os.path.split(os.path.abspath(os.fspath(path)))
-  handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', dir=folder)
+  try:
+    handle, temporary = tempfile.mkstemp(prefix=f'.{name}.', dir=folder)
+  except OSError as e:  # say the name that was asked for
+    raise OSError(e.errno, e.strerror, os.fspath(path)) from e
   try:
     with os.fdopen(handle, 'wb') as f:
       f.write(data)

@@ -6,7 +6,8 @@ only when it is asked for.
 """
 
 import argparse
-import difflib
+import errno
+import io
 import os
 import sys
 import textwrap
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import craft_jax
-from craft_jax.errors import RunFailed, UserError
+from craft_jax.errors import RunFailed, UserError, hint
 
 _STARTED = time.monotonic()  # wall seconds count from here
 
@@ -119,6 +120,16 @@ def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
   return flags, overrides
 
 
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+  """The flags of a parser and of its subcommands."""
+  found = {flag for action in parser._actions for flag in action.option_strings}
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      for inner in action.choices.values():
+        found |= _flags(inner)
+  return found
+
+
 def parse(
   name: str, argv: Sequence[str]
 ) -> tuple[ModuleType, argparse.Namespace]:
@@ -130,9 +141,9 @@ def parse(
     UserError: no such command or flag.
   """
   if name not in COMMANDS:
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f', did you mean {close[0]!r}?' if close else ''
-    raise UserError(f'unknown command {name!r}{hint}; see craft help')
+    raise UserError(
+      f'unknown command {name!r}{hint(name, COMMANDS)}; see craft help'
+    )
   module = COMMANDS[name]()
   parser = _Parser(
     prog=f'craft {name}',
@@ -144,11 +155,9 @@ def parse(
   flags, overrides = _split_overrides(argv)
   args, unknown = parser.parse_known_args(flags)
   if unknown:
-    known = [o for a in parser._actions for o in a.option_strings]
-    close = difflib.get_close_matches(unknown[0].split('=')[0], known, n=1)
-    hint = f', did you mean {close[0]}?' if close else ''
+    near = hint(unknown[0].split('=')[0], _flags(parser))
     raise UserError(
-      f'unknown flag {unknown[0]!r}{hint}; see craft {name} --help'
+      f'unknown flag {unknown[0]!r}{near}; see craft {name} --help'
     )
   if overrides and not hasattr(args, 'config'):
     raise UserError(
@@ -167,6 +176,9 @@ def main(argv: Sequence[str]) -> int:
   a signal ended and that is saved, 130 any other interrupt.
   """
   argv = list(argv)
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    # A terminal that cannot show a character must not cost the results.
+    sys.stdout.reconfigure(errors='backslashreplace')
   if not argv or argv[0] in ('help', '--help', '-h'):
     if len(argv) > 1 and argv[0] == 'help':
       argv = [argv[1], '--help']
@@ -191,6 +203,8 @@ def main(argv: Sequence[str]) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except OSError as e:
+    if e.errno == errno.ENOSPC and e.filename is None:
+      return _complain('no space left where the output goes', 1)
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)

@@ -247,13 +247,3 @@ def peak_flops(device_kind: str, platform: str) -> tuple[float | None, str]:
     if re.fullmatch(pattern, name):
       return peak, f'{source} ({device_kind})'
   return None, f'unknown: {device_kind!r} is not in the table'
-
-
-def utilisation(
-  flops_per_second: float, num_devices: int, device_kind: str, platform: str
-) -> tuple[float | None, str]:
-  """Model FLOP/s as a share of `num_devices` peaks, and the peak's source."""
-  peak, source = peak_flops(device_kind, platform)
-  if peak is None:
-    return None, source
-  return flops_per_second / (peak * num_devices), source

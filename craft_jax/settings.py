@@ -272,9 +272,6 @@ class Train:
   ema: float = setting(
     0.0, 'Decay of the averaged weights; 0 keeps none.', low=0.0, high=0.99999
   )
-  nonfinite: str = setting(
-    'stop', 'What a non-finite loss or gradient does.', choices=('stop',)
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +341,9 @@ class Log:
 class Config:
   """A whole run."""
 
-  seed: int = setting(0, 'Seed of parameters, data and dropout.', low=0)
+  seed: int = setting(
+    0, 'Seed of parameters, data and dropout.', low=0, high=2**32 - 1
+  )
   text: Text = Text()
   data: Data = Data()
   model: Model = Model()

@@ -1,10 +1,8 @@
 """The size dial: one word sets width, depth, heads and learning rate."""
 
-import difflib
-
 from ml_collections import config_dict
 
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, hint
 
 # name: width, depth. Parameters of the blocks are 12 x depth x width^2.
 SIZES: dict[str, tuple[int, int]] = {
@@ -34,10 +32,9 @@ def set_size(config: config_dict.ConfigDict, name: str) -> None:
   if not name:
     return
   if name not in SIZES:
-    close = difflib.get_close_matches(name, SIZES, n=1)
-    hint = f', did you mean {close[0]!r}?' if close else ''
     raise UserError(
-      f'unknown variant {name!r}{hint}; the sizes are {", ".join(SIZES)}'
+      f'unknown variant {name!r}{hint(name, SIZES)}; the sizes are '
+      + ', '.join(SIZES)
     )
   width, depth = SIZES[name]
   config.model.width, config.model.depth = width, depth

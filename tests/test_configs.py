@@ -84,6 +84,7 @@ _TOY_SIZE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [p.stem for p in _PATHS])
 def test_builds_and_steps_at_toy_size(name):
   given = _GIVEN.get(name, [])

@@ -145,3 +145,9 @@ def test_blocks_and_commands_are_found():
   assert (console.line, console.language) == (2, 'console')
   assert commands(console.text) == ['craft x    --y']
   assert plain == Block(page, 9, '', 'z\n')
+
+
+def test_no_placeholder_is_left():
+  for path in [*_PAGES, *(_ROOT / 'configs').glob('*.py')]:
+    found = re.findall(r'@[A-Z]+@', path.read_text(encoding='utf-8'))
+    assert not found, f'{path.name}: {found}'

@@ -15,7 +15,7 @@ from craft_jax.model import build
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.text.vocabulary import Vocabulary
 
-TEXT = 'ab 12,é漢\n' * 7 + 'the end'
+TEXT = 'ab 12,é漢\n' * 3 + 'the end'
 
 
 @pytest.fixture(scope='module')

@@ -107,5 +107,3 @@ def test_peak(kind, platform, peak):
   got, source = metrics.peak_flops(kind, platform)
   assert got == peak
   assert source.startswith('unknown') == (peak is None)
-  share, source = metrics.utilisation(1e12, 2, kind, platform)
-  assert share == (None if peak is None else 1e12 / (2 * peak))

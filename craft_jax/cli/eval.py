@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
   """Evaluates and prints."""
   from craft_jax import metrics
   from craft_jax.evaluate import PREFIXES, evaluate_run
+  from craft_jax.track.writers import to_json
 
   figures = evaluate_run(
     args.workdir,
@@ -87,5 +88,5 @@ def run(args: argparse.Namespace) -> int:
     if shown['bpb_strided'] is not None:
       print(f'{shown["bpb_strided"]:.4f} bits per byte')
   if args.json:
-    print(json.dumps(figures))
+    print(json.dumps(to_json(figures), allow_nan=False))
   return 0

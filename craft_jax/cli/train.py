@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 from craft_jax.config import load_config
+from craft_jax.errors import UserError
 
 SUMMARY = 'train a model, or continue a run (the default command)'
 
@@ -56,8 +57,11 @@ def run(args: argparse.Namespace) -> int:
   if args.stop_at_step is not None:
     overrides.append(f'train.stop_at_step={args.stop_at_step}')
   cfg = load_config(args.config, overrides)
+  if args.workdir == '':
+    raise UserError('--workdir is empty; give a folder, or leave the flag out')
   workdir = args.workdir or _new_workdir(args.config)
 
+  from craft_jax.track.writers import to_json
   from craft_jax.train.loop import train
 
   summary = train(cfg, workdir, quiet=args.quiet)
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
   }
   print(report(summary, cfg.train.steps))
   if args.json:
-    print(json.dumps(summary))
+    print(json.dumps(to_json(summary), allow_nan=False))
   return 0
 
 
@@ -99,7 +103,8 @@ def report(summary: dict[str, Any], steps: int) -> str:
     lines.append(f'speed        {speed}')
   lines.append(
     f'model        {summary["params"]:,} parameters, {summary["precision"]}, '
-    f'{summary["devices"]} device(s)'
+    f'{summary["devices"]} device(s), '
+    f'{summary["flops_per_symbol"] / 1e6:,.1f} MFLOP per symbol'
   )
   lines.append(f'time         {summary["wall_seconds"]:.0f} s in all')
   workdir = summary['workdir']

@@ -65,7 +65,8 @@ def classes_of(vocabulary: Vocabulary) -> np.ndarray:
 def sizes_of(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
   """Characters and UTF-8 bytes that each id adds to a text, two `[V]` int32.
 
-  A byte adds a character unless it continues one. Specials add neither.
+  A byte adds a character unless it continues one. UNK stands for one
+  character of unknown size; the other specials add neither.
   """
   if vocabulary.kind == 'byte':
     codes = np.arange(256)
@@ -75,7 +76,6 @@ def sizes_of(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     chars = np.ones(len(codes))
     num_bytes = 1 + (codes[:, None] >= [0x80, 0x800, 0x10000]).sum(1)
   rest = (0, vocabulary.size - len(codes))
-  return (
-    np.pad(chars.astype(np.int32), rest),
-    np.pad(num_bytes.astype(np.int32), rest),
-  )
+  chars_V = np.pad(chars.astype(np.int32), rest)
+  chars_V[vocabulary.unk] = 1
+  return chars_V, np.pad(num_bytes.astype(np.int32), rest)

@@ -7,7 +7,6 @@ the bytes must be UTF-8.
 
 import collections
 import dataclasses
-import difflib
 import re
 import string
 import unicodedata
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, hint
 from craft_jax.text import utf8
 
 
@@ -42,11 +41,9 @@ def check_steps(steps: Sequence[str]) -> None:
   """Raises `UserError` unless the steps exist and stand in a possible order."""
   for position, name in enumerate(steps):
     if name not in STEP_NAMES:
-      close = difflib.get_close_matches(name, STEP_NAMES, n=1, cutoff=0.5)
-      hint = f', did you mean {close[0]!r}?' if close else ''
       raise UserError(
-        f'text.clean: unknown step {name!r}{hint}; the steps are '
-        f'{", ".join(STEP_NAMES)}'
+        f'text.clean: unknown step {name!r}{hint(name, STEP_NAMES)}; the '
+        f'steps are {", ".join(STEP_NAMES)}'
       )
     if name in _DECODING and position:
       raise UserError(

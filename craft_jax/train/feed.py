@@ -37,7 +37,7 @@ class Feed(Protocol):
     """The device arrays of the next `num_steps` steps."""
 
   def fetch(self, source: Any, i: Any, data_index: Any, key: Any) -> Batch:
-    """Pure: the batch of the i-th step of a dispatch."""
+    """Pure: the batch of the i-th step of a dispatch; `key` is the run's."""
 
   def close(self) -> None:
     """Stops what reads ahead."""
@@ -79,9 +79,10 @@ class _DeviceFeed:
 
   def fetch(self, source, i, data_index, key):
     del i
-    window_BS = batch_lib.windows_at(source, data_index, **self._plan)
-    window_BS = jax.lax.with_sharding_constraint(window_BS, self._sharding)
-    return batch_lib.to_batch(window_BS, key, self._recipe)
+    batch = batch_lib.batch_at(
+      source, key, data_index, **self._plan, recipe=self._recipe
+    )
+    return jax.lax.with_sharding_constraint(batch, self._sharding)
 
   def close(self) -> None:
     pass
@@ -122,8 +123,8 @@ class _StreamFeed:
     )
 
   def fetch(self, source, i, data_index, key):
-    del data_index
     window_BS = jnp.take(source, i, axis=0)
+    key = jax.random.fold_in(key, data_index)  # as `batch_at` does
     return batch_lib.to_batch(window_BS, key, self._recipe)
 
   def close(self) -> None:

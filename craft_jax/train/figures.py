@@ -1,5 +1,6 @@
 """What a run reports of its steps: from sums on the device to figures."""
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -66,11 +67,15 @@ class Figures:
     self._schedule = build_schedule(
       cfg.optim, cfg.train.steps, cfg.optim.learning_rate
     )
-    self._flops = flops_per_symbol(cfg.model, setup.corpus.vocabulary.size)
+    self.flops_per_symbol = flops_per_symbol(
+      cfg.model, setup.corpus.vocabulary.size
+    )
     device = jax.devices()[0]
     peak, self.peak_source = metrics.peak_flops(
       device.device_kind, device.platform
     )
+    if setup.model.precision != 'bfloat16':
+      peak, self.peak_source = None, 'unknown: the table is of bfloat16 peaks'
     self._peak = peak * jax.device_count() if peak else None
 
   def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
@@ -103,7 +108,7 @@ class Figures:
     symbols = steps * self._symbols_per_step / seconds
     figures = {'chars_per_second': symbols * self._chars_per_symbol}
     if self._peak:
-      figures['utilisation'] = symbols * self._flops / self._peak
+      figures['utilisation'] = symbols * self.flops_per_symbol / self._peak
     return figures
 
 
@@ -112,9 +117,11 @@ def memory_bytes() -> dict[str, int]:
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'peak_bytes_in_use' in stats:
     return {'peak_device_bytes': stats['peak_bytes_in_use']}
-  import resource  # not on Windows
-
+  try:
+    import resource
+  except ImportError:  # on Windows
+    return {}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return {
-    'peak_process_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    * 1024
+    'peak_process_bytes': peak * (1 if sys.platform == 'darwin' else 1024)
   }

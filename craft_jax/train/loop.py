@@ -37,20 +37,31 @@ def train(
 
   Raises:
     UserError: see `open_setup`.
-    RunFailed: a loss or gradient is not finite, or the run was interrupted.
+    RunFailed: a loss, gradient or update is not finite, or a signal came.
   """
-  setup = open_setup(cfg, workdir)
+  with _interrupts() as interrupted:
+    setup = open_setup(cfg, workdir)
+    return _trained(setup, quiet, interrupted)
+
+
+def _trained(
+  setup: Setup, quiet: bool, interrupted: threading.Event
+) -> dict[str, Any]:
   with setup.checkpointer:
     try:
-      summary = _Loop(setup, quiet).run()
+      summary = _Loop(setup, quiet).run(interrupted)
     except BaseException as e:
       setup.run_dir.finish(str(e) or type(e).__name__)
       raise
-  finished = summary['step'] == cfg.train.steps
+  finished = summary['step'] == setup.cfg.train.steps
   setup.run_dir.finish(
     'finished' if finished else f'stopped at step {summary["step"]}'
   )
   return summary
+
+
+# What must be finite, in the order in which it is computed.
+_FINITE = {'loss': 'loss', 'gradient': 'grad_norm', 'update': 'update_norm'}
 
 
 class _Loop:
@@ -63,7 +74,9 @@ class _Loop:
     self.step = int(setup.state.step)
     self.end = cfg.train.stop_at_step or cfg.train.steps
     self.best_loss = setup.best_loss
-    self.evaluation = setup.figures  # of this very step
+    self.evaluation: dict[str, Any] = {}  # of this very step
+    # A run that is evaluated again where it was evaluated logs no second row.
+    self.evaluated_step = self.step if setup.figures else -1
     self.compile_seconds = 0.0
     self.figures = Figures(setup)
     self.evaluate = Evaluator(
@@ -75,11 +88,12 @@ class _Loop:
     self.feed = open_feed(cfg, setup.corpus, setup.mesh, data_index)
     self.pace = Pace(cfg.train.steps_per_call, self.feed.max_steps)
 
-  def run(self) -> dict[str, Any]:
+  def run(self, interrupted: threading.Event) -> dict[str, Any]:
     setup = self.setup
     try:
-      with self.progress, _interrupts() as interrupted:
-        self.progress.message(setup.corpus.summary)
+      with self.progress:
+        for line in (setup.corpus.summary, *setup.corpus.notes):
+          self.progress.message(line)
         if self.step < self.end:
           self._train(interrupted)
         if interrupted.is_set() and self.step < self.end:
@@ -94,7 +108,8 @@ class _Loop:
         self._save()
         setup.checkpointer.wait()
         summary = self._summary() | self._sample()
-      self.writer.finish(summary)
+      if self.pace.done:  # else an earlier start has said it all
+        self.writer.finish(summary)
       return summary
     finally:
       self.feed.close()
@@ -185,7 +200,11 @@ class _Loop:
         first + good, self.figures.of_steps(sums, first + good) | speed
       )
     if bad.size:
-      what = 'loss' if not np.isfinite(values['loss'][good]) else 'gradient'
+      what = next(
+        word
+        for word, name in _FINITE.items()
+        if not np.isfinite(values[name][good])
+      )
       raise RunFailed(
         f'the {what} of step {first + good + 1} is not finite and was not '
         'applied; lower optim.learning_rate, set optim.clip_norm, or use '
@@ -200,12 +219,13 @@ class _Loop:
     )
     self.progress.phase('')
     self.progress.update(self.step, self.evaluation)
-    self.writer.log(self.step, self.evaluation)
+    if self.step != self.evaluated_step:
+      self.writer.log(self.step, self.evaluation)
 
   def _save(self) -> None:
     meta = self.setup.meta(self.step, self.evaluation)
-    self.best_loss = min(self.best_loss, meta.val_loss)
-    self.setup.checkpointer.save(self.state, meta)
+    if self.setup.checkpointer.save(self.state, meta):
+      self.best_loss = min(self.best_loss, meta.val_loss)
 
   def _sample(self) -> dict[str, Any]:
     log, setup = self.cfg.log, self.setup
@@ -237,6 +257,7 @@ class _Loop:
         'train_seconds': self.pace.seconds,
         'compile_seconds': self.compile_seconds,
         'data_wait_seconds': self.feed.wait_seconds,
+        'flops_per_symbol': self.figures.flops_per_symbol,
         'peak_source': self.figures.peak_source,
         'precision': self.setup.model.precision,
         'devices': jax.device_count(),

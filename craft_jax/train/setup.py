@@ -16,6 +16,7 @@ from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
 from craft_jax.errors import UserError
 from craft_jax.model import build
+from craft_jax.model.precision import resolve_precision
 from craft_jax.model.transformer import Decoder
 from craft_jax.optim.optimizers import build_optimizer
 from craft_jax.settings import Config
@@ -93,10 +94,12 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   before = None
   if checkpoint.steps(workdir):
     before = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
+  cfg = _with_precision(cfg, before)
+  if before:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
-  corpus.vocabulary.encode(cfg.log.sample_prompt)  # now, not after training
+  _check_prompt(cfg, corpus)
   model = build(cfg.model, corpus.vocabulary.size)
   optimizer = build_optimizer(cfg, model.precision, mesh)
   run_dir = rundir.open_run(
@@ -108,15 +111,11 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     corpus_fingerprint=corpus.fingerprint,
   )
   checkpointer = Checkpointer(workdir, cfg.checkpoint.keep)
-  abstract = abstract_state(model, optimizer, cfg.train.ema > 0, mesh)
-  if before:
-    state, _ = checkpointer.restore(abstract, before.step)
-  else:
-    key = jax.random.fold_in(jax.random.key(cfg.seed), _INIT_STREAM)
-    state = jax.jit(
-      lambda key: init_state(model, optimizer, key, cfg.train.ema > 0),
-      out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-    )(key)
+  try:
+    state = _first_state(cfg, checkpointer, before, model, optimizer, mesh)
+  except UserError:
+    checkpointer.close()
+    raise
   best = checkpoint.best_step(workdir)
   best_loss = (
     math.inf if best is None else checkpoint.open_meta(workdir, best).val_loss
@@ -133,6 +132,43 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     run_dir,
     checkpointer,
   )
+
+
+def _first_state(
+  cfg: Config,
+  checkpointer: Checkpointer,
+  before: Meta | None,
+  model: Decoder,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> State:
+  """The state to start from, on the mesh: restored, or new."""
+  ema = cfg.train.ema > 0
+  abstract = abstract_state(model, optimizer, ema, mesh)
+  if before:
+    return checkpointer.restore(abstract, before.step)[0]
+  key = jax.random.fold_in(jax.random.key(cfg.seed), _INIT_STREAM)
+  return jax.jit(
+    lambda key: init_state(model, optimizer, key, ema),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+  )(key)
+
+
+def _check_prompt(cfg: Config, corpus: Corpus) -> None:
+  """Refuses an impossible prompt now, not after training."""
+  try:
+    corpus.vocabulary.encode(cfg.log.sample_prompt)
+  except UserError as e:
+    raise UserError(f'log.sample_prompt: {e}') from e
+
+
+def _with_precision(cfg: Config, before: Meta | None) -> Config:
+  """The config with `model.precision` decided: once, for the whole run."""
+  precision = cfg.model.precision
+  if precision == 'auto' and before:
+    precision = before.config.model.precision
+  model = dataclasses.replace(cfg.model, precision=resolve_precision(precision))
+  return dataclasses.replace(cfg, model=model)
 
 
 def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:

@@ -24,15 +24,16 @@ def make_train_step(
 ) -> Step:
   """The pure `(state, batch, key) -> state, metric sums` of a run.
 
-  A step with a non-finite loss or gradient returns the state as it was,
+  A step with a non-finite loss, gradient or update returns the state as it was,
   with `finite` 0: nothing is multiplied by the bad values.
   """
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
     grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(sums['loss']) & jnp.isfinite(grad_norm)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    update_norm = optax.tree.norm(updates)
+    finite = jnp.isfinite(sums['loss'] + grad_norm + update_norm)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
@@ -43,7 +44,7 @@ def make_train_step(
     )
     sums |= {
       'grad_norm': grad_norm,
-      'update_norm': optax.tree.norm(updates),
+      'update_norm': update_norm,
       'param_norm': optax.tree.norm(state.params),
       'finite': finite.astype(jnp.float32),
     }
@@ -115,7 +116,7 @@ def make_run(
   Args:
     step: the training step.
     fetch: `(source, i, data_index, key) -> Batch` of the i-th step of the
-      call; the key is of its augmentation.
+      call; the key is of the run's augmentation.
     keep_rows: most steps per call: rows of the metric buffers.
 
   Returns:
@@ -125,14 +126,14 @@ def make_run(
   """
 
   def run(state, source, key, num_steps):
+    data_key, dropout_key = jax.random.split(key)
+
     def body(carry):
       i, state, rows, _ = carry
       data_index = state.step + state.data_offset
-      data_key, dropout_key = jax.random.split(
-        jax.random.fold_in(key, data_index)
-      )
       batch = fetch(source, i, data_index, data_key)
-      state, sums = step(state, batch, dropout_key)
+      step_key = jax.random.fold_in(dropout_key, data_index)
+      state, sums = step(state, batch, step_key)
       rows = {name: rows[name].at[i].set(sums[name]) for name in sums}
       return i + 1, state, rows, sums['finite'] > 0
 

@@ -46,8 +46,11 @@ def test_version(craft):
 
 MISTAKES = [
   (['trian'], "unknown command 'trian', did you mean 'train'?"),
-  (['--cofnig=base'], "unknown flag '--cofnig=base', did you mean --config?"),
+  (['--cofnig=base'], "unknown flag '--cofnig=base', did you mean '--config'?"),
   (['train', '--config'], 'expected one argument'),
+  (['data', 'stats', '--confg=x'], "did you mean '--config'?"),
+  (['--config=shakespeare:foo'], 'has no variants'),
+  (['--config.seed=4294967296'], 'must be at most 4294967295'),
   (['--config=bse'], "no config file 'bse', did you mean 'base'?"),
   (['--config=base:smal'], "unknown variant 'smal', did you mean 'small'?"),
   (['--config.model.widht=3'], "did you mean 'model.width'?"),

@@ -13,6 +13,7 @@ import pytest
 
 from craft_jax import checkpoint
 from craft_jax.errors import RunFailed, UserError
+from craft_jax.main import main
 from craft_jax.train.loop import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -179,3 +180,45 @@ def test_interrupt_saves(text_file, tmp_path, kind):
   step = checkpoint.steps(workdir)[-1]
   assert f'step {step} is saved' in stderr.splitlines()[-1]
   assert rows(workdir)[-1]['step'] == step
+
+
+@pytest.mark.slow
+def test_a_finished_run_starts_again(text_file, tmp_path, capsys, monkeypatch):
+  """The README's first command, twice."""
+  monkeypatch.chdir(tmp_path)
+  flags = [
+    '--config=text', f'--config.data.path={text_file}', '--workdir=run',
+    '--config.model.width=16', '--config.model.depth=1',
+    '--config.model.num_heads=1', '--config.model.context=16',
+    '--config.train.steps=6', '--config.optim.warmup_steps=1', '--json',
+  ]  # fmt: skip
+  said = []
+  for _ in range(2):
+    assert main(flags) == 0
+    said.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+  assert said[0]['val_loss'] == said[1]['val_loss']
+  assert said[0]['sample'] == said[1]['sample']
+  evaluated = [r['step'] for r in rows('run') if 'val_loss' in r]
+  assert evaluated == [6]
+
+
+@pytest.mark.slow
+def test_a_text_nobody_can_print(tmp_path):
+  """An ASCII terminal does not cost a run its results."""
+  (tmp_path / 'han.txt').write_text('漢字かな交じり文' * 200)
+  command = [
+    sys.executable, '-m', 'craft_jax.main', 'train', '--config=text',
+    '--config.data.path=han.txt', '--workdir=run', '--config.model.width=16',
+    '--config.model.depth=1', '--config.model.num_heads=1',
+    '--config.model.context=16', '--config.train.steps=6',
+    '--config.text.vocabulary=char', '--config.optim.warmup_steps=1',
+    '--config.eval.batch_size=2', '--config.train.batch_size=2',
+  ]  # fmt: skip
+  done = subprocess.run(
+    command,
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONIOENCODING': 'ascii', 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert b'validation' in done.stdout
