@@ -137,13 +137,7 @@ def default_config() -> config_dict.ConfigDict:
 
 def from_config_dict(config: config_dict.ConfigDict) -> Config:
   """The frozen, bounded, but not yet cross-checked `Config`."""
-  flat: dict[str, Any] = {}
-  for key, value in config.items():
-    if isinstance(value, config_dict.ConfigDict):
-      flat |= {f'{key}.{k}': v for k, v in value.items()}
-    else:
-      flat[key] = value
-  return unflatten(flat)
+  return _from_tree(config.to_dict())
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
@@ -283,7 +277,11 @@ def to_json(cfg: Config) -> str:
 
 def from_json(text: str) -> Config:
   """Inverse of `to_json`."""
-  tree = json.loads(text)
+  return _from_tree(json.loads(text))
+
+
+def _from_tree(tree: Any) -> Config:
+  """The `Config` of sections and their settings."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):

@@ -27,12 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(result: dict[str, Any]) -> str:
   """The report for people: changed settings, arrays in a table."""
-  from craft_jax import config
+  from craft_jax import config, describe
 
   best = '' if result['best_step'] is None else f', best {result["best_step"]}'
   cfg = config.from_json(json.dumps(result['config']))
-  changed = config.flatten(cfg)
-  usual = config.flatten(type(cfg)())
   vocabulary = result['vocabulary']
   lines = [
     f'checkpoint  step {result["step"]} of {cfg.train.steps}',
@@ -51,7 +49,7 @@ def _text(result: dict[str, Any]) -> str:
     lines.append(f'  {name} = {"not finite" if value is None else value}')
   if result['withheld']:
     lines.append(f'  no bits per byte: {result["withheld"]}')
-  different = {k: v for k, v in changed.items() if v != usual[k]}
+  different = describe.changed(cfg)
   lines += ['', 'settings that differ from the defaults' if different else
             'all settings are the defaults']  # fmt: skip
   lines += [f'  {name} = {value!r}' for name, value in different.items()]

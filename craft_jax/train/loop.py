@@ -242,7 +242,8 @@ class _Loop:
       SampleSettings(log.sample_temperature, end=False),
       setup.corpus.documents > 1,
     )
-    self.writer.text(self.step, text)
+    if self.step != self.evaluated_step:
+      self.writer.text(self.step, text)
     return {'prompt': log.sample_prompt, 'sample': text}
 
   def _summary(self) -> dict[str, Any]:
