@@ -385,6 +385,11 @@ def _check_train(cfg: Config) -> None:
     raise UserError(
       f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}'
     )
+  if t.bad_step == 'rollback' and not cfg.checkpoint.every:
+    raise UserError(
+      'train.bad_step=rollback needs checkpoint.every > 0, to have a step to '
+      'go back to'
+    )
   if cfg.eval.stride > cfg.model.context:
     raise UserError(
       f'eval.stride={cfg.eval.stride} is longer than model.context='

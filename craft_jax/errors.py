@@ -14,6 +14,11 @@ def hint(name: str, known: Iterable[str]) -> str:
   return f', did you mean {close[0]!r}?' if close else ''
 
 
+def one_line(error: BaseException) -> str:
+  """The error in one short line."""
+  return (' '.join(str(error).split()) or type(error).__name__)[:200]
+
+
 class UserError(Exception):
   """A mistake in the input: what is wrong and what to do. Exit code 2."""
 
@@ -23,7 +28,8 @@ class RunFailed(Exception):
 
   Attributes:
     code: exit code: 1 for a failure, `INTERRUPTED` where a signal ended the
-      run and its state is saved.
+      run and its state is saved, `PEER_LOST` where another process of the run
+      has ended.
   """
 
   def __init__(self, message: str, code: int = 1):
@@ -31,4 +37,12 @@ class RunFailed(Exception):
     self.code = code
 
 
+class Interrupted(KeyboardInterrupt):
+  """A signal came while nothing had to be saved. Exit code `INTERRUPTED`.
+
+  Like its base no `except Exception` catches it.
+  """
+
+
 INTERRUPTED = 75  # EX_TEMPFAIL: start it again
+PEER_LOST = 69  # EX_UNAVAILABLE: start all processes again

@@ -1,7 +1,7 @@
 """Metrics of a whole split, deterministic, with the weights as they are."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -70,11 +70,22 @@ class Evaluator:
     """
     self._cfg = cfg
     self._vocabulary = vocabulary
+    self._mesh = mesh
     self._sharding = mesh_lib.batch_sharding(mesh)
     self._step = jax.jit(
       make_eval_step(model, vocabulary),
       out_shardings=mesh_lib.replicated(mesh),
     )
+    self._compiled: Any = None
+
+  def compile(self, params: Params) -> bool:
+    """Compiles, once; the first evaluation does it otherwise. True."""
+    if self._compiled is None:
+      nothing = np.zeros(2, self._vocabulary.dtype)
+      batch = self._put(next(iter(self._batches(nothing, 0))))
+      with jax.set_mesh(self._mesh):
+        self._compiled = self._step.lower(params, batch).compile()
+    return True
 
   def __call__(
     self,
@@ -102,6 +113,7 @@ class Evaluator:
       tick: called after each batch.
     """
     stride = self._cfg.eval.stride if stride is None else stride
+    self.compile(params)
     sums = self._sums(params, split.tokens, 0, tick)
     figures = metrics.summary(sums, withheld)
     if stride:
@@ -115,7 +127,14 @@ class Evaluator:
     """Float64 totals over all batches, fetched one batch late."""
     totals: dict[str, Any] = {}
     before: MetricSums = {}
-    batches = eval_batches(
+    for batch in self._batches(tokens, stride):
+      before, sums = self._compiled(params, self._put(batch)), before
+      totals = metrics.add_sums(totals, jax.device_get(sums))
+      tick()
+    return metrics.add_sums(totals, jax.device_get(before))
+
+  def _batches(self, tokens, stride) -> Iterator[Batch]:
+    return eval_batches(
       tokens,
       self._vocabulary,
       context=self._cfg.model.context,
@@ -123,12 +142,9 @@ class Evaluator:
       stride=stride,
       documents=self._cfg.model.documents,
     )
-    for batch in batches:
-      batch = mesh_lib.put_batch(batch, self._sharding)
-      before, sums = self._step(params, batch), before
-      totals = metrics.add_sums(totals, jax.device_get(sums))
-      tick()
-    return metrics.add_sums(totals, jax.device_get(before))
+
+  def _put(self, batch: Batch) -> Batch:
+    return mesh_lib.put_batch(batch, self._sharding)
 
 
 def evaluate_run(
@@ -172,7 +188,7 @@ def evaluate_run(
   part = _part(corpus, split, trained.meta.fingerprint)
   prefix = PREFIXES[split]
   figures = Evaluator(cfg, trained.model, trained.vocabulary, mesh)(
-    jax.device_put(trained.params, mesh_lib.replicated(mesh)),
+    mesh_lib.put_batch(trained.params, mesh_lib.replicated(mesh)),
     part,
     corpus.withheld,
     prefix=prefix,

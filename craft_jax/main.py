@@ -6,6 +6,7 @@ only when it is asked for.
 """
 
 import argparse
+import contextlib
 import errno
 import io
 import os
@@ -17,7 +18,14 @@ from types import ModuleType
 from typing import NoReturn
 
 import craft_jax
-from craft_jax.errors import RunFailed, UserError, hint
+from craft_jax.errors import (
+  INTERRUPTED,
+  PEER_LOST,
+  Interrupted,
+  RunFailed,
+  UserError,
+  hint,
+)
 
 _STARTED = time.monotonic()  # wall seconds count from here
 
@@ -58,6 +66,12 @@ def _config() -> ModuleType:
   return config
 
 
+def _plan() -> ModuleType:
+  from craft_jax.cli import plan
+
+  return plan
+
+
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'train': _train,
   'eval': _eval,
@@ -65,6 +79,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'inspect': _inspect,
   'data': _data,
   'config': _config,
+  'plan': _plan,
 }
 
 
@@ -79,6 +94,18 @@ _DEVICE_ERRORS = {
     '--config.model.precision=float32'
   ),
 }
+
+
+# What is in the errors of collectives when another process has gone.
+_PEER_SIGNS = (
+  'Gloo ', 'NCCL', 'oordination service', 'coordination_service', 'heartbeat',
+  'Barrier timed out', 'DEADLINE_EXCEEDED', 'UNAVAILABLE: ',
+)  # fmt: skip
+_PEER_MESSAGE = (
+  'another process of this run has ended or cannot be reached; its own output '
+  'says why. Start all of them again with the same command to go on from the '
+  'last checkpoint'
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -172,8 +199,9 @@ def parse(
 def main(argv: Sequence[str]) -> int:
   """Runs one command; returns the exit code.
 
-  0 is success, 1 a run that failed, 2 a mistake in the input, 75 a run that
-  a signal ended and that is saved, 130 any other interrupt.
+  0 is success, 1 a run that failed, 2 a mistake in the input, 69 a run that
+  lost one of its processes, 75 a run that a signal ended and that is saved,
+  130 any other interrupt.
   """
   argv = list(argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
@@ -208,23 +236,43 @@ def main(argv: Sequence[str]) -> int:
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)
-  except RuntimeError as e:  # what JAX raises when a device fails
-    remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in str(e)), None)
+  except (RuntimeError, ValueError) as e:  # what JAX raises for a device
+    text = str(e)
+    if any(sign in text for sign in _PEER_SIGNS):
+      return _complain(_PEER_MESSAGE, PEER_LOST)
+    remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in text), None)
     if remedy is None:
       raise
     return _complain(remedy, 2)
+  except Interrupted as e:
+    return _complain(f'{e}; nothing was lost, run it again', INTERRUPTED)
   except KeyboardInterrupt:
     return _complain('interrupted', 130)
 
 
 def _complain(message: str, code: int) -> int:
-  print(f'craft: {" ".join(message.split())}', file=sys.stderr)
+  with contextlib.suppress(OSError):  # the terminal may have gone
+    print(f'craft: {" ".join(message.split())}', file=sys.stderr)
   return code
 
 
 def console() -> NoReturn:
   """The `craft` console script."""
-  sys.exit(main(sys.argv[1:]))
+  code = main(sys.argv[1:])
+  if code and 'jax' in sys.modules and _joined():
+    # The usual end waits for the other processes, which may wait for this one.
+    with contextlib.suppress(OSError):
+      sys.stdout.flush()
+      sys.stderr.flush()
+    os._exit(code)
+  sys.exit(code)
+
+
+def _joined() -> bool:
+  """Whether this is one of several processes of a run."""
+  import jax
+
+  return jax.distributed.is_initialized()
 
 
 if __name__ == '__main__':

@@ -272,6 +272,33 @@ class Train:
   ema: float = setting(
     0.0, 'Decay of the averaged weights; 0 keeps none.', low=0.0, high=0.99999
   )
+  bad_step: str = setting(
+    'stop',
+    'What a loss, gradient or update that is not finite does: end the run, '
+    'be left out, or go back to the last checkpoint and pass over the data '
+    'since.',
+    choices=('stop', 'skip', 'rollback'),
+    free=True,
+  )
+  spike_deviations: float = setting(
+    0.0,
+    'A loss or gradient norm this many standard deviations above its running '
+    'mean is a bad step too; 0 is off.',
+    low=0.0,
+    free=True,
+  )
+  max_skips: int = setting(
+    20, 'Skipped steps in a row that end the run.', low=1, free=True
+  )
+  max_rollbacks: int = setting(
+    3, 'Rollbacks of a run before it ends.', low=0, free=True
+  )
+  deterministic: bool = setting(
+    False,
+    'On a GPU: only kernels that repeat bit for bit, none chosen by timing; '
+    'slower. CPUs and TPUs always repeat.',
+    free=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,10 @@ _LAYERS = {
   'settings': 0,
   'config': 0,
   'sizes': 0,
+  'interrupts': 0,
   'types': 0,
   'describe': 1,
+  'compile_cache': 1,
   'text': 1,
   'sharding': 1,
   'model': 2,
@@ -33,13 +35,14 @@ _LAYERS = {
   'trained': 3,
   'evaluate': 4,
   'sample': 4,
+  'plan': 4,
   'train': 5,
   'cli': 6,
   'main': 7,  # alone above cli, which it imports
 }
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
-  '', 'errors', 'files', 'types', 'settings', 'config', 'sizes',
+  '', 'errors', 'files', 'interrupts', 'types', 'settings', 'config', 'sizes',
 )  # fmt: skip
 _PURE = ('model', 'optim', 'losses', 'metrics', 'train.state', 'train.step')
 _IO = {'os', 'io', 'pathlib', 'shutil', 'json', 'urllib', 'etils', 'orbax'}

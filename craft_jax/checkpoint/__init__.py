@@ -4,6 +4,7 @@ A run directory holds `checkpoints/STEP/` per saved step:
 
   state/      every array of the training state (Orbax: OCDBT and JSON)
   meta/       one JSON object: config, vocabulary, fingerprint, metrics
+  metrics.json  of an evaluation after the save, if there was one
   files.json  size and sha256 of every file above, written after the commit
 
 Only JSON and arrays are read back: nothing in a checkpoint is executed. The

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from craft_jax import config as config_lib
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, one_line
 from craft_jax.settings import Config
 from craft_jax.text.vocabulary import Vocabulary
 
-FORMAT = 'craft_jax checkpoint 1'
+_KIND = 'craft_jax checkpoint'
+FORMAT = f'{_KIND} 2'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +69,14 @@ class Meta:
     Raises:
       UserError: not made by `to_tree`, or by another version's settings.
     """
-    if not isinstance(tree, dict) or tree.get('format') != FORMAT:
+    found = tree.get('format') if isinstance(tree, dict) else None
+    if not isinstance(found, str) or not found.startswith(_KIND):
       raise UserError('it was not written by craft')
+    if found != FORMAT:
+      raise UserError(
+        f'it is of format {found!r}, and this version reads {FORMAT!r}; use '
+        'the version of craft that wrote it'
+      )
     try:
       metrics = {
         k: math.nan if v is None else float(v)
@@ -86,11 +93,6 @@ class Meta:
       )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
       raise UserError(f'its meta is damaged ({one_line(e)})') from e
-
-
-def one_line(error: BaseException) -> str:
-  """The error in one short line."""
-  return (' '.join(str(error).split()) or type(error).__name__)[:200]
 
 
 def leaf_paths(tree: Any) -> dict[str, Any]:

@@ -13,10 +13,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from craft_jax import files
-from craft_jax.checkpoint.meta import Meta, leaf_paths, one_line, tree_sha256
-from craft_jax.errors import UserError
+from craft_jax.checkpoint.meta import Meta, leaf_paths, tree_sha256
+from craft_jax.errors import UserError, one_line
 
 FOLDER = 'checkpoints'
+METRICS = 'metrics.json'
+FILES = 'files.json'
+_MOST_COMPRESSED = 64  # parameters are noise and hardly shrink
 Warn = Callable[[str], None]
 Which = int | str  # a step, 'latest' or 'best'
 # What Orbax, TensorStore and the file layer raise on damaged or full storage.
@@ -41,6 +44,8 @@ def open_meta(workdir: epath.PathLike, step: int) -> Meta:
   path = step_path(workdir, step)
   try:
     tree = json.loads((path / 'meta' / 'metadata').read_text())
+    if (path / METRICS).exists():  # evaluated after it was saved
+      tree['metrics'] = json.loads((path / METRICS).read_text())
     return Meta.from_tree(tree)
   except UserError as e:
     raise UserError(f'{path} cannot be read: {e}') from e
@@ -72,7 +77,10 @@ def best_of(metas: Mapping[int, Meta]) -> int | None:
 
 
 def resolve_step(
-  workdir: epath.PathLike, which: Which = 'latest', warn: Warn | None = None
+  workdir: epath.PathLike,
+  which: Which = 'latest',
+  warn: Warn | None = None,
+  every: int = 1,
 ) -> int:
   """The step to open, checked file by file.
 
@@ -82,6 +90,7 @@ def resolve_step(
       evaluation was saved).
     warn: told of each damaged checkpoint that 'latest' or 'best' passes
       over; standard error by default.
+    every: 'latest' or 'best' of the steps that are multiples of this.
 
   Raises:
     UserError: no checkpoint there, or none that is whole; for a given step:
@@ -100,7 +109,7 @@ def resolve_step(
     if damage:
       raise UserError(f'checkpoint {which} is damaged: {damage}; use another')
     return int(which)
-  order = found[::-1]
+  order = [step for step in found[::-1] if step % every == 0]
   best = best_step(workdir) if which == 'best' else None
   if best is not None:
     order = [best, *(s for s in order if s != best)]
@@ -126,10 +135,10 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
   path = step_path(workdir, step)
   try:
     open_meta(workdir, step)
-    if not (path / 'files.json').exists():
+    if not (path / FILES).exists():
       restore_raw(workdir, step)
       return ''
-    wanted = json.loads((path / 'files.json').read_text())
+    wanted = json.loads((path / FILES).read_text())
     if not isinstance(wanted, dict):
       return 'files.json is not ours'
     # Sizes first: a cut file is the likely damage and costs nothing to see.
@@ -153,12 +162,24 @@ def restore_raw(workdir: epath.PathLike, step: int) -> dict[str, Any]:
   """The state as stored: nested dicts and lists of NumPy arrays.
 
   Knows nothing of the model or the optimizer; for inspection.
+
+  Raises:
+    UserError: the arrays claim to be far larger than the files are.
   """
   path = step_path(workdir, step) / 'state'
   handler = ocp.PyTreeCheckpointHandler()
-  how = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored_arrays(path)
+  stored = stored_arrays(path)
+  claimed = sum(
+    math.prod(a.shape) * np.dtype(a.dtype).itemsize
+    for a in jax.tree.leaves(stored)
   )
+  there = sum(file.stat().length for file in walk(path))
+  if claimed > _MOST_COMPRESSED * there + (1 << 26):
+    raise UserError(
+      f'{path.parent} claims {claimed:,} bytes of arrays in {there:,} bytes of '
+      'files; it was not written by craft'
+    )
+  how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
   return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=how))
 
 

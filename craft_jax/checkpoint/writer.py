@@ -1,6 +1,8 @@
 """Writes checkpoints in the background and keeps the ones worth keeping."""
 
+import contextlib
 import json
+import shutil
 import threading
 from types import TracebackType
 from typing import Any
@@ -10,8 +12,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from craft_jax import files
-from craft_jax.checkpoint.meta import Meta, one_line
+from craft_jax.checkpoint.meta import Meta
 from craft_jax.checkpoint.reader import (
+  FILES,
+  METRICS,
   Warn,
   best_of,
   check_matches,
@@ -27,8 +31,10 @@ from craft_jax.checkpoint.reader import (
   to_stderr,
   walk,
 )
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, one_line
+from craft_jax.sharding import processes
 
+_UNFINISHED = '.orbax-checkpoint-tmp'  # in the names of Orbax's own, too
 # A full disk reaches us as any of these, by who noticed it first.
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)
 
@@ -38,49 +44,62 @@ class Checkpointer:
 
   A save is atomic: until Orbax renames the finished folder, readers see the
   steps before it. An older step is deleted only once the new one is
-  committed and its files have been read back into `files.json`.
+  committed and its files have been read back into `files.json`. In a run of
+  several processes all of them call every method; all write their part, the
+  first one deletes.
   """
 
   def __init__(
-    self, workdir: epath.PathLike, keep: int = 2, warn: Warn | None = None
+    self,
+    workdir: epath.PathLike,
+    keep: int = 2,
+    every: int = 0,
+    warn: Warn | None = None,
   ):
     """Opens `workdir` for writing; removes what a killed save left behind.
 
     Args:
       workdir: the run directory, local or remote; made if missing.
       keep: latest checkpoints kept, besides the best.
+      every: the latest multiple of this is kept too; 0 is none.
       warn: told of damaged checkpoints; standard error by default.
 
     Raises:
       UserError: the folder cannot be made or written.
     """
     self.workdir = epath.Path(workdir)
-    self._keep = keep
+    self._keep, self._every = keep, every
     self._warn = warn or to_stderr
     self._damaged: set[int] = set()
     self._thread: threading.Thread | None = None
     self._failure: BaseException | None = None
     self._step = 0
+    processes.opened_by_all(self._prepare)
+    self._orbax = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+      ),
+      # Made in the background, a folder that cannot be made leaves a thread
+      # that waits for it for five minutes.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+    )
+
+  def _prepare(self) -> None:
+    if not processes.is_first():
+      return
     folder = folder_of(self.workdir)
     try:
       folder.mkdir(parents=True, exist_ok=True)
+      _clear(folder)
     except OSError as e:
       raise UserError(f'cannot write to {folder}: {one_line(e)}') from e
-    self._manager = ocp.CheckpointManager(
-      folder,
-      options=ocp.CheckpointManagerOptions(
-        cleanup_tmp_directories=True,
-        # Made in the background, a folder that cannot be made leaves a thread
-        # that waits for it for five minutes.
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-      ),
-    )
 
   def save(self, state: Any, meta: Meta) -> bool:
     """Starts to save `state` as step `meta.step`; returns once it is copied.
 
-    The arrays may be donated as soon as this returns. Returns False, saving
-    nothing, where a whole checkpoint of that step exists.
+    The arrays may be donated as soon as this returns. Returns False where a
+    whole checkpoint of that step exists; then only metrics that it lacks are
+    added.
 
     Raises:
       UserError: this or the save before it could not be written (disk full,
@@ -88,40 +107,69 @@ class Checkpointer:
     """
     self.wait()
     step = meta.step
-    if step in self._damaged:
-      self._manager.delete(step)
-      self._damaged.discard(step)
-    elif step in self._manager.all_steps():
+    there = processes.of_first(int(step in steps(self.workdir)))
+    if there and step not in self._damaged:
+      if meta.metrics and processes.is_first():
+        self._add_metrics(meta)
       return False
-    tree = meta.to_tree()
     try:
-      self._manager.save(
-        step,
+      if processes.is_first():
+        folder_of(self.workdir).mkdir(parents=True, exist_ok=True)
+        if there:
+          _delete(step_path(self.workdir, step))
+      missing = processes.of_first(self._missing_bytes(state))
+      if missing:
+        raise OSError(f'{missing / 1e6:,.1f} MB more are needed on the disk')
+      self._orbax.save(
+        step_path(self.workdir, step),
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(state),
-          meta=ocp.args.JsonSave(tree),
+          meta=ocp.args.JsonSave(meta.to_tree()),
         ),
-        force=True,
       )
     except _SAVE_ERRORS as e:
-      self._manager.reload()
       raise self._failed(step, e) from e
+    self._damaged.discard(step)
     self._step = step
     self._thread = threading.Thread(target=self._verify, args=(step,))
     self._thread.start()
     return True
 
+  def _missing_bytes(self, state: Any) -> int:
+    """What the disk lacks for another save; 0 where it has room.
+
+    A save that fails half way is atomic too, but slow and full of words.
+    """
+    if files.is_remote(self.workdir) or not processes.is_first():
+      return 0
+    need = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    for step in steps(self.workdir)[-1:]:  # the arrays are compressed
+      listing = step_path(self.workdir, step) / FILES
+      with contextlib.suppress(OSError, ValueError):
+        sizes = [size for size, _ in json.loads(listing.read_text()).values()]
+        need = int(1.05 * sum(sizes))
+    return max(0, need - shutil.disk_usage(folder_of(self.workdir)).free)
+
+  def _add_metrics(self, meta: Meta) -> None:
+    path = step_path(self.workdir, meta.step)
+    try:
+      if not open_meta(self.workdir, meta.step).metrics:
+        tree = meta.to_tree()['metrics']
+        files.write_atomic(path / METRICS, json.dumps(tree))
+    except OSError as e:
+      raise self._failed(meta.step, e) from e
+
   def _verify(self, step: int) -> None:
     """In the background: awaits the commit, then reads every file back."""
     try:
-      self._manager.wait_until_finished()
-      if jax.process_index() == 0:
+      self._orbax.wait_until_finished()
+      if processes.is_first():
         path = step_path(self.workdir, step)
         wanted = {
           str(p.relative_to(path)): [p.stat().length, file_sha256(p)]
           for p in walk(path)
         }
-        files.write_atomic(path / 'files.json', json.dumps(wanted))
+        files.write_atomic(path / FILES, json.dumps(wanted))
         open_meta(self.workdir, step)
     except Exception as e:  # lost in this thread, it would pass for success
       self._failure = e
@@ -130,22 +178,33 @@ class Checkpointer:
     """Waits for the save under way and deletes what need not be kept.
 
     Raises:
-      UserError: that save failed; nothing was deleted for it.
+      UserError: that save failed, here or in another process; nothing was
+        deleted for it.
     """
     if self._thread is None:
       return
     self._thread.join()
     self._thread = None
     failure, self._failure = self._failure, None
+    others = processes.failed_elsewhere(failure is not None)
+    if failure is None and others:
+      failure = OSError(f'process {others[0]} could not write its part')
     if failure is not None:
-      self._manager.reload()
+      # Not whole, and so not to be taken for it: the next save is anew.
+      self._damaged |= {self._step} & set(steps(self.workdir))
+      if processes.is_first():
+        with contextlib.suppress(OSError):  # it fills a full disk
+          _clear(folder_of(self.workdir))
       raise self._failed(self._step, failure) from failure
+    if not processes.is_first():
+      return
     metas = readable(self.workdir)
     good = [s for s in sorted(metas) if s not in self._damaged]
-    kept = {*good[-self._keep :], best_of(metas), *self._damaged}
+    regular = [s for s in good if self._every and s % self._every == 0]
+    kept = {*good[-self._keep :], *regular[-1:], best_of(metas)}
     for step in good:
       if step not in kept:
-        self._manager.delete(step)
+        _delete(step_path(self.workdir, step))
 
   def _failed(self, step: int, error: BaseException) -> UserError:
     return UserError(
@@ -177,11 +236,14 @@ class Checkpointer:
     return restore_tree(path, abstract_state), meta
 
   def close(self) -> None:
-    """Awaits the last save and ends the background threads."""
+    """Awaits the last save and ends the background threads. Repeatable."""
     try:
       self.wait()
     finally:
-      self._manager.close()
+      try:
+        self._orbax.close()
+      except _SAVE_ERRORS as e:
+        raise self._failed(self._step, e) from e
 
   def __enter__(self) -> 'Checkpointer':
     return self
@@ -195,7 +257,23 @@ class Checkpointer:
     if error is None:
       self.close()
       return
+    if processes.several():
+      return  # the others may be gone; the program ends without them
     try:
       self.close()
     except UserError as e:
       self._warn(str(e))  # the first error is the one to report
+
+
+def _clear(folder: epath.Path) -> None:
+  """Removes what saves and deletions left half done."""
+  for path in folder.iterdir():
+    if _UNFINISHED in path.name:
+      path.rmtree()
+
+
+def _delete(path: epath.Path) -> None:
+  """Removes a step; a kill in between leaves what the next start removes."""
+  if not files.is_remote(path):
+    path = path.rename(path.with_name(f'{path.name}{_UNFINISHED}-deleted'))
+  path.rmtree()

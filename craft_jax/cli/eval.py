@@ -12,6 +12,8 @@ examples:
 import argparse
 import json
 
+from craft_jax.cli import distributed
+
 SUMMARY = 'evaluate a trained model on a whole split'
 
 
@@ -55,12 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='print the figures as one JSON object, last on standard output',
   )
+  distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates and prints."""
+  distributed.join(args)
+
   from craft_jax import metrics
   from craft_jax.evaluate import PREFIXES, evaluate_run
+  from craft_jax.sharding import processes
   from craft_jax.track.writers import to_json
 
   figures = evaluate_run(
@@ -71,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     ema=not args.no_ema,
     path=args.path,
   )
+  if not processes.is_first():
+    return 0
   prefix = PREFIXES[args.split] + '_'
   shown = {k.removeprefix(prefix): v for k, v in figures.items()}
   print(

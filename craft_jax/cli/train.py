@@ -3,6 +3,9 @@
 A run continues exactly where its --workdir stands. Settings are changed with
 --config.SECTION.NAME=VALUE; `craft config docs` lists them all.
 
+Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and end with exit code 75; the same
+command goes on.
+
 examples:
   craft train --config=base --workdir=runs/first
   craft train --config=text --config.data.path=my.txt --config.train.steps=500
@@ -17,8 +20,10 @@ import sys
 import time
 from typing import Any
 
+from craft_jax.cli import distributed
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
+from craft_jax.interrupts import Interrupts
 
 SUMMARY = 'train a model, or continue a run (the default command)'
 
@@ -49,10 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='print the results as one JSON object, last on standard output',
   )
+  distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Trains, then prints a sample and the results."""
+  with Interrupts() as interrupts:
+    return _run(args, interrupts)
+
+
+def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   overrides = list(args.overrides)
   if args.stop_at_step is not None:
     overrides.append(f'train.stop_at_step={args.stop_at_step}')
@@ -60,11 +71,26 @@ def run(args: argparse.Namespace) -> int:
   if args.workdir == '':
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
   workdir = args.workdir or _new_workdir(args.config)
+  if cfg.train.deterministic:
+    _repeat_bits_on_gpus()
+  distributed.join(args)
+  if not args.workdir and distributed.asked(args):
+    raise UserError('several processes need one --workdir; give it')
 
+  from absl import logging
+
+  from craft_jax import compile_cache
+  from craft_jax.data.sources import cache_folder
+  from craft_jax.sharding import processes
   from craft_jax.track.writers import to_json
   from craft_jax.train.loop import train
 
-  summary = train(cfg, workdir, quiet=args.quiet)
+  # Orbax logs a traceback of each failure that it also raises.
+  logging.set_verbosity(logging.FATAL)
+  compile_cache.use(cache_folder(cfg.data))
+  summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
+  if not processes.is_first():
+    return 0
   summary |= {
     'wall_seconds': time.monotonic() - args.started,
     'workdir': workdir,
@@ -73,6 +99,18 @@ def run(args: argparse.Namespace) -> int:
   if args.json:
     print(json.dumps(to_json(summary), allow_nan=False))
   return 0
+
+
+def _repeat_bits_on_gpus() -> None:
+  """Sets what XLA reads when JAX starts; CPUs and TPUs ignore it.
+
+  https://openxla.org/xla/determinism: kernels with atomic sums are left out,
+  and nothing is chosen by timing, which may choose otherwise next time.
+  """
+  flags = (
+    '--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0'
+  )
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'
 
 
 def _new_workdir(spec: str) -> str:

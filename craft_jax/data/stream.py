@@ -45,7 +45,7 @@ def placement(cfg: Config, tokens: np.ndarray) -> str:
 class WindowSource:
   """Random access by data index: a Grain data source of window batches.
 
-  Element i is `windows_at(data_index=i)`, or this process's rows of it, int32
+  Element i is `windows_at(data_index=i)`, or some rows of it, int32
   `[rows, context + 1]`. Its length is the largest that sample numbers allow.
   """
 
@@ -57,22 +57,18 @@ class WindowSource:
     context: int,
     order: str,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: slice = batch.ALL,
   ) -> None:
-    """Rows `process_index` of `process_count` equal contiguous parts.
-
-    Raises:
-      ValueError: the batch does not divide over the processes.
+    """Args:
+    tokens: the training split.
+    batch_size: over all processes.
+    context: symbols of a window but one.
+    order: 'crops' or 'windows'.
+    seed: of the run.
+    rows: of the batch that are wanted here.
     """
-    if batch_size % process_count:
-      raise ValueError(
-        f'batch size {batch_size} does not divide over {process_count} '
-        'processes'
-      )
-    size = batch_size // process_count
     self._tokens = tokens
-    self._rows = slice(process_index * size, (process_index + 1) * size)
+    self._rows = rows
     self._plan: dict[str, Any] = {
       'batch_size': batch_size,
       'context': context,

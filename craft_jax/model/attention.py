@@ -1,5 +1,6 @@
 """Causal attention: over a whole window (`__call__`) or a cache (`extend`)."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from craft_jax.model import positions
 from craft_jax.model.layers import Dense, rms_norm
 from craft_jax.model.precision import einsum
 from craft_jax.settings import Model as ModelConfig
+from craft_jax.sharding import constrain
 
 _MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
 
@@ -45,10 +47,13 @@ class Attention(nn.Module):
     self.num_kv = cfg.num_kv_heads or cfg.num_heads
     self.head_dim = cfg.width // cfg.num_heads
     kv_width = self.num_kv * self.head_dim
-    self.query = Dense(cfg.width, self.precision)
-    self.key = Dense(kv_width, self.precision)
-    self.value = Dense(kv_width, self.precision)
-    self.output = Dense(cfg.width, self.precision, cfg.zero_init)
+    dense = functools.partial(
+      Dense, precision=self.precision, remat=cfg.remat != 'none'
+    )
+    self.query = dense(cfg.width)
+    self.key = dense(kv_width)
+    self.value = dense(kv_width)
+    self.output = dense(cfg.width, zero_init=cfg.zero_init)
     if cfg.value_embeddings:
       self.value_embedding = nn.Embed(
         self.vocabulary_size,
@@ -102,7 +107,11 @@ class Attention(nn.Module):
       turn = (position_BT, cfg.rope_fraction, cfg.rope_base)
       q_BNTH = positions.rope(q_BNTH, *turn)
       k_BKTH = positions.rope(k_BKTH, *turn)
-    return q_BNTH, k_BKTH, _split(v_BTF, self.num_kv)
+    return (
+      constrain.spread(q_BNTH, 'BNTH'),
+      constrain.spread(k_BKTH, 'BKTH'),
+      constrain.spread(_split(v_BTF, self.num_kv), 'BKTH'),
+    )
 
   def _attend(self, q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS, mask_BTS):
     cfg = self.cfg
@@ -126,8 +135,8 @@ class Attention(nn.Module):
       v_BKSH,
       self.precision,
     )
-    y_BTNH = y_BKGH.reshape(B, N, T, H).transpose(0, 2, 1, 3)
-    return self.output(y_BTNH.reshape(B, T, N * H))
+    y_BNTH = constrain.spread(y_BKGH.reshape(B, N, T, H), 'BNTH')
+    return self.output(y_BNTH.transpose(0, 2, 1, 3).reshape(B, T, N * H))
 
 
 def _split(x_BTF: Float[Array, 'B T F'], heads: int) -> Float[Array, 'B N T H']:

@@ -1,26 +1,33 @@
 """Dense, norm and MLP."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from craft_jax.model.precision import einsum
+from craft_jax.model.precision import kernel_einsum
 from craft_jax.settings import Model as ModelConfig
+from craft_jax.sharding import constrain
 
 
 class Dense(nn.Module):
   """A product with a `[in, out]` kernel, no bias.
 
+  The rules of sharding know the kernel by the name of the module.
+
   Attributes:
     features: size of the output.
     precision: 'bfloat16' or 'float32'.
     zero_init: start at zero instead of normal with deviation 1/sqrt(in).
+    remat: it is part of a layer that is rematerialised.
   """
 
   features: int
   precision: str
   zero_init: bool = False
+  remat: bool = False
 
   @nn.compact
   def __call__(self, x_BTD: Float[Array, 'B T D']) -> Float[Array, 'B T F']:
@@ -30,7 +37,10 @@ class Dense(nn.Module):
       else nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
     )
     kernel_DF = self.param('kernel', init, (x_BTD.shape[-1], self.features))
-    return einsum('BTD,DF->BTF', x_BTD, kernel_DF, self.precision)
+    names = (self.name or '', 'kernel')
+    return kernel_einsum(
+      'BTD,DF->BTF', x_BTD, kernel_DF, names, self.precision, self.remat
+    )
 
 
 def rms_norm(x: Float[Array, '*dims H']) -> Float[Array, '*dims H']:
@@ -81,12 +91,14 @@ class Mlp(nn.Module):
   def __call__(self, x_BTD: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
     cfg, hidden = self.cfg, mlp_width(self.cfg)
     activation = _ACTIVATIONS[cfg.mlp]
-    hidden_BTF = Dense(hidden, self.precision, name='in')(x_BTD)
+    dense = functools.partial(
+      Dense, precision=self.precision, remat=cfg.remat != 'none'
+    )
+    hidden_BTF = dense(hidden, name='in')(x_BTD)
     if cfg.mlp == 'swiglu':
-      gate_BTF = Dense(hidden, self.precision, name='gate')(x_BTD)
+      gate_BTF = dense(hidden, name='gate')(x_BTD)
       hidden_BTF = activation(gate_BTF) * hidden_BTF
     else:
       hidden_BTF = activation(hidden_BTF)
-    return Dense(cfg.width, self.precision, cfg.zero_init, name='out')(
-      hidden_BTF
-    )
+    hidden_BTF = constrain.spread(hidden_BTF, 'BTF')
+    return dense(cfg.width, zero_init=cfg.zero_init, name='out')(hidden_BTF)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from craft_jax.sharding import constrain
+
 
 def resolve_precision(setting: str) -> str:
   """'bfloat16' or 'float32' for the setting, asking the hardware if 'auto'.
@@ -54,9 +56,38 @@ def einsum(
   "BTNH,BSNH->BNTS"); any other form would compile and then fail.
   """
   if precision == 'float32':
-    return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
+    return _product(spec, precision, a, b)
   _check_batch_dims_lead(spec)
   return _bfloat16_einsum(spec, a, b)
+
+
+def kernel_einsum(
+  spec: str,
+  x: Float[Array, '...'],
+  kernel: Float[Array, '...'],
+  names: tuple[str, ...],
+  precision: str,
+  remat: bool = False,
+) -> Float[Array, '...']:
+  """`einsum` of an activation with a parameter that may be spread over devices.
+
+  Spread over `fsdp`, the parameter is gathered, rounded already, for the
+  product, and again for the backward pass: of the gathered kernels only those
+  of the layer at work exist. Rematerialisation does the second by itself.
+
+  Args:
+    spec: as of `einsum`.
+    x: the activation.
+    kernel: the parameter, or its slice of one layer.
+    names: the end of its path, which the sharding rules know.
+    precision: 'bfloat16' or 'float32'.
+    remat: the backward pass repeats the forward pass of the layer, so what
+      this saves is short-lived.
+  """
+  if not constrain.gathers(names, kernel.ndim):
+    return einsum(spec, x, kernel, precision)
+  _check_batch_dims_lead(spec)
+  return _gathered_einsum(spec, names, precision, remat, x, kernel)
 
 
 def _check_batch_dims_lead(spec: str) -> None:
@@ -66,30 +97,65 @@ def _check_batch_dims_lead(spec: str) -> None:
   assert all(term.startswith(batch) for term in (a, b, out)), spec
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _bfloat16_einsum(spec, a, b):
-  return _product(spec, a.astype(jnp.bfloat16), b.astype(jnp.bfloat16))
+def _round(x, precision):
+  return x.astype(jnp.dtype(precision))
 
 
-def _product(spec, a, b):
+def _product(spec, precision, a, b):
+  if precision == 'float32':
+    return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
   return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
-def _forward(spec, a, b):
-  # Saving the rounded operands halves what the backward pass keeps.
-  a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
-  return _product(spec, a, b), (a, b)
-
-
-def _backward(spec, saved, grad):
-  a, b = saved
+def _product_grads(spec, precision, a, b, grad):
+  """The gradients of both operands, from that of the product."""
   operands, out = spec.split('->')
   dims_a, dims_b = operands.split(',')
-  grad = grad.astype(jnp.bfloat16)
+  grad = _round(grad, precision)
   return (
-    _product(f'{out},{dims_b}->{dims_a}', grad, b),
-    _product(f'{dims_a},{out}->{dims_b}', a, grad),
+    _product(f'{out},{dims_b}->{dims_a}', precision, grad, b),
+    _product(f'{dims_a},{out}->{dims_b}', precision, a, grad),
   )
 
 
-_bfloat16_einsum.defvjp(_forward, _backward)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _bfloat16_einsum(spec, a, b):
+  return _bfloat16_forward(spec, a, b)[0]
+
+
+def _bfloat16_forward(spec, a, b):
+  # Saving the rounded operands halves what the backward pass keeps.
+  a, b = _round(a, 'bfloat16'), _round(b, 'bfloat16')
+  return _product(spec, 'bfloat16', a, b), (a, b)
+
+
+def _bfloat16_backward(spec, saved, grad):
+  return _product_grads(spec, 'bfloat16', *saved, grad)
+
+
+_bfloat16_einsum.defvjp(_bfloat16_forward, _bfloat16_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _gathered_einsum(spec, names, precision, remat, x, kernel):
+  return _gathered_forward(spec, names, precision, remat, x, kernel)[0]
+
+
+def _gathered_forward(spec, names, precision, remat, x, kernel):
+  x = _round(x, precision)
+  whole = constrain.gather(_round(kernel, precision), names)
+  return _product(spec, precision, x, whole), (x, whole if remat else kernel)
+
+
+def _gathered_backward(spec, names, precision, remat, saved, grad):
+  x, whole = saved
+  if not remat:
+    # Held back until the gradient is there: a compiler that saw that the
+    # forward pass gathers the same would keep that.
+    kernel, grad = jax.lax.optimization_barrier((whole, grad))
+    whole = constrain.gather(_round(kernel, precision), names)
+  grad_x, grad_kernel = _product_grads(spec, precision, x, whole, grad)
+  return grad_x, constrain.scatter(grad_kernel, names)
+
+
+_gathered_einsum.defvjp(_gathered_forward, _gathered_backward)

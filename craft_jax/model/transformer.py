@@ -18,6 +18,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.layers import Dense, Mlp, Norm
 from craft_jax.model.precision import einsum
 from craft_jax.settings import Model as ModelConfig
+from craft_jax.sharding import constrain
 from craft_jax.types import Params
 
 _REMAT_POLICY = {
@@ -54,8 +55,10 @@ class Block(nn.Module):
       self.attention_norm(x_BTD), symbol_BT, position_BT, mask_BTS
     )
     x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 0)
+    x_BTD = constrain.spread(x_BTD, 'BTD')
     y_BTD = self.mlp(self.mlp_norm(x_BTD))
-    return x_BTD + _dropout(y_BTD, self.cfg.dropout, key, 1)
+    x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 1)
+    return constrain.spread(x_BTD, 'BTD')
 
   def extend(self, x_BTD, symbol_BT, position_BT, mask_BTS, k_BKSH, v_BKSH):
     y_BTD, k_BKSH, v_BKSH = self.attention.extend(
@@ -85,6 +88,11 @@ def _dropout(
   return jnp.where(keep, x_BTD / (1 - rate), 0.0)
 
 
+def _gathered(params: Params, *names: str) -> Float[Array, '...']:
+  """A parameter outside the blocks, gathered for use: these are small."""
+  return constrain.gather(params[names[0]][names[1]], names)
+
+
 class Decoder:
   """The four functions of a model (DESIGN: `init apply init_cache extend`).
 
@@ -97,7 +105,7 @@ class Decoder:
     self.precision = precision
     self._block = Block(cfg, precision, vocabulary_size)
     self._norm = Norm(cfg.norm)
-    self._head = Dense(vocabulary_size, precision, cfg.zero_init)
+    self._head = Dense(vocabulary_size, precision, cfg.zero_init, name='head')
 
   # --- parameters ---
 
@@ -265,22 +273,22 @@ class Decoder:
 
   def _embed(self, params, x_BT, position_BT):
     cfg = self.cfg
-    x_BTD = params['embed']['embedding'][x_BT]
+    x_BTD = _gathered(params, 'embed', 'embedding')[x_BT]
     if cfg.tied:
       x_BTD *= cfg.width**0.5
     if cfg.position == 'learned':
-      x_BTD += params['positions']['embedding'][position_BT]
+      x_BTD += _gathered(params, 'positions', 'embedding')[position_BT]
     if cfg.position == 'sinusoidal':
       x_BTD += positions.sinusoids(position_BT, cfg.width)
-    return x_BTD
+    return constrain.spread(x_BTD, 'BTD')
 
   def _logits(self, params, x_BTD):
     cap = self.cfg.logit_cap
     x_BTD = self._norm.apply({'params': params['final_norm']}, x_BTD)
     if self.cfg.tied:
-      logits_BTV = einsum(
-        'BTD,VD->BTV', x_BTD, params['embed']['embedding'], self.precision
-      )
+      spec, kernel = 'BTD,VD->BTV', _gathered(params, 'embed', 'embedding')
     else:
-      logits_BTV = self._head.apply({'params': params['head']}, x_BTD)
+      spec, kernel = 'BTD,DV->BTV', _gathered(params, 'head', 'kernel')
+    logits_BTV = einsum(spec, x_BTD, kernel, self.precision)
+    logits_BTV = constrain.spread(logits_BTV, 'BTV')
     return cap * jnp.tanh(logits_BTV / cap) if cap else logits_BTV

@@ -9,12 +9,13 @@ polynomials of G, which are matrix products only.
 `optax.contrib.muon` does the same leaf by leaf, in float32, on every device.
 Here the matrices of equal shape of all leaves form one stack: one batched
 product instead of one per leaf, bfloat16 operands with float32 sums where the
-precision policy says so, and each device takes its share of the stack.
+precision policy says so, and each device takes its share of the stack, whole
+matrices whatever the leaves are spread over.
 """
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
+from craft_jax.sharding import rules
 from craft_jax.types import Params
 
 NUM_ITERATIONS = 4  # three products each; docs/optimization.md has the errors
@@ -60,12 +62,12 @@ def scale_by_muon(
   Args:
     momentum: decay of the running mean, below 1.
     precision: `'bfloat16'` (operands; sums in float32) or `'float32'`.
-    mesh: devices to share the work; its axes `data` and `fsdp` split the
-      stacks. None: every device does everything.
+    mesh: devices to share the work. None: every device does everything.
     num_iterations: polynomials applied.
 
   Returns:
-    A transformation of trees whose leaves all have three dims.
+    A transformation of trees whose leaves all have three dims and, with a mesh,
+    paths that the sharding rules know.
   """
   coefficients = polar_coefficients(num_iterations)
 
@@ -76,8 +78,13 @@ def scale_by_muon(
     del params
     mix = functools.partial(jax.tree.map, _mix(momentum))
     mean = mix(state.momentum, grads)
-    leaves, treedef = jax.tree.flatten(mix(mean, grads))
-    leaves = _orthogonalize_leaves(leaves, coefficients, precision, mesh)
+    found, treedef = jax.tree.flatten_with_path(mix(mean, grads))
+    leaves = _orthogonalize_leaves(
+      [leaf for _, leaf in found],
+      [_layouts(path, mesh) for path, _ in found],
+      coefficients,
+      precision,
+    )
     return jax.tree.unflatten(treedef, leaves), MuonState(mean)
 
   return optax.GradientTransformation(init, update)
@@ -87,19 +94,47 @@ def _mix(decay: float):
   return lambda mean, new: decay * mean + (1 - decay) * new
 
 
+# Shardings of a stack, from that of its leaves to one share per device.
+_Layouts = tuple[NamedSharding, ...]
+
+
+def _layouts(path: tuple[Any, ...], mesh: Mesh | None) -> _Layouts:
+  """The way from a leaf's matrices, spread over devices, to whole ones.
+
+  One mesh axis at a time moves from a dim of the matrices to that of the
+  stack: an all-to-all, in which a device never holds more than its share. Axes
+  that hold copies come last: leaving them is a slice, coming back a gather.
+  """
+  if mesh is None or mesh.size == 1:
+    return ()
+  sizes = mesh.shape
+  kept = rules.kept_spec(rules.names_of(path), 3)
+  dims = [axis if axis and sizes[axis] > 1 else None for axis in kept]
+  moved: list[str] = []
+  specs = [PartitionSpec(*dims)]
+  for dim, axis in enumerate(dims):
+    if axis:
+      moved, dims[dim] = [*moved, axis], None
+      specs.append(PartitionSpec(tuple(moved), *dims[1:]))
+  copies = [a for a in sizes if sizes[a] > 1 and a not in moved]
+  if copies:
+    specs.append(PartitionSpec((*moved, *copies)))
+  return tuple(NamedSharding(mesh, spec) for spec in specs)
+
+
 def _orthogonalize_leaves(
   leaves: list[Array],
+  layouts: list[_Layouts],
   coefficients: Coefficients,
   precision: str,
-  mesh: Mesh | None,
 ) -> list[Array]:
-  """Orthogonalizes and scales `[L, in, out]` leaves, equal shapes together."""
-  groups: dict[tuple[int, ...], list[int]] = {}
-  for i, leaf in enumerate(leaves):
-    groups.setdefault(leaf.shape[1:], []).append(i)
+  """Orthogonalizes and scales `[L, in, out]` leaves, like ones together."""
+  groups: dict[tuple[tuple[int, ...], _Layouts], list[int]] = {}
+  for i, (leaf, layout) in enumerate(zip(leaves, layouts, strict=True)):
+    groups.setdefault((leaf.shape[1:], layout), []).append(i)
   result = list(leaves)
-  for (rows, columns), members in groups.items():
-    stack = _shard(jnp.concatenate([leaves[i] for i in members]), mesh)
+  for ((rows, columns), layout), members in groups.items():
+    stack = _shared_out(jnp.concatenate([leaves[i] for i in members]), layout)
     # The smaller side first: the Gram matrix is small. Transposed after
     # sharding, since a CPU transposes slowly (1 MB in about 1 ms).
     tall = rows > columns
@@ -107,11 +142,27 @@ def _orthogonalize_leaves(
     stack = orthogonalize(stack, coefficients, precision)
     stack = stack * math.sqrt(max(1.0, columns / rows))
     stack = _transposed(stack) if tall else stack
+    stack = _pinned(stack, layout[::-1])
     ends = np.cumsum([leaves[i].shape[0] for i in members])
     parts = jnp.split(stack[: ends[-1]], ends[:-1])
     for i, part in zip(members, parts, strict=True):
       result[i] = part
   return result
+
+
+def _shared_out(stack: Array, layouts: _Layouts) -> Array:
+  """Whole matrices on each device, filled up with matrices of zeros."""
+  if not layouts:
+    return stack
+  shards = layouts[-1].mesh.size
+  stack = jnp.pad(stack, ((0, -len(stack) % shards), (0, 0), (0, 0)))
+  return _pinned(stack, layouts)
+
+
+def _pinned(stack: Array, layouts: _Layouts) -> Array:
+  for layout in layouts:
+    stack = jax.lax.with_sharding_constraint(stack, layout)
+  return stack
 
 
 def _transposed(stack: Array) -> Array:
@@ -122,18 +173,6 @@ def _transposed(stack: Array) -> Array:
   """
   barrier = jax.lax.optimization_barrier
   return barrier(barrier(stack).swapaxes(1, 2))
-
-
-def _shard(stack: Array, mesh: Mesh | None) -> Array:
-  """Splits the stack over the devices, filled up with matrices of zeros."""
-  if mesh is None:
-    return stack
-  shards = mesh.shape['data'] * mesh.shape['fsdp']
-  if shards == 1:
-    return stack
-  stack = jnp.pad(stack, ((0, -len(stack) % shards), (0, 0), (0, 0)))
-  spec = PartitionSpec(('data', 'fsdp'))
-  return jax.lax.with_sharding_constraint(stack, NamedSharding(mesh, spec))
 
 
 def orthogonalize(

@@ -10,10 +10,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from craft_jax import config
+from craft_jax.errors import UserError
 from craft_jax.settings import Config
+from craft_jax.sharding import processes, rules
 
-AXES = ('data', 'fsdp', 'tensor')
-BATCH = PartitionSpec(('data', 'fsdp'))  # the batch dim over both axes
+AXES = rules.AXES
+BATCH = rules.activation_spec('B')  # the batch dim over two axes
 
 
 def usable_cores() -> int:
@@ -38,13 +40,18 @@ def _cgroup_cores() -> int:
 
 
 def cpu_devices(cfg: Config) -> int:
-  """CPU devices for a run: as set, or the most cores that divide its batches.
+  """CPU devices of this process: as set, or those that divide the batches.
+
+  By default as many cores as can be used; one, where the run has several
+  processes.
 
   Args:
     cfg: reads `mesh`, the batch sizes and the accumulation.
   """
   if cfg.mesh.cpu_devices:
     return cfg.mesh.cpu_devices
+  if jax.distributed.is_initialized():
+    return 1
   axes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
   fixed = math.prod(size for size in axes if size > 0)
   if -1 not in axes:
@@ -65,10 +72,11 @@ def make_mesh(cfg: Config) -> Mesh:
   a backend and does nothing where there is an accelerator.
 
   Raises:
-    UserError: the axes or batches do not divide over the devices.
+    UserError: the axes, batches or heads do not divide over the devices.
   """
   set_cpu_devices(cpu_devices(cfg))
   sizes = config.check_devices(cfg, jax.device_count())
+  rules.check_heads(cfg.model, sizes['tensor'])
   return jax.make_mesh(
     tuple(sizes[name] for name in AXES),
     AXES,
@@ -78,8 +86,16 @@ def make_mesh(cfg: Config) -> Mesh:
 
 def data_mesh(batch_size: int) -> Mesh:
   """A mesh for reading only: as many devices as divide the batch, on `data`."""
-  set_cpu_devices(math.gcd(usable_cores(), batch_size))
+  if jax.distributed.is_initialized():
+    set_cpu_devices(1)
+  else:
+    set_cpu_devices(math.gcd(usable_cores(), batch_size))
   count = math.gcd(jax.device_count(), batch_size)
+  if processes.several() and count < jax.device_count():
+    raise UserError(
+      f'eval.batch_size={batch_size} does not divide over {jax.device_count()} '
+      'devices; use fewer processes'
+    )
   return jax.make_mesh(
     (count, 1, 1),
     AXES,
@@ -112,3 +128,23 @@ def put_batch(batch, sharding: NamedSharding):
     ),
     batch,
   )
+
+
+def whole_on_first(tree):
+  """A tree of arrays, gathered for process 0; None in others. All processes.
+
+  Array by array, so that one at a time is whole on each device.
+  """
+  if not processes.several():
+    return tree
+  device = jax.local_devices()[0]
+
+  def whole(leaf):
+    if not leaf.is_fully_replicated:
+      everywhere = replicated(leaf.sharding.mesh)
+      leaf = jax.jit(lambda x: x, out_shardings=everywhere)(leaf)
+    local = np.asarray(leaf.addressable_data(0))
+    return jax.device_put(local, device) if processes.is_first() else None
+
+  tree = jax.tree.map(whole, tree)
+  return tree if processes.is_first() else None

@@ -1,17 +1,22 @@
-"""Which mesh axis each dim of each parameter is spread over.
+"""Which mesh axis each dim of each parameter and activation is spread over.
 
-The table reads a parameter's path from its end. Optimizer state and averaged
-weights follow the parameter whose path and shape they share; everything else
-(counts, factored moments) is replicated.
+The table of parameters is read from the end of their paths. Optimizer state
+and averaged weights follow the parameter whose path and shape they share;
+everything else (counts, factored moments) is replicated. Activations are known
+by the letters of their dims (`craft_jax.types`).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from craft_jax.errors import UserError
+from craft_jax.settings import Model as ModelConfig
+
+AXES = ('data', 'fsdp', 'tensor')  # of every mesh
 
 _IN = (None, 'fsdp', 'tensor')  # [L, width, heads or hidden]
 _OUT = (None, 'tensor', 'fsdp')  # [L, heads or hidden, width]
@@ -27,18 +32,87 @@ _RULES: dict[tuple[str, ...], tuple[str | None, ...]] = {
   ('attention_norm', 'bias'): (None, None),
   ('mlp_norm', 'scale'): (None, None),
   ('mlp_norm', 'bias'): (None, None),
-  ('attention', 'query', 'kernel'): _IN,
-  ('attention', 'key', 'kernel'): _IN,
-  ('attention', 'value', 'kernel'): _IN,
-  ('attention', 'output', 'kernel'): _OUT,
-  ('attention', 'value_embedding', 'embedding'): (None, None, 'tensor'),
-  ('mlp', 'in', 'kernel'): _IN,
-  ('mlp', 'gate', 'kernel'): _IN,
-  ('mlp', 'out', 'kernel'): _OUT,
+  ('query', 'kernel'): _IN,
+  ('key', 'kernel'): _IN,
+  ('value', 'kernel'): _IN,
+  ('output', 'kernel'): _OUT,
+  ('value_embedding', 'embedding'): (None, None, 'tensor'),
+  ('in', 'kernel'): _IN,
+  ('gate', 'kernel'): _IN,
+  ('out', 'kernel'): _OUT,
+}
+
+# Dims of activations; the others (positions, width, vocabulary) stay whole.
+_DIMS: dict[str, str | tuple[str, ...]] = {
+  'B': ('data', 'fsdp'),
+  'N': 'tensor',
+  'K': 'tensor',
+  'F': 'tensor',
 }
 
 
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+def activation_spec(dims: str) -> PartitionSpec:
+  """The spec of an activation with these dims, such as `BNTH`."""
+  return PartitionSpec(*(_DIMS.get(dim) for dim in dims))
+
+
+def kept_spec(names: Sequence[str], ndim: int) -> PartitionSpec:
+  """How a parameter, or its slice of one layer, lies between its uses.
+
+  Args:
+    names: its path, or the end of it.
+    ndim: its dims; a slice of one layer lacks the first.
+
+  Raises:
+    UserError: no rule names it.
+  """
+  rule = _rule(tuple(names))
+  return PartitionSpec(*rule[len(rule) - ndim :])
+
+
+def used_spec(names: Sequence[str], ndim: int) -> PartitionSpec:
+  """How it lies while it is used: as it is kept, but gathered over `fsdp`.
+
+  Args:
+    names: its path, or the end of it.
+    ndim: its dims; a slice of one layer lacks the first.
+
+  Raises:
+    UserError: no rule names it.
+  """
+  kept = kept_spec(names, ndim)
+  return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in kept))
+
+
+def check_heads(cfg: ModelConfig, shards: int) -> None:
+  """Refuses heads that do not divide over the axis `tensor`.
+
+  Args:
+    cfg: reads the numbers of heads.
+    shards: devices of the axis.
+
+  Raises:
+    UserError: names the setting.
+  """
+  for name in ('num_heads', 'num_kv_heads'):
+    heads = getattr(cfg, name)
+    if heads % shards:
+      raise UserError(
+        f'model.{name}={heads} does not divide over the {shards} devices of '
+        f'mesh.tensor; use a multiple of {shards}, or a mesh.tensor that '
+        f'divides {heads}'
+      )
+
+
+def _rule(names: tuple[str, ...]) -> tuple[str | None, ...]:
+  """The entry of the table that a path ends with."""
+  for end, rule in _RULES.items():
+    if names[-len(end) :] == end:
+      return rule
+  raise UserError(f'no sharding rule for parameter {"/".join(names)}')
+
+
+def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
   """The keys of a tree path as strings, whatever kind of node they index."""
   return tuple(
     str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
@@ -57,12 +131,8 @@ def param_specs(
   """
   specs = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    names = _names(path)
-    rule = next(
-      (r for end, r in _RULES.items() if names[-len(end) :] == end), None
-    )
-    if rule is None:
-      raise UserError(f'no sharding rule for parameter {"/".join(names)}')
+    names = names_of(path)
+    rule = _rule(names)
     for dim, axis in enumerate(rule):
       if axis and leaf.shape[dim] % mesh.shape[axis]:
         raise UserError(
@@ -84,12 +154,12 @@ def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
   """
   specs = param_specs(params, mesh)
   shapes = {
-    _names(path): leaf.shape
+    names_of(path): leaf.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)
   }
 
   def sharding(path, leaf):
-    names = _names(path)
+    names = names_of(path)
     for start in range(len(names)):
       end = names[start:]
       # A factored moment has the path of its parameter but not its shape.

@@ -4,12 +4,13 @@ Everything goes to standard error, so that results on standard output can be
 piped. Leave the context before printing results to a terminal.
 """
 
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 import rich.console
 import rich.live
@@ -75,7 +76,8 @@ def bar_line(
 class Progress:
   """A live bar on a terminal, plain lines elsewhere, nothing if quiet.
 
-  Warnings are shown even when quiet.
+  Warnings are shown even when quiet. A terminal that has gone costs nothing
+  but what would have been shown.
   """
 
   def __init__(
@@ -116,8 +118,9 @@ class Progress:
     )  # fmt: skip
 
   def __enter__(self) -> 'Progress':
-    if self._live:
-      self._live.start(refresh=True)
+    live = self._live
+    if live:
+      self._show(lambda: live.start(refresh=True))
     return self
 
   def __exit__(
@@ -127,9 +130,9 @@ class Progress:
     trace: TracebackType | None,
   ) -> None:
     if self._live:
-      self._live.stop()
+      self._show(self._live.stop)
       # The bar vanishes; what it last said stays as an ordinary line.
-      self._console.print(self._plain_line(), markup=False)
+      self._print(self._plain_line())
 
   def update(self, step: int, figures: Mapping[str, float]) -> None:
     """Shows that `step` steps are done; `figures` as in `figure_parts`.
@@ -141,28 +144,35 @@ class Progress:
     if self._first is None:
       self._first = (step, time.monotonic())
     if self._live:
-      self._live.refresh()
+      self._show(self._live.refresh)
     elif not self._quiet and (
       time.monotonic() - self._printed_at >= self._seconds
       or step == self._total > self._printed
     ):
       self._printed, self._printed_at = step, time.monotonic()
-      self._console.print(self._plain_line(), markup=False)
+      self._print(self._plain_line())
 
   def phase(self, text: str) -> None:
     """Says on the bar what keeps the steps waiting; '' when they go on."""
     self._phase = text
     if self._live:
-      self._live.refresh()
+      self._show(self._live.refresh)
 
   def message(self, text: str) -> None:
     """Prints a line above the bar."""
     if not self._quiet:
-      self._console.print(text, markup=False)
+      self._print(text)
 
   def warn(self, text: str) -> None:
     """Prints a warning, quiet or not."""
-    self._console.print(f'warning: {text}', markup=False)
+    self._print(f'warning: {text}')
+
+  def _print(self, text: str) -> None:
+    self._show(lambda: self._console.print(text, markup=False))
+
+  def _show(self, draw: Callable[[], Any]) -> None:
+    with contextlib.suppress(OSError):
+      draw()
 
   def _left(self) -> str:
     if self._first is None or self._step <= self._first[0]:

@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ CONFIG = 'config.json'
 METADATA = 'metadata.json'
 METRICS = 'metrics.jsonl'
 SUMMARY = 'summary.json'
+_SHARED_SECONDS = 20.0
 _PACKAGES = (
   'craft-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',
   'numpy', 'ml-collections',
@@ -38,28 +40,42 @@ class RunDir:
     path: the folder, local or remote.
     metadata: what `metadata.json` holds: the fields of this start of the
       program, and those of the starts before it under `earlier`.
+    writes: whether this process of the run writes the files.
   """
 
   path: epath.Path
   metadata: dict[str, Any]
+  writes: bool = True
+
+  @property
+  def summarized_step(self) -> int | None:
+    """The step that `summary.json` tells of; None without one."""
+    try:
+      return json.loads((self.path / SUMMARY).read_text())['step']
+    except (OSError, ValueError, KeyError, TypeError):
+      return None
 
   def update(self, **fields: Any) -> None:
     """Adds JSON values to the metadata and writes the file whole."""
     self.metadata |= fields
-    text = json.dumps(self.metadata, indent=2)
-    _write(self.path / METADATA, text + '\n')
+    if self.writes:
+      text = json.dumps(self.metadata, indent=2)
+      _write(self.path / METADATA, text + '\n')
 
   def finish(self, exit_reason: str) -> None:
     """Notes the end: `finished`, `stopped at step 30`, `interrupted`, ..."""
     self.update(end_time=now(), exit_reason=exit_reason)
 
 
-def open_run(workdir: epath.PathLike, cfg: Config, **facts: Any) -> RunDir:
+def open_run(
+  workdir: epath.PathLike, cfg: Config, *, write: bool = True, **facts: Any
+) -> RunDir:
   """Makes or continues a run directory: writes config and metadata.
 
   Args:
     workdir: the folder; made if missing.
     cfg: the resolved config.
+    write: False in all but one process of a run.
     **facts: further JSON values of the metadata, such as `precision`,
       `corpus_fingerprint`, `corpus`, `mesh`.
 
@@ -68,6 +84,8 @@ def open_run(workdir: epath.PathLike, cfg: Config, **facts: Any) -> RunDir:
   """
   path = epath.Path(workdir)
   check_ours(path)
+  if not write:
+    return RunDir(path, {}, writes=False)
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError as e:
@@ -99,6 +117,21 @@ def check_ours(workdir: epath.PathLike) -> None:
     raise UserError(
       f'{path} holds {min(names)} and no run; give --workdir a new folder'
     )
+
+
+def check_shared(workdir: epath.PathLike) -> None:
+  """Raises UserError where this host does not see the folder that another made.
+
+  Network file systems show a new folder late, so it is looked for for a while.
+  """
+  deadline = time.monotonic() + _SHARED_SECONDS
+  while not epath.Path(workdir).is_dir():
+    if time.monotonic() > deadline:
+      raise UserError(
+        f'{socket.gethostname()} does not see {workdir}, which process 0 has '
+        'made; give a --workdir on a file system that all hosts share'
+      )
+    time.sleep(0.5)
 
 
 def describe(cfg: Config) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """Where figures go: a protocol, and the JSON Lines writer every run has."""
 
+import contextlib
+import errno
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,19 +56,51 @@ def to_json(value: Any) -> Any:
   raise TypeError(f'{type(value).__name__} does not go into JSON')
 
 
+class SilentWriter:
+  """A `Writer` that writes nothing: of all but one process of a run."""
+
+  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+    """Does nothing."""
+
+  def text(self, step: int, text: str) -> None:
+    """Does nothing."""
+
+  def finish(self, summary: Mapping[str, Any]) -> None:
+    """Does nothing."""
+
+  def has(self, step: int, key: str) -> bool:
+    """True: there is nothing left to write."""
+    del step, key
+    return True
+
+  def close(self) -> None:
+    """Does nothing."""
+
+
 class JsonlWriter:
   """`metrics.jsonl`: one JSON object per row, each with its `step`.
 
   A row is on its way to disk when `log` returns, so that a killed run loses
-  none. An object store cannot append; there the file is replaced whole, at
+  none. Rows that a full disk does not take are kept and written with a later
+  one. An object store cannot append; there the file is replaced whole, at
   most every 30 seconds and at the end.
   """
 
-  def __init__(self, workdir: epath.PathLike, step: int = 0):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    step: int = 0,
+    warn: Callable[[str], None] = lambda text: None,
+  ):
     """Opens the file to continue after `step`.
 
     Rows past `step` belong to work that is done again, and a row cut short
     by a kill is half a row: both are dropped. Step 0 starts afresh.
+
+    Args:
+      workdir: the run directory.
+      step: where the run stands.
+      warn: told once when rows cannot be written for a while.
 
     Raises:
       UserError: the file cannot be written.
@@ -73,33 +108,43 @@ class JsonlWriter:
     self._path = epath.Path(workdir) / METRICS
     self._summary = epath.Path(workdir) / SUMMARY
     self._remote = files.is_remote(self._path)
-    self._rows = self._kept_rows(step)
+    self._warn, self._warned = warn, False
+    kept = self._kept_rows(step)
+    self._seen = {(row['step'], key) for row, _ in kept for key in row}
+    # All rows of a remote file, else those that are not written yet.
+    self._rows = [line for _, line in kept]
+    self._size = sum(map(len, self._rows))
     self._written = time.monotonic()
     try:
-      files.write_atomic(self._path, ''.join(self._rows))
+      files.write_atomic(self._path, b''.join(self._rows))
       if not self._remote:
         self._rows = []
-        self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115
+        # Unbuffered: a row is written, or not, when this is known to be so.
+        self._file = open(self._path, 'ab', buffering=0)  # noqa: SIM115
     except OSError as e:
       raise UserError(
         f'cannot write {self._path} ({e.strerror or e}); mend the folder'
       ) from e
 
-  def _kept_rows(self, step: int) -> list[str]:
+  def _kept_rows(self, step: int) -> list[tuple[dict[str, Any], bytes]]:
+    """The whole rows up to `step`: parsed, and as they stand in the file."""
     if step <= 0 or not self._path.exists():
       return []
     kept = []
-    text = self._path.read_bytes().decode('utf-8', 'replace')
-    for line in text.splitlines(keepends=True):
+    for line in self._path.read_bytes().splitlines(keepends=True):
       try:
         row = json.loads(line)
       except ValueError:
         continue
       # A whole row ends in a newline; `{"step": 1` + `0}` must not be one.
-      whole = line.endswith('\n') and isinstance(row, dict)
+      whole = line.endswith(b'\n') and isinstance(row, dict)
       if whole and isinstance(row.get('step'), int) and row['step'] <= step:
-        kept.append(line)
+        kept.append((row, line))
     return kept
+
+  def has(self, step: int, key: str) -> bool:
+    """Whether a row of that step has the key, such as `val_loss`."""
+    return (step, key) in self._seen
 
   def log(self, step: int, figures: Mapping[str, Any]) -> None:
     """Appends `{"step": step, **figures}`; NaN and infinity become null."""
@@ -118,18 +163,38 @@ class JsonlWriter:
   def close(self) -> None:
     """Flushes; for a run that ends without a summary. Repeatable."""
     if self._remote:
-      files.write_atomic(self._path, ''.join(self._rows))
-    else:
+      files.write_atomic(self._path, b''.join(self._rows))
+    elif not self._file.closed:
+      if self._rows:
+        self._write_rows()
+      if self._rows:
+        self._warn(f'{len(self._rows)} rows of {self._path} are lost')
       self._file.close()
 
   def _append(self, row: Mapping[str, Any]) -> None:
+    self._seen |= {(row['step'], key) for key in row}
     # ASCII only: splitlines above must never meet U+2028 inside a row.
-    line = json.dumps(row, allow_nan=False) + '\n'
+    self._rows.append(json.dumps(row, allow_nan=False).encode() + b'\n')
     if not self._remote:
-      self._file.write(line)
-      self._file.flush()
-      return
-    self._rows.append(line)
-    if time.monotonic() - self._written > _REMOTE_SECONDS:
-      files.write_atomic(self._path, ''.join(self._rows))
+      self._write_rows()
+    elif time.monotonic() - self._written > _REMOTE_SECONDS:
+      files.write_atomic(self._path, b''.join(self._rows))
       self._written = time.monotonic()
+
+  def _write_rows(self) -> None:
+    """Appends what is not written yet, all of it or nothing."""
+    data = b''.join(self._rows)
+    try:
+      if self._file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as e:
+      if not self._warned:
+        self._warned = True
+        self._warn(
+          f'{self._path} takes no rows now ({e.strerror}); they are kept'
+        )
+      with contextlib.suppress(OSError):
+        self._file.truncate(self._size)
+      return
+    self._size += len(data)
+    self._rows, self._warned = [], False

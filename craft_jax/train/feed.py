@@ -100,13 +100,9 @@ class _StreamFeed:
     self._recipe = batch_lib.recipe_of(cfg, corpus.vocabulary)
     self._sharding = NamedSharding(mesh, PartitionSpec(None, *mesh_lib.BATCH))
     self._shape = (self.max_steps, plan['batch_size'], plan['context'] + 1)
+    self._rows = _rows_here(self._sharding, self._shape)
     self._stream = stream.WindowStream(
-      stream.WindowSource(
-        corpus.train.tokens,
-        **plan,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-      ),
+      stream.WindowSource(corpus.train.tokens, **plan, rows=self._rows),
       data_index,
       cfg.data.prefetch,
     )
@@ -118,9 +114,13 @@ class _StreamFeed:
   def source(self, num_steps: int) -> jax.Array:
     windows = [next(self._stream) for _ in range(num_steps)]
     windows += [np.zeros_like(windows[0])] * (self.max_steps - num_steps)
-    return jax.make_array_from_process_local_data(
-      self._sharding, np.stack(windows), self._shape
-    )
+    local, first = np.stack(windows), self._rows.start
+
+    def shard(index):
+      start, stop, _ = index[1].indices(self._shape[1])
+      return local[:, start - first : stop - first]
+
+    return jax.make_array_from_callback(self._shape, self._sharding, shard)
 
   def fetch(self, source, i, data_index, key):
     window_BS = jnp.take(source, i, axis=0)
@@ -129,3 +129,10 @@ class _StreamFeed:
 
   def close(self) -> None:
     self._stream.close()
+
+
+def _rows_here(sharding: NamedSharding, shape: tuple[int, ...]) -> slice:
+  """The rows (dim 1) that this process's devices hold, from first to last."""
+  indices = sharding.addressable_devices_indices_map(shape).values()
+  rows = [index[1].indices(shape[1])[:2] for index in indices if index]
+  return slice(min(start for start, _ in rows), max(stop for _, stop in rows))

@@ -11,9 +11,11 @@ import numpy as np
 from craft_jax import metrics
 from craft_jax.model import flops_per_symbol
 from craft_jax.optim.schedules import build_schedule
+from craft_jax.sharding import processes
 from craft_jax.train.setup import Setup
 
 _CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
+_SETTLING = 6  # calls after which one takes about that long
 _NORMS = ('grad_norm', 'update_norm', 'param_norm')
 
 
@@ -22,6 +24,7 @@ class Pace:
 
   Attributes:
     steps: of the next dispatch.
+    settling: whether several processes still look for the number.
     seconds: spent in dispatches so far, compilation and evaluation excluded.
     done: steps of those dispatches.
   """
@@ -32,9 +35,15 @@ class Pace:
     max_steps: upper bound of what is chosen.
     """
     self.steps = steps_per_call or 1
+    self._settling_calls = _SETTLING if processes.several() else 0
     self.seconds, self.done = 0.0, 0
     self._fixed, self._max = bool(steps_per_call), max_steps
     self._last_end = -np.inf
+
+  @property
+  def settling(self) -> bool:
+    """Whether to wait for each call and agree on the next one's steps."""
+    return self._settling_calls > 0 and not self._fixed
 
   def finished(self, count: int, dispatched: float) -> float:
     """Notes that a call of `count` steps ended now; seconds it took.
@@ -46,6 +55,7 @@ class Pace:
     self._last_end = end
     self.seconds += seconds
     self.done += count
+    self._settling_calls -= 1
     if not self._fixed:
       ideal = count * _CALL_SECONDS / seconds
       self.steps = int(np.clip(ideal, 1, min(self._max, 8 * self.steps)))
@@ -100,8 +110,9 @@ class Figures:
     return figures
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
-    """Global norms of gradients, updates and parameters of one step."""
-    return {name: float(values[name]) for name in _NORMS}
+    """Global norms of one step, and the checksum of its batch."""
+    norms = {name: float(values[name]) for name in _NORMS}
+    return norms | {'batch': int(values['batch'])}
 
   def speed(self, steps: int, seconds: float) -> dict[str, float]:
     """Characters per second and, where the peak is known, utilisation."""

@@ -1,25 +1,25 @@
 """The training loop: dispatch, report one call late, evaluate, save."""
 
-import signal
-import threading
+import contextlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from craft_jax.errors import INTERRUPTED, RunFailed
+from craft_jax.errors import INTERRUPTED, RunFailed, UserError
 from craft_jax.evaluate import Evaluator
+from craft_jax.interrupts import Interrupts
 from craft_jax.model import param_count
 from craft_jax.sample.generate import sample_text
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.sharding import processes
 from craft_jax.track.progress import Progress
-from craft_jax.track.writers import JsonlWriter
+from craft_jax.track.writers import JsonlWriter, SilentWriter
+from craft_jax.train.faults import BadStep, bad_steps
 from craft_jax.train.feed import open_feed
 from craft_jax.train.figures import Figures, Pace, memory_bytes
 from craft_jax.train.setup import Setup, open_setup
@@ -27,9 +27,19 @@ from craft_jax.train.step import make_run, make_train_step
 
 
 def train(
-  cfg: Config, workdir: epath.PathLike, *, quiet: bool = False
+  cfg: Config,
+  workdir: epath.PathLike,
+  *,
+  quiet: bool = False,
+  interrupts: Interrupts | None = None,
 ) -> dict[str, Any]:
   """Trains to `train.steps` or `train.stop_at_step`, from where `workdir` is.
+
+  Args:
+    cfg: the run.
+    workdir: its folder.
+    quiet: no progress.
+    interrupts: entered by the caller; by default for the time of the call.
 
   Returns:
     The summary: figures of the last evaluation (`val_...`), `step`, `params`,
@@ -37,128 +47,166 @@ def train(
 
   Raises:
     UserError: see `open_setup`.
-    RunFailed: a loss, gradient or update is not finite, or a signal came.
+    RunFailed: a bad step that ends the run, or a signal came.
+    Interrupted: a signal came before there was anything to save.
   """
-  with _interrupts() as interrupted:
-    setup = open_setup(cfg, workdir)
-    return _trained(setup, quiet, interrupted)
-
-
-def _trained(
-  setup: Setup, quiet: bool, interrupted: threading.Event
-) -> dict[str, Any]:
-  with setup.checkpointer:
+  if interrupts is None:
+    with Interrupts() as interrupts:
+      return train(cfg, workdir, quiet=quiet, interrupts=interrupts)
+  setup = open_setup(cfg, workdir)
+  with setup.closing:
     try:
-      summary = _Loop(setup, quiet).run(interrupted)
+      summary = _Loop(setup, quiet, interrupts).run()
     except BaseException as e:
-      setup.run_dir.finish(str(e) or type(e).__name__)
+      with contextlib.suppress(UserError):  # the first error is to be told
+        setup.run_dir.finish(str(e) or type(e).__name__)
       raise
-  finished = summary['step'] == setup.cfg.train.steps
-  setup.run_dir.finish(
-    'finished' if finished else f'stopped at step {summary["step"]}'
-  )
+    finished = summary['step'] == setup.cfg.train.steps
+    setup.run_dir.finish(
+      'finished' if finished else f'stopped at step {summary["step"]}'
+    )
   return summary
 
 
-# What must be finite, in the order in which it is computed.
-_FINITE = {'loss': 'loss', 'gradient': 'grad_norm', 'update': 'update_norm'}
+class _Stopped(Exception):
+  """A signal ended an evaluation or a compilation."""
 
 
 class _Loop:
   """The state of a running run on the host."""
 
-  def __init__(self, setup: Setup, quiet: bool):
+  def __init__(self, setup: Setup, quiet: bool, interrupts: Interrupts):
     cfg = setup.cfg
-    self.setup, self.cfg = setup, cfg
-    self.state = setup.state
-    self.step = int(setup.state.step)
+    self.setup, self.cfg, self.interrupts = setup, cfg, interrupts
+    self.state = setup.last_state()
+    self.step = int(self.state.step)
     self.end = cfg.train.stop_at_step or cfg.train.steps
     self.best_loss = setup.best_loss
-    self.evaluation: dict[str, Any] = {}  # of this very step
-    # A run that is evaluated again where it was evaluated logs no second row.
-    self.evaluated_step = self.step if setup.figures else -1
+    self.figures_of_step = setup.figures  # of an evaluation at this step, or {}
+    self.program: Any = None
     self.compile_seconds = 0.0
+    self.skips_in_row = 0
     self.figures = Figures(setup)
     self.evaluate = Evaluator(
       cfg, setup.model, setup.corpus.vocabulary, setup.mesh
     )
-    self.writer = JsonlWriter(setup.run_dir.path, self.step)
-    self.progress = Progress(cfg.train.steps, step=self.step, quiet=quiet)
-    data_index = self.step + int(setup.state.data_offset)
-    self.feed = open_feed(cfg, setup.corpus, setup.mesh, data_index)
+    self.progress = Progress(
+      cfg.train.steps,
+      step=self.step,
+      quiet=quiet or not processes.is_first(),
+    )
+    self._open_at_step()
     self.pace = Pace(cfg.train.steps_per_call, self.feed.max_steps)
+    interrupts.defer(
+      processes.stop_agreement() if processes.several() else None
+    )
 
-  def run(self, interrupted: threading.Event) -> dict[str, Any]:
-    setup = self.setup
+  def _open_at_step(self) -> None:
+    """Opens what is written and read from this step on."""
+    data_index = self.step + int(self.state.data_offset)
+    self.feed = open_feed(
+      self.cfg, self.setup.corpus, self.setup.mesh, data_index
+    )
+    self.writer = (
+      JsonlWriter(self.setup.run_dir.path, self.step, self.progress.warn)
+      if processes.is_first()
+      else SilentWriter()
+    )
+
+  def run(self) -> dict[str, Any]:
     try:
       with self.progress:
-        for line in (setup.corpus.summary, *setup.corpus.notes):
+        for line in (self.setup.corpus.summary, *self.setup.corpus.notes):
           self.progress.message(line)
-        if self.step < self.end:
-          self._train(interrupted)
-        if interrupted.is_set() and self.step < self.end:
+        try:
+          return self._run()
+        except _Stopped:
           self._save()
-          setup.checkpointer.wait()
+          self.setup.checkpointer.wait()
           raise RunFailed(
             f'interrupted; step {self.step} is saved, the same command goes on',
             INTERRUPTED,
-          )
-        if not self.evaluation:
-          self._evaluate()
-        self._save()
-        setup.checkpointer.wait()
-        summary = self._summary() | self._sample()
-      if self.pace.done:  # else an earlier start has said it all
-        self.writer.finish(summary)
-      return summary
+          ) from None
     finally:
       self.feed.close()
       self.writer.close()
 
-  def _train(self, interrupted: threading.Event) -> None:
-    key, replicated = self.setup.run_key, mesh_lib.replicated(self.setup.mesh)
-    program = None
+  def _run(self) -> dict[str, Any]:
+    if 0 < self.step < self.end:
+      self._at_boundary()  # a kill may have come in the middle of it
+    while self.step < self.end:
+      try:
+        self._train()
+      except BadStep as bad:
+        self._after(bad)
+    evaluation = self._evaluate()
+    self._save()
+    self.setup.checkpointer.wait()
+    summary = self._summary(evaluation) | self._sample()
+    # A finished run that starts again has nothing new to say.
+    if self.pace.done or self.setup.run_dir.summarized_step != self.step:
+      self.writer.finish(summary)
+    processes.wait_for_all('the end')
+    return summary
+
+  def _train(self) -> None:
+    key = self.setup.run_key
     waiting = None  # the call whose metrics are not fetched yet
-    while self.step < self.end and not interrupted.is_set():
+    while self.step < self.end:
       boundary = self._boundary()
       count = min(self.pace.steps, boundary - self.step)
-      trips = jax.device_put(np.int32(count), replicated)
+      trips = mesh_lib.put_batch(
+        np.int32(count), mesh_lib.replicated(self.setup.mesh)
+      )
       inputs = (self.feed.source(count), key, trips)
-      program = program or self._compile(inputs)
+      self.program = self.program or self._compiled(inputs)
       begin = time.perf_counter()
       with jax.transfer_guard('disallow'):
-        self.state, rows = program(self.state, *inputs)
+        self.state, rows = self.program(self.state, *inputs)
       if waiting:
         self._report(*waiting)
       waiting = (self.step, count, rows, begin)
       self.step += count
-      self.evaluation = {}
-      if self.step == boundary:
+      self.figures_of_step = {}
+      stop = self.interrupts.requested()
+      if stop or self.step == boundary or self.pace.settling:
         self._report(*waiting)
         waiting = None
+        # Agreed on only here, where nothing is under way.
+        self.pace.steps = processes.of_first(self.pace.steps)
+      if self.step == boundary:
         self._at_boundary()
-    if waiting:
-      self._report(*waiting)
+      if stop and self.step < self.end:
+        raise _Stopped
 
-  def _compile(self, inputs: tuple[Any, ...]) -> Any:
+  def _compiled(self, inputs: tuple[Any, ...]) -> Any:
+    """The program of a call; a signal ends the wait for it."""
     self.progress.phase('compiling')
     begin = time.perf_counter()
-    step = make_train_step(self.cfg, self.setup.model, self.setup.optimizer)
-    run = make_run(step, self.feed.fetch, self.feed.max_steps)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-    program = (
-      jax.jit(
-        run,
-        donate_argnums=0,
-        out_shardings=(shardings, mesh_lib.replicated(self.setup.mesh)),
-      )
-      .lower(self.state, *inputs)
-      .compile()
-    )
-    self.compile_seconds = time.perf_counter() - begin
+    program = self.interrupts.during(lambda: self._compile(inputs))
+    if program is None:
+      raise _Stopped
+    self.compile_seconds += time.perf_counter() - begin
     self.progress.phase('')
     self.progress.message(f'compiled in {self.compile_seconds:.1f} s')
     return program
+
+  def _compile(self, inputs: tuple[Any, ...]) -> Any:
+    setup = self.setup
+    step = make_train_step(self.cfg, setup.model, setup.optimizer)
+    skip = self.cfg.train.bad_step == 'skip'
+    run = make_run(step, self.feed.fetch, self.feed.max_steps, skip)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
+    with jax.set_mesh(setup.mesh):
+      return (
+        jax.jit(
+          run,
+          donate_argnums=0,
+          out_shardings=(shardings, mesh_lib.replicated(setup.mesh)),
+        )
+        .lower(self.state, *inputs)
+        .compile()
+      )
 
   def _boundary(self) -> int:
     """The next step at which to evaluate, save or end."""
@@ -169,22 +217,39 @@ class _Loop:
     return min(stops)
 
   def _at_boundary(self) -> None:
+    """Evaluates and saves what is due at this step and not done yet."""
+    if self.step == self.end:
+      return  # `_run` does both
     cfg = self.cfg
-    if cfg.eval.every and self.step % cfg.eval.every == 0:
+    due = cfg.eval.every and self.step % cfg.eval.every == 0
+    if due and not self.figures_of_step:
       self._evaluate()
-    improved = self.evaluation and self.evaluation['val_loss'] < self.best_loss
+    loss = self.figures_of_step.get('val_loss', np.inf)
     due = cfg.checkpoint.every and self.step % cfg.checkpoint.every == 0
-    if self.step < self.end and (improved or due):
-      self._save()
+    if due or loss < self.best_loss:
+      try:
+        self._save()
+      except UserError as e:
+        # A disk that is full now may not be full at the next one.
+        self.progress.warn(f'{e}; training goes on')
 
   def _report(self, first: int, count: int, rows: Any, begin: float) -> None:
-    """Writes and shows the metrics of a call; stops at a bad step."""
+    """Writes and shows the metrics of a call.
+
+    Raises:
+      BadStep: one that is not to be skipped.
+    """
     values = {k: np.asarray(v)[:count] for k, v in jax.device_get(rows).items()}
     speed = self.figures.speed(count, self.pace.finished(count, begin))
-    bad = np.flatnonzero(values['finite'] == 0)
-    good = int(bad[0]) if bad.size else count
-    for i in range(good):
+    bad = dict(bad_steps(values))
+    skip = self.cfg.train.bad_step == 'skip'
+    done = count if skip or not bad else min(bad)
+    for i in range(done):
       step = first + i + 1
+      if i in bad:
+        self._skipped(step, bad[i])
+        continue
+      self.skips_in_row = 0
       if step % self.cfg.log.every == 0 or step == self.end:
         row = {name: value[i] for name, value in values.items()}
         self.writer.log(
@@ -194,47 +259,98 @@ class _Loop:
           | speed
           | {'data_wait_seconds': self.feed.wait_seconds},
         )
+    good = [i for i in range(done) if i not in bad]
     if good:
-      sums = {name: value[:good].sum() for name, value in values.items()}
+      sums = {name: value[good].sum() for name, value in values.items()}
       self.progress.update(
-        first + good, self.figures.of_steps(sums, first + good) | speed
+        first + done, self.figures.of_steps(sums, first + done) | speed
       )
-    if bad.size:
-      what = next(
-        word
-        for word, name in _FINITE.items()
-        if not np.isfinite(values[name][good])
-      )
+    if done < count:
+      raise BadStep(first + done + 1, bad[done])
+
+  def _skipped(self, step: int, reason: str) -> None:
+    self.writer.log(step, {'skipped': reason})
+    self.progress.warn(f'step {step} is skipped: {reason}')
+    self.skips_in_row += 1
+    if self.skips_in_row == self.cfg.train.max_skips:
       raise RunFailed(
-        f'the {what} of step {first + good + 1} is not finite and was not '
-        'applied; lower optim.learning_rate, set optim.clip_norm, or use '
+        f'{self.skips_in_row} steps in a row up to {step} were bad, the last '
+        f'because {reason}; lower optim.learning_rate or raise '
+        'train.spike_deviations'
+      )
+
+  def _after(self, bad: BadStep) -> None:
+    """Ends the run before a bad step, or goes back and passes over its data."""
+    train = self.cfg.train
+    self.step = bad.step - 1
+    if train.bad_step == 'stop':
+      self._save()
+      self.setup.checkpointer.wait()
+      raise RunFailed(
+        f'step {bad.step}: {bad.reason}; it was not applied and step '
+        f'{self.step} is saved; go on with --config.train.bad_step=skip or '
+        '=rollback, or start anew with a lower optim.learning_rate or '
         'model.precision=float32'
       )
+    if int(self.state.rollbacks) >= train.max_rollbacks:
+      raise RunFailed(
+        f'step {bad.step}: {bad.reason}, after {train.max_rollbacks} '
+        'rollbacks; raise train.max_rollbacks, or start anew with a lower '
+        'optim.learning_rate'
+      )
+    self.feed.close()
+    self.writer.close()
+    self.setup.checkpointer.wait()
+    self.state = self.setup.gone_back(self.state, bad.step)
+    self.step = int(self.state.step)
+    self.figures_of_step = {}
+    self._open_at_step()
+    note = f'{bad.reason}; back to step {self.step}, past the data since'
+    # Not in the step gone back to: that one is kept when this is done again.
+    self.writer.log(self.step + 1, {'rollback': f'step {bad.step}: {note}'})
+    self.progress.warn(f'step {bad.step}: {note}')
 
-  def _evaluate(self) -> None:
+  def _evaluate(self) -> dict[str, Any]:
+    """The figures of the validation split, which are logged once."""
     self.progress.phase('evaluating')
-    corpus = self.setup.corpus
-    self.evaluation = self.evaluate(
-      self.state.eval_params, corpus.valid, corpus.withheld
+    params, corpus = self.state.eval_params, self.setup.corpus
+    ready = self.interrupts.during(lambda: self.evaluate.compile(params))
+    if not ready:
+      raise _Stopped
+    evaluation = self.evaluate(
+      params, corpus.valid, corpus.withheld, tick=self._tick
     )
     self.progress.phase('')
-    self.progress.update(self.step, self.evaluation)
-    if self.step != self.evaluated_step:
-      self.writer.log(self.step, self.evaluation)
+    self.progress.update(self.step, evaluation)
+    if not self.writer.has(self.step, 'val_loss'):
+      self.writer.log(self.step, evaluation)
+    self.figures_of_step = evaluation
+    return evaluation
+
+  def _tick(self) -> None:
+    if self.interrupts.requested():
+      raise _Stopped
 
   def _save(self) -> None:
-    meta = self.setup.meta(self.step, self.evaluation)
-    if self.setup.checkpointer.save(self.state, meta):
-      self.best_loss = min(self.best_loss, meta.val_loss)
+    try:
+      self.setup.checkpointer.wait()
+    except UserError as e:
+      self.progress.warn(f'{e}; trying again')
+    meta = self.setup.meta(self.step, self.figures_of_step)
+    self.setup.checkpointer.save(self.state, meta)
+    self.best_loss = min(self.best_loss, meta.val_loss)
 
   def _sample(self) -> dict[str, Any]:
     log, setup = self.cfg.log, self.setup
     if not log.sample_chars:
       return {}
     self.progress.phase('sampling')
+    params = mesh_lib.whole_on_first(self.state.eval_params)
+    if params is None:
+      return {}
     text = log.sample_prompt + sample_text(
       setup.model,
-      self.state.eval_params,
+      params,
       setup.corpus.vocabulary,
       log.sample_prompt,
       log.sample_chars,
@@ -242,18 +358,20 @@ class _Loop:
       SampleSettings(log.sample_temperature, end=False),
       setup.corpus.documents > 1,
     )
-    if self.step != self.evaluated_step:
+    if not self.writer.has(self.step, 'text'):
       self.writer.text(self.step, text)
     return {'prompt': log.sample_prompt, 'sample': text}
 
-  def _summary(self) -> dict[str, Any]:
+  def _summary(self, evaluation: dict[str, Any]) -> dict[str, Any]:
     trained = self.figures.speed(self.pace.done, self.pace.seconds or np.inf)
     return (
-      self.evaluation
+      evaluation
       | trained
       | memory_bytes()
       | {
         'step': self.step,
+        'skipped': int(self.state.skipped),
+        'rollbacks': int(self.state.rollbacks),
         'params': param_count(self.state.params),
         'train_seconds': self.pace.seconds,
         'compile_seconds': self.compile_seconds,
@@ -262,36 +380,6 @@ class _Loop:
         'peak_source': self.figures.peak_source,
         'precision': self.setup.model.precision,
         'devices': jax.device_count(),
+        'processes': jax.process_count(),
       }
     )
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-  """Yields an event that the first SIGINT or SIGTERM sets.
-
-  The second one acts as always, so a stuck run can still be ended. Outside
-  the main thread signals are left alone.
-  """
-  event = threading.Event()
-  if threading.current_thread() is not threading.main_thread():
-    yield event
-    return
-  kinds = (signal.SIGINT, signal.SIGTERM)
-  before = {kind: signal.getsignal(kind) for kind in kinds}
-
-  def restore() -> None:
-    for kind, handler in before.items():
-      signal.signal(kind, handler)
-
-  def on_signal(number: int, frame: Any) -> None:
-    del number, frame
-    event.set()
-    restore()
-
-  for kind in kinds:
-    signal.signal(kind, on_signal)
-  try:
-    yield event
-  finally:
-    restore()

@@ -1,15 +1,19 @@
 """Opens a run: corpus, mesh, model, optimizer and the state to start from."""
 
+import contextlib
 import dataclasses
+import json
 import math
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+import craft_jax
 from craft_jax import checkpoint, config
 from craft_jax.checkpoint import Checkpointer, Meta
 from craft_jax.data.corpus import Corpus, open_corpus
@@ -21,10 +25,16 @@ from craft_jax.model.transformer import Decoder
 from craft_jax.optim.optimizers import build_optimizer
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.sharding import processes
 from craft_jax.track import rundir
+from craft_jax.track.lock import Lock
 from craft_jax.train.state import State, abstract_state, init_state
 
 _INIT_STREAM, _RUN_STREAM = 0, 1  # of the seed
+_PLACES = (
+  'data.path', 'data.valid_path', 'data.test_path', 'data.tfds_dir',
+  'data.cache_dir',
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +47,11 @@ class Setup:
     mesh: where it runs.
     model: what it trains.
     optimizer: with what.
-    state: on the mesh, new or restored.
-    figures: of an evaluation at this very step, or {}.
+    figures: of an evaluation at the step it starts from, or {}.
     best_loss: least validation loss (nats) of the saved steps, or infinity.
     run_dir: its folder, opened.
-    checkpointer: saves it; to be closed.
+    checkpointer: saves it.
+    closing: closes the two; a context.
   """
 
   cfg: Config
@@ -49,17 +59,19 @@ class Setup:
   mesh: Mesh
   model: Decoder
   optimizer: optax.GradientTransformation
-  state: State
   figures: dict[str, Any]
   best_loss: float
   run_dir: rundir.RunDir
   checkpointer: Checkpointer
+  closing: contextlib.ExitStack
 
   @property
   def run_key(self) -> Key[Array, '']:
     """The key of dropout and augmentation, on the mesh."""
-    key = jax.random.fold_in(jax.random.key(self.cfg.seed), _RUN_STREAM)
-    return jax.device_put(key, mesh_lib.replicated(self.mesh))
+    return jax.jit(
+      lambda: jax.random.fold_in(jax.random.key(self.cfg.seed), _RUN_STREAM),
+      out_shardings=mesh_lib.replicated(self.mesh),
+    )()
 
   def meta(self, step: int, figures: dict[str, Any]) -> Meta:
     """What a checkpoint says beside the arrays.
@@ -78,80 +90,151 @@ class Setup:
       documents=self.corpus.documents > 1,
     )
 
+  def last_state(self, every: int = 1) -> State:
+    """The state of the last whole checkpoint, or the one before any step.
+
+    All processes. On the mesh, wherever it was saved.
+
+    Args:
+      every: only steps that are multiples of this.
+
+    Raises:
+      UserError: every checkpoint is damaged, or of other settings.
+    """
+    ema = self.cfg.train.ema > 0
+    abstract = abstract_state(self.model, self.optimizer, ema, self.mesh)
+    step = _last_step(self.run_dir.path, every)
+    if step is not None:
+      return self.checkpointer.restore(abstract, step)[0]
+    key = jax.random.fold_in(jax.random.key(self.cfg.seed), _INIT_STREAM)
+    with jax.set_mesh(self.mesh):
+      return jax.jit(
+        lambda key: init_state(self.model, self.optimizer, key, ema),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+      )(key)
+
+  def gone_back(self, current: State, bad_step: int) -> State:
+    """A saved state, to go on with the data after those of a bad step.
+
+    All processes. The data since the save are passed over. Only saves that
+    `checkpoint.every` asks for count, not those at an interrupt: the run must
+    not depend on where it was interrupted.
+
+    Args:
+      current: the state before the bad step.
+      bad_step: its number, from 1.
+    """
+    rollbacks = int(current.rollbacks) + 1
+    passed = int(current.data_offset) + bad_step
+    state = self.last_state(self.cfg.checkpoint.every)
+    numbers = {
+      'data_offset': np.int32(passed - int(state.step)),
+      'rollbacks': np.int32(rollbacks),
+    }
+    where = mesh_lib.replicated(self.mesh)
+    return dataclasses.replace(state, **mesh_lib.put_batch(numbers, where))
+
 
 def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
-  """Opens a new run, or continues the one in `workdir`.
+  """Opens a new run, or continues the one in `workdir`. All processes.
 
   Sets the number of CPU devices, so it must come before anything that
   touches a JAX backend.
 
   Raises:
     UserError: a mistake in settings, text or folder; the run in `workdir` has
-      other identity settings or another corpus.
+      other identity settings or another corpus, or is going on; or another
+      process of this run had such a mistake, or has other settings or text.
   """
-  rundir.check_ours(workdir)
+  mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
+  processes.check_same(
+    'the version', f'{craft_jax.__version__} {jax.__version__}'
+  )
+  processes.check_same('the config', _comparable(cfg))
   mesh = mesh_lib.make_mesh(cfg)
-  before = None
-  if checkpoint.steps(workdir):
-    before = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
+  with contextlib.ExitStack() as stack:
+    processes.opened_by_all(lambda: _own(workdir, stack))
+    step = _last_step(workdir)
+    before, corpus, cfg = processes.opened_by_all(
+      lambda: _read(cfg, workdir, step)
+    )
+    processes.check_same('the precision', cfg.model.precision)
+    processes.check_same('the text', corpus.fingerprint)
+    model = build(cfg.model, corpus.vocabulary.size)
+    run_dir = processes.opened_by_all(
+      lambda: rundir.open_run(
+        workdir,
+        cfg,
+        write=processes.is_first(),
+        precision=model.precision,
+        mesh=dict(mesh.shape),
+        corpus=corpus.summary,
+        corpus_fingerprint=corpus.fingerprint,
+      )
+    )
+    checkpointer = stack.enter_context(
+      Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
+    )
+    best = checkpoint.best_step(workdir)
+    return Setup(
+      cfg=cfg,
+      corpus=corpus,
+      mesh=mesh,
+      model=model,
+      optimizer=build_optimizer(cfg, model.precision, mesh),
+      figures=dict(before.metrics) if before else {},
+      best_loss=math.inf
+      if best is None
+      else checkpoint.open_meta(workdir, best).val_loss,
+      run_dir=run_dir,
+      checkpointer=checkpointer,
+      closing=stack.pop_all(),
+    )
+
+
+def _comparable(cfg: Config) -> str:
+  """The settings that all processes must share: not where a host has files."""
+  flat = config.flatten(cfg)
+  return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
+
+
+def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
+  """Takes the run directory for this run."""
+  rundir.check_ours(workdir)
+  if processes.is_first():
+    stack.callback(Lock(workdir).close)
+
+
+def _last_step(workdir: epath.PathLike, every: int = 1) -> int | None:
+  """The last whole checkpoint, as process 0 sees it. All processes."""
+  found = -1
+
+  def look() -> None:
+    nonlocal found
+    if not processes.is_first():
+      return
+    if any(step % every == 0 for step in checkpoint.steps(workdir)):
+      found = checkpoint.resolve_step(workdir, every=every)
+
+  processes.opened_by_all(look)
+  found = processes.of_first(found)
+  return None if found < 0 else found
+
+
+def _read(
+  cfg: Config, workdir: epath.PathLike, step: int | None
+) -> tuple[Meta | None, Corpus, Config]:
+  """The checkpoint's facts, the corpus, the config with its precision."""
+  if not processes.is_first():
+    rundir.check_shared(workdir)
+  before = None if step is None else checkpoint.open_meta(workdir, step)
   cfg = _with_precision(cfg, before)
   if before:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
   _check_prompt(cfg, corpus)
-  model = build(cfg.model, corpus.vocabulary.size)
-  optimizer = build_optimizer(cfg, model.precision, mesh)
-  run_dir = rundir.open_run(
-    workdir,
-    cfg,
-    precision=model.precision,
-    mesh=dict(mesh.shape),
-    corpus=corpus.summary,
-    corpus_fingerprint=corpus.fingerprint,
-  )
-  checkpointer = Checkpointer(workdir, cfg.checkpoint.keep)
-  try:
-    state = _first_state(cfg, checkpointer, before, model, optimizer, mesh)
-  except UserError:
-    checkpointer.close()
-    raise
-  best = checkpoint.best_step(workdir)
-  best_loss = (
-    math.inf if best is None else checkpoint.open_meta(workdir, best).val_loss
-  )
-  return Setup(
-    cfg,
-    corpus,
-    mesh,
-    model,
-    optimizer,
-    state,
-    dict(before.metrics) if before else {},
-    best_loss,
-    run_dir,
-    checkpointer,
-  )
-
-
-def _first_state(
-  cfg: Config,
-  checkpointer: Checkpointer,
-  before: Meta | None,
-  model: Decoder,
-  optimizer: optax.GradientTransformation,
-  mesh: Mesh,
-) -> State:
-  """The state to start from, on the mesh: restored, or new."""
-  ema = cfg.train.ema > 0
-  abstract = abstract_state(model, optimizer, ema, mesh)
-  if before:
-    return checkpointer.restore(abstract, before.step)[0]
-  key = jax.random.fold_in(jax.random.key(cfg.seed), _INIT_STREAM)
-  return jax.jit(
-    lambda key: init_state(model, optimizer, key, ema),
-    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-  )(key)
+  return before, corpus, cfg
 
 
 def _check_prompt(cfg: Config, corpus: Corpus) -> None:

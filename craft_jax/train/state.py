@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from craft_jax.model.transformer import Decoder
 from craft_jax.sharding import rules
@@ -15,19 +15,40 @@ from craft_jax.types import Params
 
 
 @flax.struct.dataclass
+class Usual:
+  """Running statistics of the good steps, of loss and gradient norm.
+
+  Attributes:
+    count: good steps seen.
+    mean_2: exponential means.
+    variance_2: exponential means of the squared deviations.
+  """
+
+  count: Int[Array, '']
+  mean_2: Float[Array, '2']
+  variance_2: Float[Array, '2']
+
+
+@flax.struct.dataclass
 class State:
   """The training state: a pytree, sharded like its parameters.
 
   Attributes:
-    step: optimizer steps done.
+    step: steps done, skipped ones included.
+    skipped: bad steps left out of them.
+    rollbacks: times the run has gone back to a checkpoint.
     data_offset: data windows passed over; the data index is step + offset.
+    usual: what a loss and a gradient norm usually are.
     params: float32 parameters.
     opt_state: of the optimizer.
     ema: averaged parameters, or None.
   """
 
   step: Int[Array, '']
+  skipped: Int[Array, '']
+  rollbacks: Int[Array, '']
   data_offset: Int[Array, '']
+  usual: Usual
   params: Params
   opt_state: Any
   ema: Params | None
@@ -48,7 +69,10 @@ def init_state(
   params = model.init(key)
   return State(
     step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
+    rollbacks=jnp.zeros((), jnp.int32),
     data_offset=jnp.zeros((), jnp.int32),
+    usual=Usual(jnp.zeros((), jnp.int32), jnp.zeros(2), jnp.zeros(2)),
     params=params,
     opt_state=optimizer.init(params),
     ema=jax.tree.map(jnp.copy, params) if ema else None,

@@ -1,22 +1,27 @@
 """The training step and the loop of steps on the device. Pure."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from craft_jax.losses import token_losses
 from craft_jax.metrics import token_sums
 from craft_jax.model.transformer import Decoder
 from craft_jax.settings import Config
-from craft_jax.train.state import State
+from craft_jax.train.state import State, Usual
 from craft_jax.types import Batch, MetricSums, Params
 
 Step = Callable[[State, Batch, Key[Array, '']], tuple[State, MetricSums]]
 Fetch = Callable[[Any, Int[Array, ''], Int[Array, ''], Key[Array, '']], Batch]
+
+
+# Good steps before a spike can be told, and the memory of the statistics.
+_SPIKE_AFTER, _USUAL_DECAY = 30, 0.98
 
 
 def make_train_step(
@@ -24,39 +29,87 @@ def make_train_step(
 ) -> Step:
   """The pure `(state, batch, key) -> state, metric sums` of a run.
 
-  A step with a non-finite loss, gradient or update returns the state as it was,
-  with `finite` 0: nothing is multiplied by the bad values.
+  A step is bad if its loss, gradient or update is not finite, or its loss or
+  gradient norm is a spike (`train.spike_deviations`). It leaves parameters,
+  optimizer state, averages and statistics as they were, chosen by `where`:
+  nothing is multiplied by the bad values. Under `train.bad_step=skip` the step
+  counts as done, else the state does not change at all. The sum `good` is 0.
   """
+  skip = cfg.train.bad_step == 'skip'
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     update_norm = optax.tree.norm(updates)
-    finite = jnp.isfinite(sums['loss'] + grad_norm + update_norm)
+    now_2 = jnp.stack([sums['loss'] / sums['count'], grad_norm])
+    good = jnp.isfinite(now_2.sum() + update_norm)
+    if cfg.train.spike_deviations:
+      good &= ~_spike(state.usual, now_2, cfg.train.spike_deviations)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
-      ema = _averaged(ema, params, cfg.train.ema, state.step)
-    after = State(state.step + 1, state.data_offset, params, opt_state, ema)
+      ema = _averaged(ema, params, cfg.train.ema, state.step - state.skipped)
+    after = state.replace(
+      step=state.step + 1,
+      usual=_updated(state.usual, now_2),
+      params=params,
+      opt_state=opt_state,
+      ema=ema,
+    )
+    if skip:
+      state = state.replace(step=state.step + 1, skipped=state.skipped + 1)
     state = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), after, state
+      lambda new, old: jnp.where(good, new, old), after, state
     )
     sums |= {
       'grad_norm': grad_norm,
       'update_norm': update_norm,
       'param_norm': optax.tree.norm(state.params),
-      'finite': finite.astype(jnp.float32),
+      'good': good.astype(jnp.float32),
+      'batch': _checksum(batch),
     }
     return state, sums
 
   return train_step
 
 
+def _spike(
+  usual: Usual, now_2: Float[Array, '2'], deviations: float
+) -> Bool[Array, '']:
+  """Whether a value lies far above what is usual, once that is known."""
+  bound_2 = usual.mean_2 + deviations * jnp.sqrt(usual.variance_2)
+  return (usual.count >= _SPIKE_AFTER) & jnp.any(now_2 > bound_2)
+
+
+def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
+  """Plain means over the first steps, exponential ones from then on."""
+  count = usual.count.astype(jnp.float32)
+  decay = jnp.minimum(count / (count + 1), _USUAL_DECAY)
+  mean_2 = decay * usual.mean_2 + (1 - decay) * now_2
+  squares_2 = (now_2 - usual.mean_2) * (now_2 - mean_2)
+  variance_2 = decay * usual.variance_2 + (1 - decay) * squares_2
+  return Usual(usual.count + 1, mean_2, variance_2)
+
+
+def _checksum(batch: Batch) -> Float[Array, '']:
+  """24 bits of inputs, targets and their places, exact in float32.
+
+  A sum of integers modulo 2**32: the same on any number of devices.
+  """
+  shape = batch.x_BT.shape
+  place_BT = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
+  factor_BT = 2 * place_BT * jnp.uint32(0x9E3779B1) + 1
+  x_BT, y_BT = (a.astype(jnp.uint32) for a in (batch.x_BT, batch.y_BT))
+  symbols_BT = x_BT * 65537 + y_BT + 1
+  total = jnp.sum(symbols_BT * factor_BT, dtype=jnp.uint32)
+  return (total >> 8).astype(jnp.float32)
+
+
 def _averaged(
   ema: Params, params: Params, decay: float, step: Int[Array, '']
 ) -> Params:
-  """Averages with a decay that grows to `decay`, so the start is forgotten."""
+  """Averages with a decay that grows with the good steps done to `decay`."""
   share = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda e, p: e + share * (p - e), ema, params)
 
@@ -110,6 +163,7 @@ def make_run(
   step: Step,
   fetch: Fetch,
   keep_rows: int,
+  past_bad_steps: bool = False,
 ) -> Callable[..., tuple[State, MetricSums]]:
   """Many steps in one dispatch.
 
@@ -118,11 +172,13 @@ def make_run(
     fetch: `(source, i, data_index, key) -> Batch` of the i-th step of the
       call; the key is of the run's augmentation.
     keep_rows: most steps per call: rows of the metric buffers.
+    past_bad_steps: go on after a bad step; else the rest of the call is a
+      no-op.
 
   Returns:
     `(state, source, key, num_steps) -> state, rows`, where each metric has
     `keep_rows` entries, of which the first `num_steps` are set. The trip
-    count is traced. After a bad step the rest of the call is a no-op.
+    count is traced.
   """
 
   def run(state, source, key, num_steps):
@@ -135,11 +191,11 @@ def make_run(
       step_key = jax.random.fold_in(dropout_key, data_index)
       state, sums = step(state, batch, step_key)
       rows = {name: rows[name].at[i].set(sums[name]) for name in sums}
-      return i + 1, state, rows, sums['finite'] > 0
+      return i + 1, state, rows, past_bad_steps | (sums['good'] > 0)
 
     def going(carry):
-      i, _, _, finite = carry
-      return (i < num_steps) & finite
+      i, _, _, going_on = carry
+      return (i < num_steps) & going_on
 
     zero = jnp.zeros((), jnp.int32)
     shapes = jax.eval_shape(

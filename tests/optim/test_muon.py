@@ -107,8 +107,9 @@ n = int(sys.argv[1])
 mesh = jax.make_mesh((1, n, 1), ('data', 'fsdp', 'tensor'),
                      axis_types=(AxisType.Auto,) * 3)
 rng = np.random.default_rng(0)
-shapes = ((3, 16, 16), (3, 16, 64), (3, 64, 16))
-grads = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+shapes = {'query': (3, 16, 16), 'in': (3, 16, 64), 'out': (3, 64, 16)}
+grads = {name: {'kernel': jnp.asarray(rng.normal(size=s), jnp.float32)}
+         for name, s in shapes.items()}
 grads = jax.device_put(grads, NamedSharding(mesh, PartitionSpec()))
 out = {}
 for precision in ('bfloat16', 'float32'):
@@ -119,7 +120,8 @@ for precision in ('bfloat16', 'float32'):
         return muon.update(grads, carry[1])
       return jax.lax.fori_loop(0, steps, body, (grads, muon.init(grads)))[0]
     updates = jax.jit(run)(grads, 2)
-    out[f'{precision} {name}'] = [np.asarray(u).tolist() for u in updates]
+    out[f'{precision} {name}'] = [
+      np.asarray(u).tolist() for u in jax.tree.leaves(updates)]
 assert len(jax.devices()) == n
 print(json.dumps(out))
 """

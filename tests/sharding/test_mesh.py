@@ -95,3 +95,19 @@ def test_rules_refuse():
     rules.param_specs(odd, mesh)
   with pytest.raises(UserError, match='no sharding rule for parameter novel/x'):
     rules.param_specs({'novel': {'x': jnp.zeros(3)}}, mesh)
+
+
+@pytest.mark.parametrize(
+  'overrides, words',
+  [
+    (['model.num_heads=1'], ['model.num_heads=1', 'mesh.tensor', 'multiple']),
+    (['model.num_kv_heads=1'], ['model.num_kv_heads=1', 'mesh.tensor']),
+  ],
+)
+def test_heads_divide(overrides, words):
+  tensor = ['mesh.data=1', 'mesh.tensor=2']
+  with pytest.raises(UserError) as e:
+    mesh_lib.make_mesh(config.load_config('toy', [*overrides, *tensor]))
+  assert all(word in str(e.value) for word in words)
+  mesh_lib.make_mesh(config.load_config('toy', overrides))
+  mesh_lib.make_mesh(config.load_config('toy', tensor))

@@ -13,7 +13,7 @@ from craft_jax.model.transformer import Decoder
 from craft_jax.optim.optimizers import build_optimizer
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.train.state import abstract_state, init_state
-from craft_jax.train.step import make_run, make_train_step
+from craft_jax.train.step import _checksum, make_run, make_train_step
 from craft_jax.types import Batch
 
 V = 20
@@ -132,9 +132,9 @@ def test_a_bad_step_changes_nothing(toy, value, loss_too):
   good = batch._replace(x_BT=batch.x_BT.at[0, 0].set(1))
   bad = batch._replace(x_BT=batch.x_BT.at[0, 0].set(0))
   state, sums = step(state, good, jax.random.key(0))
-  assert sums['finite'] == 1 and state.step == 1
+  assert sums['good'] == 1 and state.step == 1
   after, sums = step(state, bad, jax.random.key(0))
-  assert sums['finite'] == 0
+  assert sums['good'] == 0
   assert np.isfinite(sums['loss']) == (not loss_too)
   assert digest(after) == digest(state)
 
@@ -162,6 +162,81 @@ def test_a_call_is_its_steps(toy):
   assert not rows['loss'][6:].any()
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+@pytest.mark.parametrize('loss_too', [True, False])
+def test_skipping_is_as_if_the_step_had_not_been(toy, value, loss_too):
+  cfg = toy('train.ema=0.9', 'train.bad_step=skip')
+  model = _Poisoned(cfg.model, value, loss_too)
+  step, state = make(cfg, model)
+  good = [random_batch(i) for i in range(3)]
+  good = [b._replace(x_BT=b.x_BT.at[0, 0].set(1)) for b in good]
+  bad = good[0]._replace(x_BT=good[0].x_BT.at[0, 0].set(0))
+  key = jax.random.key(0)
+  with_it, without = state, state
+  for batch in (good[0], bad, bad, good[1], good[2]):
+    with_it, sums = step(with_it, batch, key)
+    assert sums['good'] == (batch is not bad)
+  for batch in good:
+    without, _ = step(without, batch, key)
+  assert (with_it.step, with_it.skipped) == (5, 2)
+  counts = {'step': without.step, 'skipped': without.skipped}
+  assert digest(with_it.replace(**counts)) == digest(without)
+
+
+def test_statistics_of_good_steps(toy):
+  """Plain mean and variance at first; nothing of a bad step gets in."""
+  step, state = make(toy('train.bad_step=skip'))
+  seen = []
+  for i in range(8):
+    before = state.usual
+    batch = random_batch(i)
+    if i == 5:
+      batch = batch._replace(weight_BT=batch.weight_BT * np.nan)
+    state, sums = step(state, batch, jax.random.key(0))
+    if i == 5:
+      assert digest(state.usual) == digest(before)
+    else:
+      seen.append([sums['loss'] / sums['count'], sums['grad_norm']])
+  assert state.usual.count == 7
+  np.testing.assert_allclose(state.usual.mean_2, np.mean(seen, 0), rtol=1e-5)
+  np.testing.assert_allclose(
+    state.usual.variance_2, np.var(seen, 0), rtol=1e-3, atol=1e-7
+  )
+
+
+def test_a_spike_is_a_bad_step(toy):
+  cfg = toy('train.bad_step=skip', 'train.spike_deviations=6')
+  step, state = make(cfg)
+  key = jax.random.key(0)
+  for i in range(40):
+    state, sums = step(state, random_batch(i), key)
+    assert sums['good'] == 1
+  wild = state.replace(params=jax.tree.map(lambda p: 30 * p, state.params))
+  after, sums = step(wild, random_batch(40), key)
+  assert sums['good'] == 0 and np.isfinite(sums['loss'])
+  assert after.skipped == 1
+  assert digest(after.params) == digest(wild.params)
+  # The next usual step is not held against what the spike was.
+  _, sums = step(state, random_batch(41), key)
+  assert sums['good'] == 1
+
+
+def test_the_checksum_sees_symbols_and_places():
+  batch = random_batch(0)
+  sums = {
+    float(_checksum(b))
+    for b in (
+      batch,
+      batch._replace(x_BT=batch.x_BT.at[3, 5].add(1)),
+      batch._replace(y_BT=batch.y_BT.at[3, 5].add(1)),
+      batch._replace(x_BT=batch.x_BT[::-1]),
+      batch._replace(x_BT=batch.x_BT[:, ::-1]),
+    )
+  }
+  assert len(sums) == 5
+  assert all(s == int(s) < 2**24 for s in sums)
+
+
 def test_a_call_ends_at_a_bad_step(toy):
   cfg = toy()
   model = _Poisoned(cfg.model, np.nan, False)
@@ -181,7 +256,7 @@ def test_a_call_ends_at_a_bad_step(toy):
   want, _ = run(state, stacked, key, 3)
   got, rows = run(state, stacked, key, 6)
   assert digest(got) == digest(want)
-  np.testing.assert_array_equal(rows['finite'], [1, 1, 1, 0, 0, 0, 0, 0])
+  np.testing.assert_array_equal(rows['good'], [1, 1, 1, 0, 0, 0, 0, 0])
 
 
 @pytest.mark.slow
@@ -208,7 +283,8 @@ def test_meshes_agree(toy, axes, optimizer_name):
     found = []
     for i in range(4):
       batch = mesh_lib.put_batch(random_batch(i), sharding)
-      state, sums = step(state, batch, jax.random.key(0))
+      with jax.set_mesh(mesh):
+        state, sums = step(state, batch, jax.random.key(0))
       found.append(float(sums['loss'] / sums['count']))
     return found, state
 

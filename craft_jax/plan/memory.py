@@ -1,0 +1,188 @@
+"""Bytes on one device: state, gradients, activations.
+
+The state is exact (`tests/plan` compares it with what is allocated), the kept
+activations are what JAX's own differentiation asks to keep (compared too). The
+working set is an estimate: a compiler merges, fuses and reorders.
+"""
+
+import dataclasses
+
+from craft_jax.model.layers import mlp_width
+from craft_jax.plan.layout import Layout
+from craft_jax.plan.model import Sketch
+from craft_jax.settings import Config
+
+USABLE = 0.9  # of a device's memory; the rest is the runtime's and fragments
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes on one device at the height of a step.
+
+  Attributes:
+    params: float32 parameters.
+    opt_state: of the optimizer.
+    ema: averaged parameters.
+    counts: steps and such.
+    gradients: float32, spread like the parameters; twice when accumulating.
+    updates: of the optimizer, before they are added.
+    kernels: gathered or rounded copies of the kernels.
+    activations: kept from the forward for the backward pass.
+    working: of the layer at work in the backward pass.
+    logits: with what the loss makes of them.
+  """
+
+  params: float
+  opt_state: float
+  ema: float
+  counts: float
+  gradients: float
+  updates: float
+  kernels: float
+  activations: float
+  working: float
+  logits: float
+
+  @property
+  def state(self) -> float:
+    """What stays between steps."""
+    return self.params + self.opt_state + self.ema + self.counts
+
+  @property
+  def total(self) -> float:
+    """All at once, the safe side: gradients and activations overlap little."""
+    return sum(dataclasses.astuple(self))
+
+
+def memory(sketch: Sketch, layout: Layout) -> Memory:
+  """Bytes on one device of a layout that divides."""
+  cfg = sketch.cfg
+  symbols = symbols_per_device(cfg, layout)
+  params = sketch.bytes('params', layout)
+  return Memory(
+    params=params,
+    opt_state=sketch.bytes('opt_state', layout),
+    ema=sketch.bytes('ema', layout),
+    counts=sketch.bytes('counts', layout),
+    gradients=params * (2 if cfg.train.accumulate > 1 else 1),
+    updates=params,
+    kernels=_kernels(sketch, layout),
+    activations=symbols * kept(cfg, layout.tensor),
+    working=symbols * working(cfg, layout.tensor),
+    logits=symbols * logits(cfg, sketch.vocabulary_size),
+  )
+
+
+def symbols_per_device(cfg: Config, layout: Layout) -> int:
+  """Symbols of a micro-batch that one device holds."""
+  rows = cfg.train.batch_size // cfg.train.accumulate // layout.shards
+  return rows * cfg.model.context
+
+
+def _kernels(sketch: Sketch, layout: Layout) -> float:
+  """Copies of the blocks' kernels, rounded to the operands of the products.
+
+  Over `fsdp` those of the layer at work and of the next are gathered. Else,
+  without rematerialisation, bfloat16 copies of all stay for the backward pass,
+  and with it those of the layer at work.
+  """
+  cfg = sketch.cfg.model
+  item = 4 if cfg.precision == 'float32' else 2
+  whole = sum(
+    leaf.bytes // 4 * item // leaf.split(layout, 'tensor')
+    for leaf in sketch.matrices
+  )
+  if layout.fsdp > 1:
+    return 2 * whole / cfg.depth
+  if cfg.precision == 'float32':
+    return 0
+  return whole if cfg.remat == 'none' else whole / cfg.depth
+
+
+def logits(cfg: Config, vocabulary_size: int) -> int:
+  """Bytes per symbol, all float32: logits, exponentials, gradient (and cap)."""
+  return 4 * vocabulary_size * (4 if cfg.model.logit_cap else 3)
+
+
+def kept(cfg: Config, tensor: int = 1) -> float:
+  """Bytes per symbol that wait for the backward pass.
+
+  What a layer keeps is in `_KEPT`. Outside the layers stay the input of the
+  last norm and its normalized self (float32) and the input of the head.
+  """
+  m = cfg.model
+  ends = (8 + _item(cfg)) * m.width
+  return m.depth * _KEPT[m.remat](cfg, tensor) + ends
+
+
+def working(cfg: Config, tensor: int = 1) -> float:
+  """Bytes per symbol of the layer that the backward pass is in.
+
+  Gradients of the attention weights and logits, of the hidden layer and of
+  the stream; under remat also what the layer would have kept without.
+  """
+  m = cfg.model
+  square = m.num_heads * m.context
+  grads = (8 * square + 8 * mlp_width(m)) / tensor + 12 * m.width
+  return grads if m.remat == 'none' else grads + _everything(cfg, tensor)
+
+
+def _item(cfg: Config) -> int:
+  """Bytes of an operand of a product."""
+  return 4 if cfg.model.precision == 'float32' else 2
+
+
+def _everything(cfg: Config, tensor: int) -> float:
+  """Bytes per symbol and layer without rematerialisation.
+
+  With c bytes per operand (2 in bfloat16), D width, K H the keys' width, F
+  hidden width, N heads, S context, K key/value heads:
+
+    whole on every device of `tensor`
+      input and normalized input of both norms     4 x 4 D, and 4 scalars
+      rounded inputs of query, key, value, in      c x 4 D (5 D with a gate)
+        in float32 they are one array per norm     4 x 2 D
+      dropped entries (dropout)                    2 D
+    split over `tensor`
+      rounded queries, keys, values                c x (D + 2 K H)
+      queries and keys before qk_norm, 2 scalars   4 x (D + K H + 2 N + 2 K)
+      rounded attention weights                    c x N S
+      attention weights, where they were masked    5 x N S, and 2 N scalars
+      rounded output of the heads                  c x D
+      rounded hidden activation                    c x F
+      its derivatives: relu2 one and a mask        5 x F
+        gelu and swiglu                            20 x F
+  """
+  m, c = cfg.model, _item(cfg)
+  D, N, F = m.width, m.num_heads, mlp_width(m)
+  K = m.num_kv_heads or N
+  KH = K * D // N
+  inputs = 2 if c == 4 else 4 + (m.mlp == 'swiglu')
+  whole = 16 * D + 16 + c * inputs * D + (2 * D if m.dropout else 0)
+  heads = c * (2 * D + 2 * KH) + 8 * N + (c + 5) * N * m.context
+  if m.qk_norm:
+    heads += 4 * (D + KH) + 8 * (N + K)
+  hidden = (c + (5 if m.mlp == 'relu2' else 20)) * F
+  return whole + (heads + hidden) / tensor
+
+
+def _dots(cfg: Config, tensor: int) -> float:
+  """Bytes per symbol and layer: float32 outputs of the products.
+
+  Whole: the stream, the output of attention. Split over `tensor`: queries,
+  keys, values, attention logits, the output of the heads, the hidden layer.
+  """
+  m = cfg.model
+  D, N, F = m.width, m.num_heads, mlp_width(m)
+  KH = (m.num_kv_heads or N) * D // N
+  hidden = F * (2 if m.mlp == 'swiglu' else 1)
+  return 8 * D + 4 * (2 * D + 2 * KH + hidden + N * m.context) / tensor
+
+
+def _block(cfg: Config, tensor: int) -> float:
+  """Bytes per symbol and layer: the float32 stream."""
+  del tensor
+  return 4 * cfg.model.width
+
+
+_KEPT = {'none': _everything, 'dots': _dots, 'block': _block}

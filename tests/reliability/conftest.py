@@ -1,0 +1,27 @@
+"""A text, and a run that nothing disturbs."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import runs
+
+
+@pytest.fixture(scope='session')
+def text(tmp_path_factory):
+  path = tmp_path_factory.mktemp('text') / 'squares.txt'
+  path.write_text(runs.TEXT)
+  return path
+
+
+@pytest.fixture(scope='session')
+def straight(tmp_path_factory, text):
+  """The run directory of the undisturbed run."""
+  workdir = tmp_path_factory.mktemp('straight') / 'run'
+  process = runs.start('train', *runs.flags(text), f'--workdir={workdir}')
+  stderr = runs.finish(process)
+  assert process.returncode == 0, stderr
+  return workdir
