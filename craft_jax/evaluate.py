@@ -18,6 +18,7 @@ from craft_jax.losses import token_losses
 from craft_jax.model.transformer import Decoder
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.sharding import processes
 from craft_jax.text.classes import classes_of, sizes_of
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.trained import load_model
@@ -85,6 +86,7 @@ class Evaluator:
       batch = self._put(next(iter(self._batches(nothing, 0))))
       with jax.set_mesh(self._mesh):
         self._compiled = self._step.lower(params, batch).compile()
+      processes.wait_for_all()
     return True
 
   def __call__(

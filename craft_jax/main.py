@@ -25,6 +25,7 @@ from craft_jax.errors import (
   RunFailed,
   UserError,
   hint,
+  one_line,
 )
 
 _STARTED = time.monotonic()  # wall seconds count from here
@@ -239,7 +240,7 @@ def main(argv: Sequence[str]) -> int:
   except (RuntimeError, ValueError) as e:  # what JAX raises for a device
     text = str(e)
     if any(sign in text for sign in _PEER_SIGNS):
-      return _complain(_PEER_MESSAGE, PEER_LOST)
+      return _complain(f'{_PEER_MESSAGE} ({one_line(e)})', PEER_LOST)
     remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in text), None)
     if remedy is None:
       raise

@@ -5,6 +5,7 @@ Functions here that say "all processes" must be called by all, in one order.
 """
 
 import hashlib
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from craft_jax.errors import PEER_LOST, RunFailed, UserError, one_line
@@ -21,6 +23,8 @@ _START_SECONDS = 300  # for all processes to appear
 _HEARTBEAT_SECONDS = 60  # of silence, after which a process counts as lost
 # For the others at the end; a process that failed does not wait at all.
 _END_SECONDS = 300
+_LONGEST_WAIT = 6 * 3600 * 1000  # milliseconds: for a corpus, a compiler
+_meetings = itertools.count()
 
 
 def join(
@@ -80,6 +84,7 @@ def of_first(value: int) -> int:
   """The value that process 0 gives. All processes."""
   if not several():
     return value
+  wait_for_all()
   return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
 
 
@@ -88,6 +93,7 @@ def gather(text: str) -> list[bytes]:
   digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
   if not several():
     return [digest.tobytes()]
+  wait_for_all()
   rows = multihost_utils.process_allgather(digest)
   return [row.tobytes() for row in np.asarray(rows)]
 
@@ -111,6 +117,7 @@ def failed_elsewhere(failed: bool) -> list[int]:
   """The other processes that say they failed. All processes."""
   if not several():
     return []
+  wait_for_all()
   flags = np.asarray(multihost_utils.process_allgather(np.bool_(failed)))
   return [int(i) for i in np.flatnonzero(flags) if i != jax.process_index()]
 
@@ -135,10 +142,17 @@ def opened_by_all(function: Callable[[], T]) -> T:
   return result
 
 
-def wait_for_all(name: str) -> None:
-  """Returns once all processes are here. All processes."""
+def wait_for_all() -> None:
+  """Returns once all processes are here. All processes.
+
+  Transfers between devices give up where one process is late: on CPUs after 30
+  seconds. So before the first one after a compilation, or after anything that
+  takes one host longer than another, the processes wait here, where only the
+  loss of one ends the wait.
+  """
   if several():
-    multihost_utils.sync_global_devices(name)
+    key = f'craft_{next(_meetings)}'
+    ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=_LONGEST_WAIT)
 
 
 def stop_agreement() -> Callable[[bool], bool]:

@@ -146,7 +146,7 @@ class _Loop:
     # A finished run that starts again has nothing new to say.
     if self.pace.done or self.setup.run_dir.summarized_step != self.step:
       self.writer.finish(summary)
-    processes.wait_for_all('the end')
+    processes.wait_for_all()
     return summary
 
   def _train(self) -> None:
@@ -186,6 +186,7 @@ class _Loop:
     program = self.interrupts.during(lambda: self._compile(inputs))
     if program is None:
       raise _Stopped
+    processes.wait_for_all()
     self.compile_seconds += time.perf_counter() - begin
     self.progress.phase('')
     self.progress.message(f'compiled in {self.compile_seconds:.1f} s')

@@ -41,7 +41,7 @@ def test_together_equals_alone(tmp_path, text, straight, count):
     f'--workdir={workdir}',
   ]  # fmt: skip
   codes, errors = _run(count, arguments)
-  assert codes == [0] * count, errors
+  assert codes == [0] * count, '\n'.join(errors)
   assert checkpoint.steps(workdir)[-1] == 20
 
   # One is killed: the others say so, soon.
@@ -64,7 +64,7 @@ def test_together_equals_alone(tmp_path, text, straight, count):
   assert seconds < 90
 
   codes, errors = _run(count, arguments)
-  assert codes == [0] * count, errors
+  assert codes == [0] * count, '\n'.join(errors)
   assert _column(workdir, 'batch') == _column(straight, 'batch')
   for key in ('loss', 'val_loss'):
     alone, together = _column(straight, key), _column(workdir, key)
