@@ -28,6 +28,9 @@ from craft_jax.errors import (
   one_line,
 )
 
+# Seconds that process 0 stays after a failure: it runs the service that the
+# others are aborted without, before they have said what happened.
+_LAST_OUT = 1.0
 _STARTED = time.monotonic()  # wall seconds count from here
 
 
@@ -239,7 +242,7 @@ def main(argv: Sequence[str]) -> int:
     return _complain(f'{e.filename}: {e.strerror}', 2)
   except (RuntimeError, ValueError) as e:  # what JAX raises for a device
     text = str(e)
-    if any(sign in text for sign in _PEER_SIGNS):
+    if _joined() and any(sign in text for sign in _PEER_SIGNS):
       return _complain(f'{_PEER_MESSAGE} ({one_line(e)})', PEER_LOST)
     remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in text), None)
     if remedy is None:
@@ -260,8 +263,10 @@ def _complain(message: str, code: int) -> int:
 def console() -> NoReturn:
   """The `craft` console script."""
   code = main(sys.argv[1:])
-  if code and 'jax' in sys.modules and _joined():
+  if code and _joined():
     # The usual end waits for the other processes, which may wait for this one.
+    if _is_first():
+      time.sleep(_LAST_OUT)
     with contextlib.suppress(OSError):
       sys.stdout.flush()
       sys.stderr.flush()
@@ -271,9 +276,14 @@ def console() -> NoReturn:
 
 def _joined() -> bool:
   """Whether this is one of several processes of a run."""
-  import jax
+  jax = sys.modules.get('jax')
+  return jax is not None and jax.distributed.is_initialized()
 
-  return jax.distributed.is_initialized()
+
+def _is_first() -> bool:
+  from craft_jax.sharding import processes
+
+  return processes.is_first()
 
 
 if __name__ == '__main__':
