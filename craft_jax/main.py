@@ -262,16 +262,29 @@ def _complain(message: str, code: int) -> int:
 
 def console() -> NoReturn:
   """The `craft` console script."""
-  code = main(sys.argv[1:])
+  code = _flushed(main(sys.argv[1:]))
   if code and _joined():
     # The usual end waits for the other processes, which may wait for this one.
     if _is_first():
       time.sleep(_LAST_OUT)
-    with contextlib.suppress(OSError):
-      sys.stdout.flush()
-      sys.stderr.flush()
     os._exit(code)
   sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+  """Flushes what was printed; the exit code, which Python would make 120.
+
+  Nothing is lost with a reader or a terminal that has gone; on a full disk a
+  success was none.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    try:
+      stream.flush()
+    except OSError as e:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+      if e.errno == errno.ENOSPC and not code:
+        code = _complain('no space left where the output goes', 1)
+  return code
 
 
 def _joined() -> bool:

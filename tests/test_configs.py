@@ -97,5 +97,5 @@ def test_builds_and_steps_at_toy_size(name):
   batch = Batch(x_BT, x_BT, jnp.ones(x_BT.shape), jnp.zeros_like(x_BT))
   step = jax.jit(make_train_step(cfg, model, optimizer))
   after, sums = step(state, batch, jax.random.key(2))
-  assert after.step == 1 and sums['finite'] == 1
+  assert after.step == 1 and sums['good'] == 1
   assert sums['update_norm'] > 0
