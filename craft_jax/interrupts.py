@@ -100,7 +100,7 @@ class Interrupts:
     del frame
     self._event.set()
     if not self._deferred:
-      # Lost where it hits a callback of the interpreter; `defer` says it again.
+      # Lost where it hits a callback of the interpreter: hence the event too.
       raise Interrupted(f'interrupted by {signal.Signals(number).name}')
     if number == signal.SIGINT:
       self._presses += 1

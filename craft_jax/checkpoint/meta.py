@@ -13,6 +13,7 @@ import numpy as np
 from craft_jax import config as config_lib
 from craft_jax.errors import UserError, one_line
 from craft_jax.settings import Config
+from craft_jax.sharding.rules import names_of
 from craft_jax.text.vocabulary import Vocabulary
 
 _KIND = 'craft_jax checkpoint'
@@ -102,15 +103,8 @@ def leaf_paths(tree: Any) -> dict[str, Any]:
   state and what Orbax stored of it have equal paths.
   """
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  named = {'/'.join(_key(k) for k in path): leaf for path, leaf in leaves}
+  named = {'/'.join(names_of(path)): leaf for path, leaf in leaves}
   return dict(sorted(named.items()))
-
-
-def _key(entry: Any) -> str:
-  for attribute in ('key', 'name', 'idx'):
-    if hasattr(entry, attribute):
-      return str(getattr(entry, attribute))
-  raise TypeError(f'unknown tree key {entry!r}')
 
 
 def tree_sha256(tree: Any) -> str:

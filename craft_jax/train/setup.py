@@ -207,17 +207,15 @@ def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
 
 def _last_step(workdir: epath.PathLike, every: int = 1) -> int | None:
   """The last whole checkpoint, as process 0 sees it. All processes."""
-  found = -1
 
-  def look() -> None:
-    nonlocal found
+  def look() -> int:
     if not processes.is_first():
-      return
-    if any(step % every == 0 for step in checkpoint.steps(workdir)):
-      found = checkpoint.resolve_step(workdir, every=every)
+      return -1
+    if not any(step % every == 0 for step in checkpoint.steps(workdir)):
+      return -1
+    return checkpoint.resolve_step(workdir, every=every)
 
-  processes.opened_by_all(look)
-  found = processes.of_first(found)
+  found = processes.of_first(processes.opened_by_all(look))
   return None if found < 0 else found
 
 

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from craft_jax import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -118,6 +120,25 @@ def repeatable(workdir: pathlib.Path) -> list[dict]:
   return [
     {k: v for k, v in row.items() if k not in _CLOCKS} for row in rows(workdir)
   ]
+
+
+def column(workdir: pathlib.Path, key: str) -> dict:
+  """The values of a key by step."""
+  return {row['step']: row[key] for row in rows(workdir) if key in row}
+
+
+def same_course(workdir: pathlib.Path, other: pathlib.Path) -> None:
+  """Asserts equal batches, and losses equal but for rounding.
+
+  Sums are taken in another order, which 60 steps enlarge.
+  """
+  assert column(workdir, 'batch') == column(other, 'batch')
+  for key in ('loss', 'val_loss'):
+    got, want = column(workdir, key), column(other, key)
+    assert list(want) == list(got)
+    np.testing.assert_allclose(
+      list(got.values()), list(want.values()), rtol=2e-4
+    )
 
 
 def digests(workdir: pathlib.Path) -> list:
