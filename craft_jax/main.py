@@ -265,7 +265,7 @@ def console() -> NoReturn:
   code = _flushed(main(sys.argv[1:]))
   if code and _joined():
     # The usual end waits for the other processes, which may wait for this one.
-    if _is_first():
+    if code != PEER_LOST and _is_first():
       time.sleep(_LAST_OUT)
     os._exit(code)
   sys.exit(code)
