@@ -1,0 +1,23 @@
+"""Constraints on a text, as automata over the ids of a vocabulary.
+
+Nothing here imports JAX. docs/constraints.md says what is supported.
+"""
+
+from craft_jax.constrain.automaton import Automaton, intersect
+from craft_jax.constrain.compile import (
+  compile_allowed,
+  compile_choices,
+  compile_regex,
+  compile_schema,
+  valid_utf8,
+)
+
+__all__ = [
+  'Automaton',
+  'compile_allowed',
+  'compile_choices',
+  'compile_regex',
+  'compile_schema',
+  'intersect',
+  'valid_utf8',
+]

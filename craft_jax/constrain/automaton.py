@@ -1,0 +1,199 @@
+"""What the sampler reads: which symbol may follow, as arrays."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from craft_jax.constrain import dfa as dfas
+from craft_jax.constrain.alphabet import Alphabet
+from craft_jax.constrain.budget import Budget
+from craft_jax.constrain.dfa import Dfa
+from craft_jax.constrain.intervals import union
+from craft_jax.errors import UserError
+
+_NONE = -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Automaton:
+  """The texts that a constraint allows, over the ids of a vocabulary.
+
+  State 0 is where a text begins. Every state leads to an accepting one, so
+  that each either allows a symbol or accepts. Special ids (BOS, EOS, PAD, UNK)
+  are never allowed: it is for the sampler to end a text in an accepting
+  state, as it must in one that allows no symbol. Equal languages over a
+  vocabulary have equal arrays.
+
+  Attributes:
+    symbol_class: `[V]` int32, symbols that no state tells apart share a class,
+      numbered by their lowest ids; -1 is never allowed.
+    class_next: `[states, classes]` int32, the next state, -1 if forbidden.
+    accepting: `[states]` bool, whether a text may end there.
+    distance: `[states]` int32, symbols to the nearest accepting state.
+    forced: `[states]` int32, the only symbol that may follow in a state that
+      does not accept, -1 if it accepts or there are several.
+    work: operations that compiling took (see `budget`).
+  """
+
+  symbol_class: np.ndarray
+  class_next: np.ndarray
+  accepting: np.ndarray
+  distance: np.ndarray
+  forced: np.ndarray
+  work: int
+
+  @property
+  def num_states(self) -> int:
+    """How many states there are."""
+    return len(self.accepting)
+
+  @functools.cached_property
+  def next_state(self) -> np.ndarray:
+    """`[states, V]` int32, the next state, -1 if the symbol is forbidden."""
+    # A column for what is in no class, found at -1.
+    padded = np.pad(self.class_next, ((0, 0), (0, 1)), constant_values=_NONE)
+    table = padded[:, self.symbol_class]
+    table.flags.writeable = False
+    return table
+
+  def walk(self, ids: np.ndarray | Sequence[int], state: int = 0) -> int:
+    """The state after these symbols, -1 if one of them is forbidden."""
+    for symbol in ids:
+      if state < 0 or self.symbol_class[symbol] < 0:
+        return _NONE
+      state = int(self.class_next[state, self.symbol_class[symbol]])
+    return state
+
+  def accepts(self, ids: np.ndarray | Sequence[int]) -> bool:
+    """Whether the symbols are a whole text of the language."""
+    state = self.walk(ids)
+    return state >= 0 and bool(self.accepting[state])
+
+  def shortest_completion(self, state: int) -> np.ndarray:
+    """The ids from a state to the nearest accepting one.
+
+    Of the shortest completions the first by id; empty if the state accepts.
+    """
+    ids = []
+    lowest = self._lowest_id
+    while self.distance[state]:
+      row = self.class_next[state]
+      nearer = (row >= 0) & (self.distance[row] == self.distance[state] - 1)
+      chosen = int(nearer.argmax())
+      ids.append(lowest[chosen])
+      state = int(row[chosen])
+    return np.array(ids, np.int32)
+
+  @functools.cached_property
+  def _lowest_id(self) -> np.ndarray:
+    """The lowest id of each class."""
+    classes, ids = np.unique(self.symbol_class, return_index=True)
+    return ids[classes >= 0]
+
+
+def from_dfa(dfa: Dfa, alphabet: Alphabet, budget: Budget) -> Automaton:
+  """Numbers states and classes by the lowest ids that lead to them.
+
+  Raises:
+    UserError: nothing is matched, or the table would be too large.
+  """
+  if not dfa.rows:
+    raise UserError(
+      f'the {budget.name} allows no text that this vocabulary can write; '
+      'loosen it, or use text.vocabulary=byte'
+    )
+  budget.check_table(len(dfa.rows), alphabet.size)
+  old_class = alphabet.class_of(dfa.classes)
+  present, first_id = np.unique(old_class, return_index=True)
+  order = present[np.argsort(first_id)]
+  columns = list(zip(*dfa.rows, strict=True))
+  # Equal columns become one class; one without a next state becomes none.
+  number: dict[tuple[int, ...], int] = {}
+  renamed = np.full(len(dfa.classes) + 1, _NONE, np.int32)
+  for k in order[order >= 0].tolist():
+    if max(columns[k]) >= 0:
+      renamed[k] = number.setdefault(columns[k], len(number))
+  rows = list(zip(*number, strict=True)) or [()] * len(dfa.rows)
+  states = _nearest_first(rows)
+  rank = np.full(len(states) + 1, _NONE, np.int32)
+  rank[states] = np.arange(len(states))
+  table = np.array([rows[s] for s in states], np.int32)
+  return _freeze(
+    renamed[old_class],
+    rank[table.reshape(len(states), len(number))],
+    np.array(dfa.accepting)[states],
+    np.array(dfa.distance, np.int32)[states],
+    budget.work,
+  )
+
+
+def _nearest_first(rows: list[tuple[int, ...]]) -> list[int]:
+  """The states in the order in which their classes first lead to them."""
+  states = dict.fromkeys([0])
+  queue = [0]
+  for state in queue:  # grows meanwhile
+    for target in rows[state]:
+      if target >= 0 and target not in states:
+        states[target] = None
+        queue.append(target)
+  return queue
+
+
+def _freeze(
+  symbol_class: np.ndarray,
+  class_next: np.ndarray,
+  accepting: np.ndarray,
+  distance: np.ndarray,
+  work: int,
+) -> Automaton:
+  """The automaton of these arrays, none of which can be written to."""
+  lowest = np.unique(symbol_class, return_index=True)[1]
+  lowest = lowest[symbol_class[lowest] >= 0]
+  sizes = np.bincount(symbol_class[symbol_class >= 0], minlength=len(lowest))
+  allowed = class_next >= 0
+  forced = np.full(len(accepting), _NONE, np.int32)
+  single = ~accepting & (allowed @ sizes == 1)
+  if single.any():
+    forced[single] = lowest[allowed[single].argmax(axis=1)]
+  arrays = (symbol_class, class_next, accepting, distance, forced)
+  for array in arrays:
+    array.flags.writeable = False
+  return Automaton(*arrays, work)
+
+
+def intersect(*automata: Automaton) -> Automaton:
+  """The texts that all of them allow.
+
+  Raises:
+    UserError: there are none, the vocabularies differ in size, or the result
+      is over the budget.
+  """
+  if not automata:
+    raise UserError('nothing to intersect; give at least one constraint')
+  sizes = {len(automaton.symbol_class) for automaton in automata}
+  if len(sizes) > 1:
+    raise UserError(
+      f'constraints over vocabularies of {sorted(sizes)} ids cannot be '
+      'combined; compile them for one vocabulary'
+    )
+  budget = Budget('combination of constraints')
+  result = _to_dfa(automata[0])
+  for automaton in automata[1:]:
+    result = dfas.intersection(result, _to_dfa(automaton), budget)
+  return from_dfa(result, Alphabet.of_ids(sizes.pop()), budget)
+
+
+def _to_dfa(automaton: Automaton) -> Dfa:
+  """The automaton over ids, whose classes are intervals of them."""
+  classes = []
+  for k in range(automaton.class_next.shape[1]):
+    ids = np.flatnonzero(automaton.symbol_class == k).tolist()
+    classes.append(union((i, i) for i in ids))
+  return Dfa(
+    automaton.class_next.tolist(),
+    automaton.accepting.tolist(),
+    automaton.distance.tolist(),
+    tuple(classes),
+  )

@@ -1,0 +1,134 @@
+"""From constraints to automata, with a cache."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from craft_jax.constrain import dfa, regex, schema
+from craft_jax.constrain.alphabet import Alphabet
+from craft_jax.constrain.automaton import Automaton, from_dfa
+from craft_jax.constrain.budget import MAX_ENTRIES, Budget
+from craft_jax.constrain.cache import Cache
+from craft_jax.constrain.document import check_document
+from craft_jax.constrain.intervals import SCALARS, of_text
+from craft_jax.constrain.nfa import Nfa
+from craft_jax.constrain.nodes import Node, Repeat, Symbols, choice, literal
+from craft_jax.constrain.spelling import require
+from craft_jax.errors import UserError
+from craft_jax.text.vocabulary import Vocabulary
+
+_CACHE = Cache(max_count=64, max_entries=4 * MAX_ENTRIES)
+
+
+def compile_regex(pattern: str, vocabulary: Vocabulary) -> Automaton:
+  """The texts that `re.fullmatch(pattern, text)` takes.
+
+  Args:
+    pattern: in the dialect of docs/constraints.md.
+    vocabulary: what writes the text. Characters that it does not have are not
+      allowed anywhere; under bytes the text is valid UTF-8.
+
+  Raises:
+    UserError: not in the dialect, nothing is matched, or over the budget.
+  """
+
+  def node_of(budget: Budget) -> Node:
+    return regex.parse(pattern, budget)
+
+  return _compiled('pattern', pattern, vocabulary, node_of)
+
+
+def compile_schema(document: Any, vocabulary: Vocabulary) -> Automaton:
+  """The compact JSON texts of instances of a JSON schema.
+
+  Args:
+    document: the schema as `json.loads` gives it.
+    vocabulary: what writes the text.
+
+  Raises:
+    UserError: a keyword is not supported, no instance can be written, or over
+      the budget.
+  """
+  check_document(document, Budget('schema'))
+
+  def node_of(budget: Budget) -> Node:
+    return schema.parse(document, vocabulary, budget)
+
+  # The order of properties matters, so the keys are not sorted.
+  key = json.dumps(document)
+  return _compiled('schema', key, vocabulary, node_of)
+
+
+def compile_choices(
+  choices: Sequence[str], vocabulary: Vocabulary
+) -> Automaton:
+  """Exactly these texts.
+
+  Raises:
+    UserError: there are none, the vocabulary cannot write one of them, or over
+      the budget.
+  """
+  if isinstance(choices, str) or not choices:
+    raise UserError('choices must be a list of at least one text')
+
+  def node_of(budget: Budget) -> Node:
+    for k, text in enumerate(choices):
+      budget.spend(len(text))
+      require(text, vocabulary, f'choice {k}')
+    return choice(*(literal(text) for text in choices))
+
+  key = tuple(choices)
+  return _compiled('list of choices', key, vocabulary, node_of)
+
+
+def compile_allowed(characters: str, vocabulary: Vocabulary) -> Automaton:
+  """Texts of any length, the empty one too, of these characters alone.
+
+  Raises:
+    UserError: the vocabulary has not all of the characters.
+  """
+
+  def node_of(budget: Budget) -> Node:
+    budget.spend(len(characters))
+    require(characters, vocabulary, 'allowed characters')
+    return Repeat(Symbols(of_text(characters)), 0, None)
+
+  name = 'set of allowed characters'
+  return _compiled(name, characters, vocabulary, node_of)
+
+
+def valid_utf8(vocabulary: Vocabulary) -> Automaton:
+  """Bytes that are UTF-8.
+
+  Raises:
+    UserError: the vocabulary is of characters, which are whole anyway.
+  """
+  if vocabulary.kind != 'byte':
+    raise UserError(
+      'valid UTF-8 is a constraint on bytes, and this vocabulary is of '
+      'characters; leave it out'
+    )
+
+  def node_of(budget: Budget) -> Node:
+    return Repeat(Symbols(SCALARS), 0, None)
+
+  return _compiled('UTF-8 constraint', '', vocabulary, node_of)
+
+
+def _compiled(
+  name: str,
+  key: str | tuple[str, ...],
+  vocabulary: Vocabulary,
+  node_of: Callable[[Budget], Node],
+) -> Automaton:
+  """The automaton of an expression, from the cache if it is there."""
+
+  def compile_it() -> Automaton:
+    budget = Budget(name)
+    alphabet = Alphabet.of(vocabulary)
+    nfa = Nfa(node_of(budget), alphabet.is_utf8, budget)
+    return from_dfa(
+      dfa.from_nfa(nfa, alphabet.occurs, budget), alphabet, budget
+    )
+
+  return _CACHE.get((name, key, vocabulary.fingerprint), compile_it)

@@ -1,0 +1,60 @@
+"""Which characters a text may be spelt with: of a vocabulary, and of JSON."""
+
+import functools
+
+from craft_jax.constrain.intervals import (
+  SCALARS,
+  Intervals,
+  complement,
+  intersection,
+  of_text,
+)
+from craft_jax.constrain.nodes import Node, Symbols, character, choice, concat
+from craft_jax.errors import UserError
+from craft_jax.text.vocabulary import Vocabulary
+
+_SHORT = {
+  '"': '"', '\\': '\\', '\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t': 't',
+}  # fmt: skip
+_ESCAPED = of_text(''.join(_SHORT))
+_CONTROLS: Intervals = ((0, 31),)
+# What stands for itself in a JSON text that can be UTF-8.
+_PLAIN = intersection(SCALARS, complement(_ESCAPED))
+_PLAIN = intersection(_PLAIN, complement(_CONTROLS))
+
+
+def require(text: str, vocabulary: Vocabulary, place: str) -> None:
+  """Checks that a vocabulary can write a text.
+
+  Raises:
+    UserError: it cannot; names the first character that is missing.
+  """
+  for symbol in text:
+    if vocabulary.kind == 'byte':
+      missing = '\ud800' <= symbol <= '\udfff'
+    else:
+      missing = symbol not in vocabulary.chars
+    if missing:
+      raise UserError(
+        f'{place}: the vocabulary cannot write {symbol!r} '
+        f'(U+{ord(symbol):04X}); leave it out'
+      )
+
+
+@functools.lru_cache(maxsize=1024)
+def in_json(intervals: Intervals) -> Node:
+  r"""One character of the set, as a JSON string has it.
+
+  Each has one spelling: itself, or a backslash and one of `"\bfnrt`. Other
+  controls and surrogates, which would need `\u`, have none.
+  """
+  plain = Symbols(intersection(intervals, _PLAIN))
+  letters = [
+    letter
+    for symbol, letter in _SHORT.items()
+    if any(low <= ord(symbol) <= high for low, high in intervals)
+  ]
+  if not letters:
+    return plain
+  escape = concat(character('\\'), Symbols(of_text(''.join(letters))))
+  return choice(plain, escape)
