@@ -33,6 +33,7 @@ class Interrupts:
     self._before: dict[signal.Signals, Any] = {}
     self._deferred = False
     self._event = threading.Event()
+    self._first = ''
     self._presses = 0
     self._agree: Callable[[bool], bool] | None = None
 
@@ -61,8 +62,13 @@ class Interrupts:
     Args:
       agree: of a run of several processes: called by all of them with whether
         this one was asked to end, tells all of them alike whether to.
+
+    Raises:
+      Interrupted: a signal came before, and what it raised was lost.
     """
     self._deferred, self._agree = True, agree
+    if self._event.is_set() and agree is None:
+      raise Interrupted(f'interrupted by {self._first}')
 
   def requested(self) -> bool:
     """Whether the run should save and end; all processes must ask alike."""
@@ -98,10 +104,11 @@ class Interrupts:
 
   def _on_signal(self, number: int, frame: Any) -> None:
     del frame
+    self._first = self._first or signal.Signals(number).name
     self._event.set()
     if not self._deferred:
-      # Lost where it hits a callback of the interpreter: hence the event too.
-      raise Interrupted(f'interrupted by {signal.Signals(number).name}')
+      # Lost where it hits a callback of the interpreter: `defer` raises again.
+      raise Interrupted(f'interrupted by {self._first}')
     if number == signal.SIGINT:
       self._presses += 1
       if self._presses >= _CTRL_C_GIVES_UP:

@@ -274,9 +274,8 @@ class Train:
   )
   bad_step: str = setting(
     'stop',
-    'What a loss, gradient or update that is not finite does: end the run, '
-    'be left out, or go back to the last checkpoint and pass over the data '
-    'since.',
+    'What a loss or gradient that is not finite does: end the run, be left '
+    'out, or go back to the last checkpoint and pass over the data since.',
     choices=('stop', 'skip', 'rollback'),
     free=True,
   )

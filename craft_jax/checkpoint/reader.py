@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -19,7 +21,8 @@ from craft_jax.errors import UserError, one_line
 FOLDER = 'checkpoints'
 METRICS = 'metrics.json'
 FILES = 'files.json'
-_MOST_COMPRESSED = 64  # parameters are noise and hardly shrink
+_STEP = re.compile(r'0|[1-9][0-9]*')
+_MOST_COMPRESSED = 64  # by a writer that compresses; noise hardly shrinks
 Warn = Callable[[str], None]
 Which = int | str  # a step, 'latest' or 'best'
 # What Orbax, TensorStore and the file layer raise on damaged or full storage.
@@ -31,6 +34,9 @@ def steps(workdir: epath.PathLike) -> list[int]:
   folder = epath.Path(workdir) / FOLDER
   if not folder.is_dir():
     return []
+  if not files.is_remote(folder):  # a rename commits a step: its name tells
+    names = os.listdir(folder)
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
   found = ocp.step.standard_name_format().find_all(folder)
   return sorted(metadata.step for metadata in found)
 

@@ -35,6 +35,7 @@ from craft_jax.errors import UserError, one_line
 from craft_jax.sharding import processes
 
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in the names of Orbax's own, too
+_SHARED_WRITE_BYTES = 1 << 24  # from here on replicas write a slice each
 # A full disk reaches us as any of these, by who noticed it first.
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)
 
@@ -77,7 +78,7 @@ class Checkpointer:
     processes.opened_by_all(self._prepare)
     self._orbax = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+        state=_array_handler(), meta=ocp.JsonCheckpointHandler()
       ),
       # Made in the background, a folder that cannot be made leaves a thread
       # that waits for it for five minutes.
@@ -142,12 +143,7 @@ class Checkpointer:
     """
     if files.is_remote(self.workdir) or not processes.is_first():
       return 0
-    need = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    for step in steps(self.workdir)[-1:]:  # the arrays are compressed
-      listing = step_path(self.workdir, step) / FILES
-      with contextlib.suppress(OSError, ValueError):
-        sizes = [size for size, _ in json.loads(listing.read_text()).values()]
-        need = int(1.05 * sum(sizes))
+    need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     return max(0, need - shutil.disk_usage(folder_of(self.workdir)).free)
 
   def _add_metrics(self, meta: Meta) -> None:
@@ -263,6 +259,25 @@ class Checkpointer:
       self.close()
     except UserError as e:
       self._warn(str(e))  # the first error is the one to report
+
+
+def _array_handler() -> ocp.PyTreeCheckpointHandler:
+  """Writes arrays at the least cost to the steps beside it.
+
+  By default Orbax has the replicas of an array write a slice each, which for a
+  small one costs more than it saves, compresses, which makes parameters 8 %
+  smaller, and writes the shardings, which are always given when restoring.
+  """
+  arrays = ocp.type_handlers.ArrayHandler(
+    min_slice_bytes_for_replica_parallel=_SHARED_WRITE_BYTES,
+    enable_write_sharding_file=False,
+  )
+  return ocp.PyTreeCheckpointHandler(
+    use_compression=False,
+    type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+      (jax.Array, arrays)
+    ),
+  )
 
 
 def _clear(folder: epath.Path) -> None:

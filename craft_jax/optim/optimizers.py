@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -13,7 +15,7 @@ from craft_jax.settings import Config, Optim
 
 def build_optimizer(
   cfg: Config, precision: str, mesh: Mesh | None = None
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
   """Clipping, the optimizer, decoupled weight decay, the learning rate.
 
   The gradients are clipped first, by value and then by their global norm. The
@@ -26,21 +28,44 @@ def build_optimizer(
     mesh: devices that share Muon's work, with the axes `data` and `fsdp`.
 
   Returns:
-    `init(params)` and `update(grads, state, params)`; jittable, loops
-    included. `update` needs the params.
+    `init(params)` and `update(grads, state, params, grad_norm=None)`;
+    jittable, loops included. `update` needs the params; it need not measure a
+    gradient whose norm it is told.
   """
   optim = cfg.optim
   chain = []
   if optim.clip_value:
     chain.append(optax.clip(optim.clip_value))
   if optim.clip_norm:
-    chain.append(optax.clip_by_global_norm(optim.clip_norm))
+    chain.append(_clip_by_norm(optim.clip_norm, known=not optim.clip_value))
   if optim.name == 'muon':
     chain.append(_muon(cfg, precision, mesh))
   else:
     direction = _DIRECTIONS[optim.name](optim)
     chain.append(_descend(cfg, direction, optim.learning_rate))
   return optax.chain(*chain)
+
+
+def _clip_by_norm(
+  most: float, known: bool
+) -> optax.GradientTransformationExtraArgs:
+  """`optax.clip_by_global_norm`, without a pass over the gradients.
+
+  Args:
+    most: the norm to keep.
+    known: whether the `grad_norm` that `update` is given is of what is clipped.
+  """
+
+  def update(updates, state, params=None, *, grad_norm=None, **extra):
+    del params, extra
+    if grad_norm is None or not known:
+      grad_norm = optax.tree.norm(updates)
+    factor = jnp.where(grad_norm < most, 1.0, most / grad_norm)
+    return jax.tree.map(lambda g: g * factor, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
 
 
 def _descend(

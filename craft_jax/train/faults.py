@@ -5,20 +5,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 # What must be finite, in the order in which it is computed.
-_FINITE = {'loss': 'loss', 'gradient': 'grad_norm', 'update': 'update_norm'}
+_FINITE = {'loss': 'loss', 'gradient': 'grad_norm'}
 
 
 class BadStep(Exception):
-  """A step that was not applied and is not to be skipped.
+  """A step that is not to be skipped.
 
   Attributes:
     step: its number, from 1.
     reason: what was wrong with it.
+    lost: whether the parameters are not finite any more either.
   """
 
-  def __init__(self, step: int, reason: str):
+  def __init__(self, step: int, reason: str, lost: bool):
     super().__init__(f'step {step}: {reason}')
-    self.step, self.reason = step, reason
+    self.step, self.reason, self.lost = step, reason, lost
 
 
 def bad_steps(rows: Mapping[str, np.ndarray]) -> Iterator[tuple[int, str]]:

@@ -110,8 +110,10 @@ class Figures:
     return figures
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
-    """Global norms of one step, and the checksum of its batch."""
+    """Global norms of one step where measured, and its batch's checksum."""
     norms = {name: float(values[name]) for name in _NORMS}
+    if not norms['param_norm']:
+      norms = {'grad_norm': norms['grad_norm']}
     return norms | {'batch': int(values['batch'])}
 
   def speed(self, steps: int, seconds: float) -> dict[str, float]:

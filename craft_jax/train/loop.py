@@ -162,7 +162,7 @@ class _Loop:
       self.program = self.program or self._compiled(inputs)
       begin = time.perf_counter()
       with jax.transfer_guard('disallow'):
-        self.state, rows = self.program(self.state, *inputs)
+        self.state, *rows = self.program(self.state, *inputs)
       if waiting:
         self._report(*waiting)
       waiting = (self.step, count, rows, begin)
@@ -203,7 +203,7 @@ class _Loop:
         jax.jit(
           run,
           donate_argnums=0,
-          out_shardings=(shardings, mesh_lib.replicated(setup.mesh)),
+          out_shardings=(shardings, *[mesh_lib.replicated(setup.mesh)] * 2),
         )
         .lower(self.state, *inputs)
         .compile()
@@ -240,11 +240,14 @@ class _Loop:
     Raises:
       BadStep: one that is not to be skipped.
     """
-    values = {k: np.asarray(v)[:count] for k, v in jax.device_get(rows).items()}
+    rows, finite = jax.device_get(rows)
+    values = {name: row[:count] for name, row in rows.items()}
     speed = self.figures.speed(count, self.pace.finished(count, begin))
     bad = dict(bad_steps(values))
     skip = self.cfg.train.bad_step == 'skip'
-    done = count if skip or not bad else min(bad)
+    if not finite and not bad:
+      bad = {count - 1: 'the update is not finite'}
+    done = min(bad) if bad and not (skip and finite) else count
     for i in range(done):
       step = first + i + 1
       if i in bad:
@@ -267,7 +270,7 @@ class _Loop:
         first + done, self.figures.of_steps(sums, first + done) | speed
       )
     if done < count:
-      raise BadStep(first + done + 1, bad[done])
+      raise BadStep(first + done + 1, bad[done], not finite)
 
   def _skipped(self, step: int, reason: str) -> None:
     self.writer.log(step, {'skipped': reason})
@@ -284,6 +287,12 @@ class _Loop:
     """Ends the run before a bad step, or goes back and passes over its data."""
     train = self.cfg.train
     self.step = bad.step - 1
+    if bad.lost and train.bad_step != 'rollback':
+      raise RunFailed(
+        f'step {bad.step}: {bad.reason}, nor are the parameters; go on from '
+        'the last checkpoint with --config.train.bad_step=rollback, or start '
+        'anew with a lower optim.learning_rate'
+      )
     if train.bad_step == 'stop':
       self._save()
       self.setup.checkpointer.wait()

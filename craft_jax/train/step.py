@@ -1,5 +1,6 @@
 """The training step and the loop of steps on the device. Pure."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,23 +30,56 @@ def make_train_step(
 ) -> Step:
   """The pure `(state, batch, key) -> state, metric sums` of a run.
 
-  A step is bad if its loss, gradient or update is not finite, or its loss or
-  gradient norm is a spike (`train.spike_deviations`). It leaves parameters,
-  optimizer state, averages and statistics as they were, chosen by `where`:
-  nothing is multiplied by the bad values. Under `train.bad_step=skip` the step
-  counts as done, else the state does not change at all. The sum `good` is 0.
+  A step is bad if its loss or gradient is not finite, or if one of the two is a
+  spike (`train.spike_deviations`). It leaves parameters, optimizer state,
+  averages and statistics as they were: the optimizer does not run, or what it
+  gives is not taken; nothing is multiplied by the bad values. Under
+  `train.bad_step=skip` the step counts as done, else the state does not change
+  at all. The sum `good` is 0.
+
+  The norms of update and parameters are those of steps to be logged, else 0:
+  each is a pass over the state.
   """
   skip = cfg.train.bad_step == 'skip'
 
+  apply = _make_apply(cfg, optimizer)
+
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
-    grad_norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    update_norm = optax.tree.norm(updates)
+    grad_norm = optax.tree.norm(grads) / sums['count']
     now_2 = jnp.stack([sums['loss'] / sums['count'], grad_norm])
-    good = jnp.isfinite(now_2.sum() + update_norm)
+    good = jnp.isfinite(now_2.sum())
     if cfg.train.spike_deviations:
       good &= ~_spike(state.usual, now_2, cfg.train.spike_deviations)
+    logged = (state.step + 1) % cfg.log.every == 0
+    inputs = (grads, now_2, sums['count'])
+    state, norms_2 = _apply_if(good, logged, apply, state, *inputs)
+    if skip:
+      left = 1 - good.astype(jnp.int32)
+      state = state.replace(
+        step=state.step + left, skipped=state.skipped + left
+      )
+    sums |= {
+      'grad_norm': grad_norm,
+      'update_norm': norms_2[0],
+      'param_norm': norms_2[1],
+      'good': good.astype(jnp.float32),
+      'batch': _checksum(batch),
+    }
+    return state, sums
+
+  return train_step
+
+
+def _make_apply(cfg: Config, optimizer: optax.GradientTransformation):
+  """`(measured, state, ...) -> state, norms`: a good step of the optimizer."""
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def apply(measured, state, grads, now_2, count):
+    grads = jax.tree.map(lambda g: g / count, grads)
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params, grad_norm=now_2[1]
+    )
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
@@ -57,21 +91,44 @@ def make_train_step(
       opt_state=opt_state,
       ema=ema,
     )
-    if skip:
-      state = state.replace(step=state.step + 1, skipped=state.skipped + 1)
-    state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old), after, state
-    )
-    sums |= {
-      'grad_norm': grad_norm,
-      'update_norm': update_norm,
-      'param_norm': optax.tree.norm(state.params),
-      'good': good.astype(jnp.float32),
-      'batch': _checksum(batch),
-    }
-    return state, sums
+    if not measured:
+      return after, jnp.zeros(2)
+    norms = [optax.tree.norm(tree) for tree in (updates, params)]
+    return after, jnp.stack(norms)
 
-  return train_step
+  return apply
+
+
+def _apply_if(good, logged, apply, state, *inputs):
+  """`apply(logged, state, ...)` where `good`, else the state and zeros.
+
+  What is done at most steps is a conditional, which XLA does in place, and what
+  is done at steps to be logged a loop of one trip or none: as a second
+  conditional it would make XLA copy most of the state at every step. For a GPU
+  either is a round trip to the host, which a step must not have: there the
+  norms are always measured and each array is chosen, which elsewhere is one
+  more pass over all.
+  """
+
+  def leave(state, *_):
+    return state, jnp.zeros(2)
+
+  measured = functools.partial(apply, True)
+  if jax.default_backend() == 'gpu':
+    return jax.tree.map(
+      lambda new, old: jnp.where(good, new, old),
+      measured(state, *inputs),
+      leave(state),
+    )
+  plain = functools.partial(apply, False)
+  state, _ = jax.lax.cond(good & ~logged, plain, leave, state, *inputs)
+
+  def trip(carry):
+    _, state, _ = carry
+    return jnp.zeros((), bool), *measured(state, *inputs)
+
+  carry = (good & logged, state, jnp.zeros(2))
+  return jax.lax.while_loop(lambda carry: carry[0], trip, carry)[1:]
 
 
 def _spike(
@@ -95,15 +152,21 @@ def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
 def _checksum(batch: Batch) -> Float[Array, '']:
   """24 bits of inputs, targets and their places, exact in float32.
 
-  A sum of integers modulo 2**32: the same on any number of devices.
+  The same on any number of devices, up to 65,536 sequences: bytes of integer
+  sums over a sequence are added as float32, which are small enough to be exact
+  and travel between devices with the other sums of a step.
   """
   shape = batch.x_BT.shape
   place_BT = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
   factor_BT = 2 * place_BT * jnp.uint32(0x9E3779B1) + 1
   x_BT, y_BT = (a.astype(jnp.uint32) for a in (batch.x_BT, batch.y_BT))
   symbols_BT = x_BT * 65537 + y_BT + 1
-  total = jnp.sum(symbols_BT * factor_BT, dtype=jnp.uint32)
-  return (total >> 8).astype(jnp.float32)
+  total_B = jnp.sum(symbols_BT * factor_BT, axis=1, dtype=jnp.uint32)
+  whole = jnp.zeros((), jnp.uint32)
+  for place in (0, 8, 16):
+    bytes_B = ((total_B >> (place + 8)) & 255).astype(jnp.float32)
+    whole += bytes_B.sum().astype(jnp.uint32) << place
+  return (whole & 0xFFFFFF).astype(jnp.float32)
 
 
 def _averaged(
@@ -117,7 +180,7 @@ def _averaged(
 def _gradients(
   cfg: Config, model: Decoder, params: Params, batch: Batch, key: Key[Array, '']
 ) -> tuple[Params, MetricSums]:
-  """Gradients of the loss per symbol, over all micro-batches, and its sums."""
+  """Gradients of the summed loss, over all micro-batches, and its sums."""
   dropout_key = key if cfg.model.dropout else None
 
   def loss_sum(params, batch, key):
@@ -130,12 +193,8 @@ def _gradients(
 
   grad = jax.grad(loss_sum, has_aux=True)
   if cfg.train.accumulate == 1:
-    grads, sums = grad(params, batch, dropout_key)
-  else:
-    grads, sums = _accumulated(
-      grad, params, batch, dropout_key, cfg.train.accumulate
-    )
-  return jax.tree.map(lambda g: g / sums['count'], grads), sums
+    return grad(params, batch, dropout_key)
+  return _accumulated(grad, params, batch, dropout_key, cfg.train.accumulate)
 
 
 def _accumulated(grad, params, batch, key, pieces):
@@ -164,7 +223,7 @@ def make_run(
   fetch: Fetch,
   keep_rows: int,
   past_bad_steps: bool = False,
-) -> Callable[..., tuple[State, MetricSums]]:
+) -> Callable[..., tuple[State, MetricSums, Bool[Array, '']]]:
   """Many steps in one dispatch.
 
   Args:
@@ -176,9 +235,9 @@ def make_run(
       no-op.
 
   Returns:
-    `(state, source, key, num_steps) -> state, rows`, where each metric has
-    `keep_rows` entries, of which the first `num_steps` are set. The trip
-    count is traced.
+    `(state, source, key, num_steps) -> state, rows, finite`: each metric has
+    `keep_rows` entries, of which the first `num_steps` are set; `finite` says
+    whether the parameters still are. The trip count is traced.
   """
 
   def run(state, source, key, num_steps):
@@ -204,6 +263,6 @@ def make_run(
     rows = {name: jnp.zeros(keep_rows) for name in shapes}
     carry = (zero, state, rows, jnp.ones((), bool))
     _, state, rows, _ = jax.lax.while_loop(going, body, carry)
-    return state, rows
+    return state, rows, jnp.isfinite(optax.tree.norm(state.params))
 
   return run

@@ -192,3 +192,22 @@ def test_value_is_clipped_before_norm():
   small = {'head': {'kernel': jnp.array([[0.3, -0.4]])}}
   got = _first_update(cfg, small, params)['head']['kernel']
   np.testing.assert_allclose(got, [[-0.3, 0.4]], rtol=1e-5)
+
+
+@pytest.mark.parametrize('norm', [0.1, 5.0, 500.0])
+def test_a_known_norm_is_taken(norm):
+  """As if it had been measured; and the given one is what counts."""
+  cfg = _config(name='sgd', momentum=0.0, learning_rate=1.0, clip_norm=1.0)
+  optimizer = build_optimizer(cfg, 'float32')
+  params = {'head': {'kernel': jnp.zeros((1, 2))}}
+  grads = {'head': {'kernel': norm * jnp.array([[0.6, -0.8]])}}
+  state = optimizer.init(params)
+  want, _ = optimizer.update(grads, state, params)
+  got, _ = optimizer.update(grads, state, params, grad_norm=jnp.array(norm))
+  np.testing.assert_allclose(
+    got['head']['kernel'], want['head']['kernel'], rtol=1e-6
+  )
+  other, _ = optimizer.update(grads, state, params, grad_norm=jnp.array(2.0))
+  np.testing.assert_allclose(
+    other['head']['kernel'], -grads['head']['kernel'] / 2, rtol=1e-6
+  )

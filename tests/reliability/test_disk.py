@@ -22,10 +22,10 @@ from craft_jax.track.writers import JsonlWriter
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A file system of 2 MB, or None where this user may not mount one."""
+  """A file system of 8 MB, or None where this user may not mount one."""
   folder = tmp_path / 'disk'
   folder.mkdir()
-  command = ['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', str(folder)]
+  command = ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', str(folder)]
   try:
     made = subprocess.run(command, capture_output=True).returncode == 0
   except OSError:
@@ -54,7 +54,7 @@ def test_a_full_disk(tmp_path, text, straight, small_disk):
   workdir = small_disk / 'run'
   arguments = ['train', *runs.flags(text), f'--workdir={workdir}']
   process = runs.start(*arguments, slow=['steps'])
-  runs.wait_until(lambda: len(runs.rows(workdir)) > 13, process)
+  runs.wait_until(lambda: checkpoint.steps(workdir), process)
   ballast = _fill(small_disk)
   stderr = runs.finish(process)
   assert process.returncode == 2, stderr

@@ -48,8 +48,10 @@ def test_together_equals_alone(tmp_path, text, straight, count):
   errors = [runs.finish(process) for process in started[:-1]]
   seconds = time.monotonic() - began
   started[-1].communicate()
-  # 134 is JAX's own watchdog, where it is faster than the failed transfer.
-  assert {p.returncode for p in started[:-1]} <= {69, 134}, errors
+  # JAX's own watchdog aborts (134 for a shell), where it is faster than the
+  # failed transfer.
+  found = {p.returncode for p in started[:-1]}
+  assert found <= {69, -signal.SIGABRT}, errors
   assert all(
     'another process' in e or 'another task died' in e for e in errors
   ), errors

@@ -9,6 +9,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from craft_jax import checkpoint
@@ -159,3 +160,29 @@ def test_rollback_to_the_start(toy, tmp_path, poisoned):
   summary = loop.train(cfg, tmp_path / 'run', quiet=True)
   assert (summary['step'], summary['rollbacks']) == (12, 1)
   assert checkpoint.report(tmp_path / 'run')['data_offset'] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('policy', ['stop', 'skip', 'rollback'])
+def test_parameters_that_are_lost_are_not_saved(
+  toy, tmp_path, monkeypatch, policy
+):
+  """A finite gradient whose update is not: too late to leave it out."""
+  whole = setup.build_optimizer
+
+  def build_optimizer(*args):
+    def factor(count):
+      return jnp.where(count == 6, np.inf, 1.0)
+
+    return optax.chain(whole(*args), optax.scale_by_schedule(factor))
+
+  monkeypatch.setattr(setup, 'build_optimizer', build_optimizer)
+  cfg = toy(f'train.bad_step={policy}', 'checkpoint.every=4')
+  error = {
+    'rollback': 'step [0-9]+: the .* not finite, after 3 rollbacks',
+  }.get(policy, 'step [0-9]+: the .* not finite, nor are the parameters')
+  with pytest.raises(RunFailed, match=error) as e:
+    loop.train(cfg, tmp_path / 'run', quiet=True)
+  assert e.value.code == 1
+  assert checkpoint.steps(tmp_path / 'run') == [4]
+  assert max(rows(tmp_path / 'run', 'loss')) <= 7
