@@ -1,7 +1,6 @@
 """Causal attention: over a whole window (`__call__`) or a cache (`extend`)."""
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -9,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from craft_jax.model import cache as cache_lib
-from craft_jax.model import positions
+from craft_jax.model import causal, positions
 from craft_jax.model.layers import Dense, rms_norm
-from craft_jax.model.precision import einsum
+from craft_jax.model.precision import product, round_operand
 from craft_jax.settings import Model as ModelConfig
 from craft_jax.sharding import constrain
 
-_MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
+_MANY_ROWS = 16  # from which a bfloat16 product is worth rounding a cache for
 
 
 def allowed(
@@ -69,10 +68,14 @@ class Attention(nn.Module):
     mask_BTS: Bool[Array, '#B T S'],
   ) -> Float[Array, 'B T D']:
     """Attention within a window."""
-    q_BNTH, k_BKTH, v_BKTH = self._heads(x_BTD, symbol_BT, position_BT)
-    return self._attend(
-      q_BNTH, k_BKTH, v_BKTH, position_BT, position_BT, mask_BTS
+    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
+    slopes = []
+    if self.cfg.position == 'alibi':
+      slopes = positions.alibi_slopes(self.cfg.num_heads).tolist()
+    y_BTNH = causal.attend(
+      q_BTNH, k_BTKH, v_BTKH, mask_BTS, self.precision, slopes
     )
+    return self._joined(y_BTNH)
 
   def extend(
     self,
@@ -86,59 +89,73 @@ class Attention(nn.Module):
     Float[Array, 'B T D'], Float[Array, 'B K S H'], Float[Array, 'B K S H']
   ]:
     """Attention over the cache with the new symbols written into it."""
-    q_BNTH, k_BKTH, v_BKTH = self._heads(x_BTD, symbol_BT, position_BT)
+    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
     start_B = position_BT[:, 0]
+    k_BKTH, v_BKTH = (
+      round_operand(x_BTKH, self.precision).swapaxes(1, 2)
+      for x_BTKH in (k_BTKH, v_BTKH)
+    )
     k_BKSH = cache_lib.write(k_BKSH, k_BKTH, start_B)
     v_BKSH = cache_lib.write(v_BKSH, v_BKTH, start_B)
-    key_1S = jnp.arange(k_BKSH.shape[2])[None]
-    y_BTD = self._attend(q_BNTH, k_BKSH, v_BKSH, position_BT, key_1S, mask_BTS)
-    return y_BTD, k_BKSH, v_BKSH
+    y_BTNH = self._read(q_BTNH, k_BKSH, v_BKSH, position_BT, mask_BTS)
+    return self._joined(y_BTNH), k_BKSH, v_BKSH
 
   def _heads(self, x_BTD, symbol_BT, position_BT):
     cfg = self.cfg
-    q_BNTH = _split(self.query(x_BTD), cfg.num_heads)
-    k_BKTH = _split(self.key(x_BTD), self.num_kv)
+    q_BTNH = _split(self.query(x_BTD), cfg.num_heads)
+    k_BTKH = _split(self.key(x_BTD), self.num_kv)
     v_BTF = self.value(x_BTD)
     if cfg.value_embeddings:
       v_BTF += self.value_embedding(symbol_BT)
     if cfg.qk_norm:
-      q_BNTH, k_BKTH = rms_norm(q_BNTH), rms_norm(k_BKTH)
+      q_BTNH, k_BTKH = rms_norm(q_BTNH), rms_norm(k_BTKH)
     if cfg.position == 'rope':
       turn = (position_BT, cfg.rope_fraction, cfg.rope_base)
-      q_BNTH = positions.rope(q_BNTH, *turn)
-      k_BKTH = positions.rope(k_BKTH, *turn)
+      q_BTNH = positions.rope(q_BTNH, *turn)
+      k_BTKH = positions.rope(k_BTKH, *turn)
     return (
-      constrain.spread(q_BNTH, 'BNTH'),
-      constrain.spread(k_BKTH, 'BKTH'),
-      constrain.spread(_split(v_BTF, self.num_kv), 'BKTH'),
+      constrain.spread(q_BTNH, 'BTNH'),
+      constrain.spread(k_BTKH, 'BTKH'),
+      constrain.spread(_split(v_BTF, self.num_kv), 'BTKH'),
     )
 
-  def _attend(self, q_BNTH, k_BKSH, v_BKSH, query_BT, key_BS, mask_BTS):
-    cfg = self.cfg
-    B, N, T, H = q_BNTH.shape
-    K = self.num_kv
+  def _read(self, q_BTNH, k_BKSH, v_BKSH, query_BT, mask_BTS):
+    """Attention over a cache."""
+    B, T, N, H = q_BTNH.shape
+    K, S = self.num_kv, k_BKSH.shape[2]
     # The query heads of one key/value head become further rows of its product.
-    q_BKGH = (q_BNTH / math.sqrt(H)).reshape(B, K, N // K * T, H)
-    logits_BKGS = einsum('BKGH,BKSH->BKGS', q_BKGH, k_BKSH, self.precision)
-    logits_BNTS = logits_BKGS.reshape(B, N, T, -1)
-    if cfg.position == 'alibi':
-      distance_BTS = (query_BT[:, :, None] - key_BS[:, None, :]).astype(
-        jnp.float32
-      )
+    q_BNTH = (q_BTNH * H**-0.5).swapaxes(1, 2)
+    q_BKGH = q_BNTH.reshape(B, K, N // K * T, H)
+    logits_BKGS = self._product('BKGH,BKSH->BKGS', q_BKGH, k_BKSH)
+    logits_BNTS = logits_BKGS.reshape(B, N, T, S)
+    if self.cfg.position == 'alibi':
+      distance_BTS = query_BT[:, :, None] - jnp.arange(S)[None, None]
       slope_N = jnp.asarray(positions.alibi_slopes(N))
-      logits_BNTS -= slope_N[None, :, None, None] * distance_BTS[:, None]
-    logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, _MASKED)
-    weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1)
-    y_BKGH = einsum(
-      'BKGS,BKSH->BKGH',
-      weights_BNTS.reshape(B, K, N // K * T, -1),
-      v_BKSH,
-      self.precision,
-    )
-    y_BNTH = constrain.spread(y_BKGH.reshape(B, N, T, H), 'BNTH')
-    return self.output(y_BNTH.transpose(0, 2, 1, 3).reshape(B, T, N * H))
+      logits_BNTS -= (
+        slope_N[None, :, None, None] * distance_BTS.astype(jnp.float32)[:, None]
+      )
+    logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, causal.MASKED)
+    weights_BKGS = jax.nn.softmax(logits_BNTS, axis=-1).reshape(B, K, -1, S)
+    y_BKGH = self._product('BKGS,BKSH->BKGH', weights_BKGS, v_BKSH)
+    return y_BKGH.reshape(B, N, T, H).swapaxes(1, 2)
+
+  def _product(self, spec, a_BKGX, cache_BKSH):
+    """A product with a cache, of rounded operands.
+
+    A CPU multiplies few rows in float32 only and would convert the cache each
+    time; kept in float32, it needs no conversion.
+    """
+    a_BKGX = round_operand(a_BKGX, self.precision)
+    if cache_BKSH.dtype == jnp.float32 and a_BKGX.shape[2] < _MANY_ROWS:
+      return product(spec, 'float32', a_BKGX.astype(jnp.float32), cache_BKSH)
+    cache_BKSH = round_operand(cache_BKSH, self.precision)
+    return product(spec, self.precision, a_BKGX, cache_BKSH)
+
+  def _joined(self, y_BTNH):
+    """The heads side by side, and the last product."""
+    y_BTNH = constrain.spread(y_BTNH, 'BTNH')
+    return self.output(y_BTNH.reshape(*y_BTNH.shape[:2], -1))
 
 
-def _split(x_BTF: Float[Array, 'B T F'], heads: int) -> Float[Array, 'B N T H']:
-  B, T, F = x_BTF.shape
-  return x_BTF.reshape(B, T, heads, F // heads).transpose(0, 2, 1, 3)
+def _split(x_BTF: Float[Array, 'B T F'], heads: int) -> Float[Array, 'B T N H']:
+  return x_BTF.reshape(*x_BTF.shape[:2], heads, -1)

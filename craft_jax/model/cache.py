@@ -10,15 +10,17 @@ from jaxtyping import Array, Float, Int
 class Cache:
   """Keys and values of everything read so far.
 
+  Layers are arrays of their own: stacked, each step would copy all of them.
+
   Attributes:
-    k_LBKSH: keys, rotated where the model rotates.
-    v_LBKSH: values.
+    keys: of each layer, rotated where the model rotates.
+    values: of each layer.
     segment_BS: document number of each cached symbol.
     length_B: symbols held per row; entries past it are unspecified.
   """
 
-  k_LBKSH: Float[Array, 'L B K S H']
-  v_LBKSH: Float[Array, 'L B K S H']
+  keys: tuple[Float[Array, 'B K S H'], ...]
+  values: tuple[Float[Array, 'B K S H'], ...]
   segment_BS: Int[Array, 'B S']
   length_B: Int[Array, 'B']
 

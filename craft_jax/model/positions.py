@@ -6,21 +6,25 @@ from jaxtyping import Array, Float, Int
 
 
 def rope(
-  x_BNTH: Float[Array, 'B N T H'],
+  x_BTNH: Float[Array, 'B T N H'],
   position_BT: Int[Array, '#B T'],
   fraction: float,
   base: float,
-) -> Float[Array, 'B N T H']:
+) -> Float[Array, 'B T N H']:
   """Rotates the first `fraction` of each head by its position.
 
   Entry i is paired with entry i + half (RoFormer, arXiv:2104.09864, in the
   halves layout, which needs no interleaving).
   """
-  half = int(x_BNTH.shape[-1] * fraction) // 2
-  angle = _angles(position_BT, half, base)[:, None]
+  half = int(x_BTNH.shape[-1] * fraction) // 2
+  angle = _angles(position_BT, half, base)[:, :, None]
   cos, sin = jnp.cos(angle), jnp.sin(angle)
-  a, b, rest = jnp.split(x_BNTH, [half, 2 * half], axis=-1)
-  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+  cos = jnp.concatenate([cos, cos], axis=-1)
+  sin = jnp.concatenate([-sin, sin], axis=-1)
+  turned, rest = x_BTNH[..., : 2 * half], x_BTNH[..., 2 * half :]
+  # Both halves at once: a CPU takes twice as long for each by itself.
+  turned = turned * cos + jnp.roll(turned, half, axis=-1) * sin
+  return jnp.concatenate([turned, rest], axis=-1) if rest.size else turned
 
 
 def alibi_slopes(num_heads: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def einsum(
   "BTNH,BSNH->BNTS"); any other form would compile and then fail.
   """
   if precision == 'float32':
-    return _product(spec, precision, a, b)
+    return product(spec, precision, a, b)
   _check_batch_dims_lead(spec)
   return _bfloat16_einsum(spec, a, b)
 
@@ -97,11 +97,17 @@ def _check_batch_dims_lead(spec: str) -> None:
   assert all(term.startswith(batch) for term in (a, b, out)), spec
 
 
-def _round(x, precision):
+def round_operand(
+  x: Float[Array, '...'], precision: str
+) -> Float[Array, '...']:
+  """As an operand of a product under the policy."""
   return x.astype(jnp.dtype(precision))
 
 
-def _product(spec, precision, a, b):
+def product(
+  spec: str, precision: str, a: Float[Array, '...'], b: Float[Array, '...']
+) -> Float[Array, '...']:
+  """`jnp.einsum` of rounded operands, without a derivative; float32 out."""
   if precision == 'float32':
     return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
   return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
@@ -111,10 +117,10 @@ def _product_grads(spec, precision, a, b, grad):
   """The gradients of both operands, from that of the product."""
   operands, out = spec.split('->')
   dims_a, dims_b = operands.split(',')
-  grad = _round(grad, precision)
+  grad = round_operand(grad, precision)
   return (
-    _product(f'{out},{dims_b}->{dims_a}', precision, grad, b),
-    _product(f'{dims_a},{out}->{dims_b}', precision, a, grad),
+    product(f'{out},{dims_b}->{dims_a}', precision, grad, b),
+    product(f'{dims_a},{out}->{dims_b}', precision, a, grad),
   )
 
 
@@ -125,8 +131,8 @@ def _bfloat16_einsum(spec, a, b):
 
 def _bfloat16_forward(spec, a, b):
   # Saving the rounded operands halves what the backward pass keeps.
-  a, b = _round(a, 'bfloat16'), _round(b, 'bfloat16')
-  return _product(spec, 'bfloat16', a, b), (a, b)
+  a, b = round_operand(a, 'bfloat16'), round_operand(b, 'bfloat16')
+  return product(spec, 'bfloat16', a, b), (a, b)
 
 
 def _bfloat16_backward(spec, saved, grad):
@@ -142,9 +148,9 @@ def _gathered_einsum(spec, names, precision, remat, x, kernel):
 
 
 def _gathered_forward(spec, names, precision, remat, x, kernel):
-  x = _round(x, precision)
-  whole = constrain.gather(_round(kernel, precision), names)
-  return _product(spec, precision, x, whole), (x, whole if remat else kernel)
+  x = round_operand(x, precision)
+  whole = constrain.gather(round_operand(kernel, precision), names)
+  return product(spec, precision, x, whole), (x, whole if remat else kernel)
 
 
 def _gathered_backward(spec, names, precision, remat, saved, grad):
@@ -153,7 +159,7 @@ def _gathered_backward(spec, names, precision, remat, saved, grad):
     # Held back until the gradient is there: a compiler that saw that the
     # forward pass gathers the same would keep that.
     kernel, grad = jax.lax.optimization_barrier((whole, grad))
-    whole = constrain.gather(_round(kernel, precision), names)
+    whole = constrain.gather(round_operand(kernel, precision), names)
   grad_x, grad_kernel = _product_grads(spec, precision, x, whole, grad)
   return grad_x, constrain.scatter(grad_kernel, names)
 

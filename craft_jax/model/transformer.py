@@ -1,11 +1,9 @@
 """The decoder: embedding, a scanned stack of equal blocks, head.
 
-Layers are stacked on the first dim of every parameter under `blocks` and walked
-by `lax.scan`, unrolled as configured. Training (`apply`) and decoding
-(`extend`) are separate walks over the same parameters.
+Layers are stacked on the first dim of every parameter under `blocks`. Training
+(`apply`) walks them by `lax.scan`, unrolled as configured; decoding (`extend`)
+one by one, because a scan would copy the whole cache at each step.
 """
-
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -194,12 +192,14 @@ class Decoder:
     """An empty cache for `batch` rows of at most `length` symbols."""
     cfg = self.cfg
     heads = cfg.num_kv_heads or cfg.num_heads
-    shape = (cfg.depth, batch, heads, length, cfg.width // cfg.num_heads)
-    # What a product would round anyway is kept rounded: the same numbers.
-    dtype = jnp.dtype(self.precision)
+    shape = (batch, heads, length, cfg.width // cfg.num_heads)
+    # What a product would round anyway is kept rounded: the same numbers, in
+    # the type that the device multiplies a row of.
+    cpu = jax.default_backend() == 'cpu'
+    dtype = jnp.dtype('float32' if cpu else self.precision)
     return Cache(
-      k_LBKSH=jnp.zeros(shape, dtype),
-      v_LBKSH=jnp.zeros(shape, dtype),
+      keys=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
+      values=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
     )
@@ -215,7 +215,8 @@ class Decoder:
     """Reads `length_B` of the T new symbols per row; logits at each of them.
 
     Rows may hold different lengths; logits past `length_B` are unspecified. A
-    row must not outgrow the cache.
+    row must not outgrow the cache. `params` may hold `blocks` stacked or as
+    `layers` gives them, which saves taking them apart at each call.
     """
     T = x_BT.shape[1]
     S = cache.segment_BS.shape[1]
@@ -226,33 +227,40 @@ class Decoder:
       lambda old, new, at: old.at[at].set(new, mode='drop')
     )(cache.segment_BS, segment_BT, position_BT)
     key_1S = jnp.arange(S)[None]
-
-    def block(x_BTD, layer):
-      layer_params, window, _, k_BKSH, v_BKSH = layer
+    windows, masks = layer_windows(self.cfg), {}
+    for window in set(windows):
       mask_BTS = allowed(position_BT, key_1S, window)
       if self.cfg.documents:
         mask_BTS &= segment_BT[:, :, None] == segment_BS[:, None, :]
-      x_BTD, k_BKSH, v_BKSH = self._block.apply(
+      masks[window] = mask_BTS
+    x_BTD = self._embed(params, x_BT, position_BT)
+    keys, values = list(cache.keys), list(cache.values)
+    for i, layer_params in enumerate(self.layers(params)):
+      read = self._block.apply(
         {'params': layer_params},
         x_BTD,
         x_BT,
         position_BT,
-        mask_BTS,
-        k_BKSH,
-        v_BKSH,
+        masks[windows[i]],
+        keys[i],
+        values[i],
         method='extend',
       )
-      return x_BTD, (k_BKSH, v_BKSH)
-
-    x_BTD, (k_LBKSH, v_LBKSH) = self._scan(
-      block,
-      self._embed(params, x_BT, position_BT),
-      params['blocks'],
-      cache.k_LBKSH,
-      cache.v_LBKSH,
+      x_BTD, keys[i], values[i] = tuple(read)
+    cache = Cache(
+      tuple(keys), tuple(values), segment_BS, cache.length_B + length_B
     )
-    cache = Cache(k_LBKSH, v_LBKSH, segment_BS, cache.length_B + length_B)
     return cache, self._logits(params, x_BTD)
+
+  def layers(self, params: Params) -> tuple[Params, ...]:
+    """The parameters of each block; `params` may hold them so already."""
+    blocks = params['blocks']
+    if isinstance(blocks, tuple):
+      return blocks
+    return tuple(
+      jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+      for i in range(self.cfg.depth)
+    )
 
   # --- shared parts ---
 
@@ -262,12 +270,11 @@ class Decoder:
       return self.cfg.unroll
     return self.cfg.depth if self.cfg.remat == 'none' else 1
 
-  def _scan(self, block, x_BTD, blocks: Params, *per_layer: Any):
+  def _scan(self, block, x_BTD, blocks: Params):
     layers = (
       blocks,
       jnp.asarray(layer_windows(self.cfg), jnp.int32),
       jnp.arange(self.cfg.depth),
-      *per_layer,
     )
     return jax.lax.scan(block, x_BTD, layers, unroll=self._unroll())
 

@@ -1,6 +1,7 @@
 """The host side: prompts in, pieces of text out, dispatch by dispatch."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -17,6 +18,7 @@ from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
 _SMALLEST_BUCKET = 16
+_FEW_ROWS = 4  # up to which float32 was faster (docs/log.md, 2026-11-24)
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
 
@@ -106,16 +108,34 @@ def show_prompt(vocabulary: Vocabulary, prompt: str | bytes) -> str:
   return StreamDecoder(vocabulary).feed(vocabulary.encode(prompt))
 
 
+@functools.lru_cache(maxsize=8)  # compiled programs belong to one object
+def decoding_model(model: Decoder, rows: int) -> Decoder:
+  """The model as a batch of so many rows is best decoded with.
+
+  For few rows a CPU has no bfloat16 products: it converts the parameters, at
+  every dispatch, and multiplies in float32. So does the model that this gives,
+  without rounding anything.
+  """
+  few = rows <= _FEW_ROWS and jax.default_backend() == 'cpu'
+  if not few or model.precision == 'float32':
+    return model
+  return Decoder(model.cfg, model.vocabulary_size, 'float32')
+
+
 def decoding_params(model: Decoder, params: Params) -> Params:
   """The parameters on one device, ready for many small products.
 
-  Matrices are rounded to bfloat16 once if the model's policy rounds them in
-  each product anyway: the same numbers from half the memory traffic.
+  Each layer becomes arrays of its own, which a step reads in place. Matrices
+  are rounded to bfloat16 once if the model's policy rounds them in each product
+  anyway: the same numbers from half the memory traffic.
 
   Args:
-    model: the model.
-    params: float32, replicated or sharded over devices of this process.
+    model: that decodes; see `decoding_model`.
+    params: float32, replicated or sharded over devices of this process; or
+      what this function gave, which it then gives back.
   """
+  if isinstance(params.get('blocks'), tuple):
+    return params
   leaf = jax.tree.leaves(params)[0]
   if not isinstance(leaf, jax.Array):
     raise TypeError(f'params must be JAX arrays, not {type(leaf).__name__}')
@@ -129,11 +149,14 @@ def decoding_params(model: Decoder, params: Params) -> Params:
   # Gathering shards is meant, and may pass through the host.
   with jax.transfer_guard('allow'):
     params = jax.tree.map(place, params)
-  return _round_kernels(params) if model.precision == 'bfloat16' else params
+  return _ready(model, params)
 
 
-@jax.jit
-def _round_kernels(params: Params) -> Params:
+@functools.partial(jax.jit, static_argnames='model')
+def _ready(model: Decoder, params: Params) -> Params:
+  params = params | {'blocks': model.layers(params)}
+  if model.precision == 'float32':
+    return params
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
       leaf.astype(jnp.bfloat16) if path[-1].key == 'kernel' else leaf
@@ -195,6 +218,7 @@ def generate(
     settings = [settings] * len(prompts)
   if len(settings) != len(prompts):
     raise ValueError(f'{len(prompts)} prompts, {len(settings)} settings')
+  model = decoding_model(model, len(prompts))
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, settings, seed, max_chars, first_row,

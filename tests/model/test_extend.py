@@ -133,7 +133,10 @@ def test_cache_may_be_longer_or_reused(toy, symbols):
   x_BT = np.asarray(symbols(B, T))
   extend = bound(model, params)
   empty = model.init_cache(B, T + 5)
-  used = empty.replace(k_LBKSH=empty.k_LBKSH + 7, v_LBKSH=empty.v_LBKSH - 9)
+  used = empty.replace(
+    keys=tuple(k + 7 for k in empty.keys),
+    values=tuple(v - 9 for v in empty.values),
+  )
   got = [read(extend, cache, x_BT, RAGGED) for cache in (empty, used)]
   np.testing.assert_array_equal(*got)
 
@@ -145,9 +148,9 @@ def test_padding_past_the_end_is_dropped(toy, symbols):
   extend = bound(model, params)
   cache, _ = extend(model.init_cache(1, T), x_BT, jnp.array([T - 1]))
   after, _ = extend(cache, x_BT[:, :5], jnp.array([1]))
-  kept = jax.tree.map(lambda leaf: leaf[:, :, :, : T - 1], cache.k_LBKSH)
-  np.testing.assert_array_equal(after.k_LBKSH[:, :, :, : T - 1], kept)
-  assert np.abs(after.k_LBKSH[..., T - 1, :] - cache.k_LBKSH[..., -1, :]).max()
+  for old, new in zip(cache.keys, after.keys, strict=True):
+    np.testing.assert_array_equal(new[:, :, : T - 1], old[:, :, : T - 1])
+    assert np.abs(new[:, :, T - 1] - old[:, :, T - 1]).max()
 
 
 def test_rows_do_not_meet(toy, symbols):

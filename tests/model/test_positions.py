@@ -9,12 +9,12 @@ from craft_jax.model.attention import allowed
 
 
 def test_rope_keeps_length_and_tells_distance():
-  q_BNTH, k_BNTH = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
+  q_BTNH, k_BTNH = jax.random.normal(jax.random.key(0), (2, 1, 1, 1, 8))
 
   def product(query, key):
-    q = positions.rope(q_BNTH, jnp.array([[query]]), 1.0, 100.0)
-    k = positions.rope(k_BNTH, jnp.array([[key]]), 1.0, 100.0)
-    np.testing.assert_allclose(jnp.sum(q * q), jnp.sum(q_BNTH**2), rtol=1e-5)
+    q = positions.rope(q_BTNH, jnp.array([[query]]), 1.0, 100.0)
+    k = positions.rope(k_BTNH, jnp.array([[key]]), 1.0, 100.0)
+    np.testing.assert_allclose(jnp.sum(q * q), jnp.sum(q_BTNH**2), rtol=1e-5)
     return float(jnp.sum(q * k))
 
   assert np.isclose(product(5, 3), product(905, 903), atol=1e-3)
@@ -22,12 +22,12 @@ def test_rope_keeps_length_and_tells_distance():
 
 
 def test_partial_rope_leaves_the_rest():
-  x_BNTH = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
-  turned = positions.rope(x_BNTH, 1 + jnp.arange(4)[None], 0.5, 100.0)
-  np.testing.assert_array_equal(turned[..., 4:], x_BNTH[..., 4:])
-  assert (turned[..., :4] != x_BNTH[..., :4]).all()
-  still = positions.rope(x_BNTH, jnp.zeros((1, 4), int), 0.5, 100.0)
-  np.testing.assert_array_equal(still, x_BNTH)
+  x_BTNH = jax.random.normal(jax.random.key(0), (2, 4, 3, 8))
+  turned = positions.rope(x_BTNH, 1 + jnp.arange(4)[None], 0.5, 100.0)
+  np.testing.assert_array_equal(turned[..., 4:], x_BTNH[..., 4:])
+  assert (turned[..., :4] != x_BTNH[..., :4]).all()
+  still = positions.rope(x_BTNH, jnp.zeros((1, 4), int), 0.5, 100.0)
+  np.testing.assert_array_equal(still, x_BTNH)
 
 
 def test_alibi_slopes():

@@ -1,5 +1,6 @@
 """The precision policy: what is rounded, what is summed, and that it runs."""
 
+import collections
 import functools
 import inspect
 import subprocess
@@ -133,8 +134,13 @@ def test_every_product_has_the_form(name, settings, toy, loss, symbols):
   assert set(found) == {(name, name, 'float32')}
   cache = model.init_cache(2, 12)
   args = (params, cache, symbols(2, 3), jnp.full(2, 3))
-  found = set(products(jax.make_jaxpr(model.extend)(*args).jaxpr))
-  assert found == {(name, name, 'float32')}
+  found = collections.Counter(
+    products(jax.make_jaxpr(model.extend)(*args).jaxpr)
+  )
+  # A CPU multiplies the cache with few rows in float32: two a layer.
+  cached = found.pop(('float32',) * 3, 0) if name == 'bfloat16' else 0
+  assert cached == (2 * model.cfg.depth if name == 'bfloat16' else 0)
+  assert set(found) == {(name, name, 'float32')}
 
 
 def gradients(toy, loss, x_BT, **settings):

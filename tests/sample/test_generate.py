@@ -337,12 +337,15 @@ def test_sample_text_at_full_guard(toy):
 def test_rounding_the_matrices_first_changes_nothing():
   model, params = make(precision='bfloat16')
   rounded = decoding_params(model, params)
-  kernel = rounded['blocks']['mlp']['in']['kernel']
+  kernel = rounded['blocks'][0]['mlp']['in']['kernel']
   assert kernel.dtype == jnp.bfloat16
   assert rounded['embed']['embedding'].dtype == jnp.float32
-  x_BT = jnp.arange(8)[None]
-  apply = jax.jit(model.apply)
-  assert (apply(params, x_BT) == apply(rounded, x_BT)).all()
+  assert decoding_params(model, rounded) is rounded
+  x_BT, cache = jnp.arange(8)[None], model.init_cache(1, 8)
+  extend = jax.jit(model.extend)
+  _, want = extend(params, cache, x_BT, jnp.array([8]))
+  _, got = extend(rounded, cache, x_BT, jnp.array([8]))
+  assert (got == want).all()
   ((text, _),) = texts(model, params, [CHARS.encode('the')])
   assert len(text) == 30
 

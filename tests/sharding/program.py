@@ -139,7 +139,7 @@ def _case(cfg, mesh, steps, grads):
   program = jax.jit(
     make_run(step, fetch, max(steps, 1)),
     donate_argnums=0,
-    out_shardings=(shardings, replicated),
+    out_shardings=(shardings, replicated, replicated),
   )
   program = program.lower(state, *inputs, count).compile()
   result = {
@@ -155,7 +155,7 @@ def _case(cfg, mesh, steps, grads):
   batches = [numbered(jnp.int32(i)) for i in range(steps)]
   if grads:
     result['grads'] = shards(gradients(model, state.params, batches[0]))
-  state, rows = program(state, *inputs, count)
+  state, rows, _ = program(state, *inputs, count)
   ema = jax.device_get(state.ema)
   return result | {
     'losses': np.asarray(rows['loss'] / rows['count']).tolist(),

@@ -1,0 +1,144 @@
+"""Attention of a whole window on itself, a block of queries at a time.
+
+A block reads the keys up to its own end only, so of the square above the
+diagonal little is computed: with n blocks (n + 1) / 2n of all. The backward
+pass is written here, because of each block it needs nothing but the rounded
+weights: differentiated by JAX, the masks, the logits and the unrounded weights
+are kept and read again.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from craft_jax.model.precision import product, round_operand
+
+MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
+# On a CPU, smaller blocks save less than their calls cost; more of them make
+# programs long.
+_ROWS, _MOST = 64, 8
+
+
+def blocks(length: int) -> list[tuple[int, int]]:
+  """First query and end of each block; on accelerators there is one.
+
+  Args:
+    length: of the window.
+  """
+  if jax.default_backend() != 'cpu':
+    return [(0, length)]
+  rows = max(_ROWS, -(-length // _MOST))
+  return [(i, min(i + rows, length)) for i in range(0, length, rows)]
+
+
+def attend(
+  q_BTNH: Float[Array, 'B T N H'],
+  k_BTKH: Float[Array, 'B T K H'],
+  v_BTKH: Float[Array, 'B T K H'],
+  mask_BTT: Bool[Array, '#B T T'],
+  precision: str,
+  slopes: Sequence[float] = (),
+) -> Float[Array, 'B T N H']:
+  """Softmax attention, causal whatever the mask says.
+
+  Args:
+    q_BTNH: queries.
+    k_BTKH: keys; N is a multiple of K, and the heads of one key are adjacent.
+    v_BTKH: values.
+    mask_BTT: where a query (second dim) may look.
+    precision: 'bfloat16' or 'float32', of the products.
+    slopes: of ALiBi, per head: what a logit loses per position of distance.
+  """
+  return _attend(precision, tuple(slopes), q_BTNH, k_BTKH, v_BTKH, mask_BTT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
+  return _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT)[0]
+
+
+def _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
+  H = q_BTNH.shape[-1]
+  q_BNTH = _heads_first(q_BTNH * H**-0.5, precision)
+  k_BKTH = _heads_first(k_BTKH, precision)
+  v_BKTH = _heads_first(v_BTKH, precision)
+  y, weights = [], []
+  for start, end in blocks(q_BTNH.shape[1]):
+    q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
+    logits_BKGS = product(
+      'BKGH,BKSH->BKGS', precision, q_BKGH, k_BKTH[:, :, :end]
+    )
+    logits_BNTS = _apart(logits_BKGS, q_BNTH, end - start)
+    if slopes:
+      logits_BNTS -= _distances(slopes, start, end)
+    mask_BTS = mask_BTT[:, start:end, :end]
+    logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, MASKED)
+    weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1)
+    weights_BKGS = round_operand(_grouped(weights_BNTS, k_BKTH), precision)
+    y_BKGH = product(
+      'BKGS,BKSH->BKGH', precision, weights_BKGS, v_BKTH[:, :, :end]
+    )
+    y.append(_apart(y_BKGH, q_BNTH, end - start))
+    weights.append(weights_BKGS)
+  y_BTNH = jnp.concatenate(y, axis=2).swapaxes(1, 2)
+  return y_BTNH, (q_BNTH, k_BKTH, v_BKTH, weights)
+
+
+def _backward(precision, slopes, kept, grad_BTNH):
+  del slopes
+  q_BNTH, k_BKTH, v_BKTH, weights = kept
+  grad_BNTH = _heads_first(grad_BTNH, precision)
+  T, H = q_BNTH.shape[2:]
+  queries, keys, values = [], 0.0, 0.0
+  for (start, end), weights_BKGS in zip(blocks(T), weights, strict=True):
+    q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
+    grad_BKGH = _grouped(grad_BNTH[:, :, start:end], k_BKTH)
+    of_weights_BKGS = product(
+      'BKGH,BKSH->BKGS', precision, grad_BKGH, v_BKTH[:, :, :end]
+    )
+    shares_BKGS = weights_BKGS.astype(jnp.float32)
+    mean_BKG1 = jnp.sum(of_weights_BKGS * shares_BKGS, axis=-1, keepdims=True)
+    of_logits_BKGS = round_operand(
+      shares_BKGS * (of_weights_BKGS - mean_BKG1), precision
+    )
+    of_q_BKGH = product(
+      'BKGS,BKSH->BKGH', precision, of_logits_BKGS, k_BKTH[:, :, :end]
+    )
+    queries.append(_apart(of_q_BKGH, q_BNTH, end - start))
+    rest = ((0, 0), (0, 0), (0, T - end), (0, 0))
+    of_k_BKSH = product('BKGH,BKGS->BKSH', precision, q_BKGH, of_logits_BKGS)
+    of_v_BKSH = product('BKGS,BKGH->BKSH', precision, weights_BKGS, grad_BKGH)
+    keys += jnp.pad(of_k_BKSH, rest)
+    values += jnp.pad(of_v_BKSH, rest)
+  of_q_BTNH = jnp.concatenate(queries, axis=2).swapaxes(1, 2) * H**-0.5
+  return of_q_BTNH, keys.swapaxes(1, 2), values.swapaxes(1, 2), None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _heads_first(x_BTNH, precision):
+  """Rounded, then transposed, which a CPU does slowly: half the bytes."""
+  return round_operand(x_BTNH, precision).swapaxes(1, 2)
+
+
+def _grouped(x_BNTX, k_BKTH):
+  """The heads of one key become further rows: [B, K, N / K * T, X]."""
+  B, _, _, X = x_BNTX.shape
+  return x_BNTX.reshape(B, k_BKTH.shape[1], -1, X)
+
+
+def _apart(x_BKGX, q_BNTH, rows):
+  """The inverse of `_grouped`: [B, N, rows, X]."""
+  B, _, _, X = x_BKGX.shape
+  return x_BKGX.reshape(B, q_BNTH.shape[1], rows, X)
+
+
+def _distances(slopes, start, end):
+  """What ALiBi takes from the logits of a block: [1, N, T, S]."""
+  distance_TS = jnp.arange(start, end)[:, None] - jnp.arange(end)[None]
+  slope_N = jnp.asarray(slopes, jnp.float32)
+  return (slope_N[:, None, None] * distance_TS[None].astype(jnp.float32))[None]
