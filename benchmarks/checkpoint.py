@@ -4,7 +4,7 @@ Segments of 100 steps of `shakespeare_cpu`, alternately plain and begun with a
 save, whose writing and checking then goes on beside the steps. Every segment
 with a save also awaits it at its end, so none of its cost falls elsewhere.
 
-  python benchmarks/checkpoint.py [--data tinyshakespeare.txt] [--pairs 12]
+  python benchmarks/checkpoint.py [--data tinyshakespeare.txt] [--pairs 24]
 """
 
 import tempfile
@@ -20,8 +20,8 @@ _STEPS = 100
 
 
 def main() -> None:
-  """Prints the ratio of the medians; the bar is 1.03."""
-  args = measure.arguments(__doc__ or '', 12).parse_args()
+  """Prints the ratio; the bar is 1.03."""
+  args = measure.arguments(__doc__ or '', 24).parse_args()
   steps = str(2 * _STEPS * (args.pairs + 2))
   cfg = load_config(
     'shakespeare_cpu',

@@ -12,6 +12,9 @@ import json
 import pathlib
 from collections.abc import Callable, Iterable
 
+import pages
+from pages import table
+
 from craft_jax import plan
 from craft_jax.files import write_atomic
 from craft_jax.plan.critical import critical_symbols, critical_width
@@ -45,13 +48,6 @@ def recommended(name: str, device: str, devices: int, rows: int = 0):
   """The recommended plan of a model, and its reason."""
   sketch = plan.sketch(config(name, rows))
   return plan.recommend(sketch, plan.find_device(device), devices)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-  """A Markdown table; all but the first column to the right."""
-  head = list(head)
-  lines = [head, ['---', *('---:' for _ in head[1:])], *map(list, rows)]
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
 def _devices() -> str:
@@ -222,14 +218,7 @@ def refreshed(page: str) -> str:
   Raises:
     ValueError: a table has no place.
   """
-  for name, make in TABLES.items():
-    begin, end = f'<!-- {name}: begin -->', f'<!-- {name}: end -->'
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not found or not closed:
-      raise ValueError(f'the page has no {begin} and {end}')
-    page = f'{head}{begin}\n\n{make()}\n\n{end}{tail}'
-  return page
+  return pages.refreshed(page, {name: make() for name, make in TABLES.items()})
 
 
 def main() -> None:

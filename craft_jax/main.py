@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import craft_jax
+from craft_jax import xla_flags
 from craft_jax.errors import (
   INTERRUPTED,
   PEER_LOST,
@@ -76,6 +77,18 @@ def _plan() -> ModuleType:
   return plan
 
 
+def _profile() -> ModuleType:
+  from craft_jax.cli import profile
+
+  return profile
+
+
+def _bench() -> ModuleType:
+  from craft_jax.cli import bench
+
+  return bench
+
+
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'train': _train,
   'eval': _eval,
@@ -84,6 +97,8 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'data': _data,
   'config': _config,
   'plan': _plan,
+  'profile': _profile,
+  'bench': _bench,
 }
 
 
@@ -225,6 +240,7 @@ def main(argv: Sequence[str]) -> int:
   )
   try:
     module, args = parse(name, rest)
+    xla_flags.use()
     return module.run(args)
   except UserError as e:
     return _complain(str(e), 2)

@@ -6,6 +6,7 @@ imports `craft_jax` or touches a backend.
 
 import os
 import pathlib
+import signal
 
 import beartype
 import jax
@@ -23,6 +24,11 @@ def _cache(name: str) -> str:
 os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+
+# Under nohup the programs that tests start would ignore what they are sent. A
+# handler, other than being ignored, is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+  signal.signal(signal.SIGHUP, lambda *_: None)
 
 # JAX may have been imported by a plugin already, and then has read them.
 jax.config.update(

@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Any
 
+from craft_jax import xla_flags
 from craft_jax.cli import distributed
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
@@ -72,7 +73,7 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
   workdir = args.workdir or _new_workdir(args.config)
   if cfg.train.deterministic:
-    _repeat_bits_on_gpus()
+    xla_flags.repeat_bits()
   distributed.join(args)
   if not args.workdir and distributed.asked(args):
     raise UserError('several processes need one --workdir; give it')
@@ -99,18 +100,6 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   if args.json:
     print(json.dumps(to_json(summary), allow_nan=False))
   return 0
-
-
-def _repeat_bits_on_gpus() -> None:
-  """Sets what XLA reads when JAX starts; CPUs and TPUs ignore it.
-
-  https://openxla.org/xla/determinism: kernels with atomic sums are left out,
-  and nothing is chosen by timing, which may choose otherwise next time.
-  """
-  flags = (
-    '--xla_gpu_exclude_nondeterministic_ops=true --xla_gpu_autotune_level=0'
-  )
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'
 
 
 def _new_workdir(spec: str) -> str:

@@ -118,12 +118,15 @@ def kept(cfg: Config, tensor: int = 1) -> float:
 def working(cfg: Config, tensor: int = 1) -> float:
   """Bytes per symbol of the layer that the backward pass is in.
 
-  Gradients of the attention weights and logits, of the hidden layer and of
-  the stream; under remat also what the layer would have kept without.
+  Gradients of the attention weights, which become those of the logits in
+  place and are rounded, of the hidden layer and of the stream; under remat also
+  what the layer would have kept without.
   """
   m = cfg.model
   square = m.num_heads * m.context
-  grads = (8 * square + 8 * mlp_width(m)) / tensor + 12 * m.width
+  rounded = 0 if _item(cfg) == 4 else _item(cfg)
+  split = (4 + rounded) * square + 8 * mlp_width(m)
+  grads = split / tensor + 12 * m.width
   return grads if m.remat == 'none' else grads + _everything(cfg, tensor)
 
 
@@ -147,7 +150,7 @@ def _everything(cfg: Config, tensor: int) -> float:
       rounded queries, keys, values                c x (D + 2 K H)
       queries and keys before qk_norm, 2 scalars   4 x (D + K H + 2 N + 2 K)
       rounded attention weights                    c x N S
-      attention weights, where they were masked    5 x N S, and 2 N scalars
+        on a CPU, in blocks, down to half of it
       rounded output of the heads                  c x D
       rounded hidden activation                    c x F
       its derivatives: relu2 one and a mask        5 x F
@@ -159,7 +162,7 @@ def _everything(cfg: Config, tensor: int) -> float:
   KH = K * D // N
   inputs = 2 if c == 4 else 4 + (m.mlp == 'swiglu')
   whole = 16 * D + 16 + c * inputs * D + (2 * D if m.dropout else 0)
-  heads = c * (2 * D + 2 * KH) + 8 * N + (c + 5) * N * m.context
+  heads = c * (2 * D + 2 * KH) + c * N * m.context
   if m.qk_norm:
     heads += 4 * (D + KH) + 8 * (N + K)
   hidden = (c + (5 if m.mlp == 'relu2' else 20)) * F

@@ -11,21 +11,28 @@ from craft_jax.settings import Config, Model, Optim, Train
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _PAGE = _ROOT / 'docs' / 'scaling.md'
-_TABLES = runpy.run_path(str(_ROOT / 'benchmarks' / 'scaling_tables.py'))
+
+
+@pytest.fixture
+def tables(monkeypatch):
+  """The names of benchmarks/scaling_tables.py."""
+  folder = _ROOT / 'benchmarks'
+  monkeypatch.syspath_prepend(str(folder))
+  return runpy.run_path(str(folder / 'scaling_tables.py'))
 
 
 @pytest.mark.slow
-def test_page_is_fresh():
+def test_page_is_fresh(tables):
   page = _PAGE.read_text(encoding='utf-8')
-  assert _TABLES['refreshed'](page) == page, (
+  assert tables['refreshed'](page) == page, (
     'stale; refresh it: python benchmarks/scaling_tables.py --write '
     'docs/scaling.md'
   )
 
 
-def test_a_page_without_a_place_is_refused():
+def test_a_page_without_a_place_is_refused(tables):
   with pytest.raises(ValueError, match='the page has no <!-- devices: begin'):
-    _TABLES['refreshed']('# nothing')
+    tables['refreshed']('# nothing')
 
 
 @pytest.mark.parametrize('name', ['h100-80gb', 'v5e'])

@@ -1,0 +1,53 @@
+"""Trains with Craft when told to, by the program that `craft train` runs."""
+
+import argparse
+import tempfile
+
+import jax
+import worker
+
+from craft_jax import xla_flags
+from craft_jax.config import load_config
+from craft_jax.interrupts import Interrupts
+from craft_jax.model import flops_per_symbol, param_count
+from craft_jax.train.loop import _Loop
+from craft_jax.train.setup import open_setup
+
+
+def main() -> None:
+  """Opens a run in a temporary folder and serves its training loop."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('config')
+  parser.add_argument('settings', nargs='*')
+  parser.add_argument('--steps', type=int, required=True)
+  args = parser.parse_args()
+  xla_flags.use()
+  cfg = load_config(
+    args.config, [*args.settings, 'train.steps=1000000', 'eval.every=0',
+                  'checkpoint.every=0']
+  )  # fmt: skip
+  with tempfile.TemporaryDirectory() as folder:
+    setup = open_setup(cfg, f'{folder}/run')
+    with setup.closing:
+      loop = _Loop(setup, True, Interrupts())
+
+      def run() -> None:
+        loop.end = loop.step + args.steps
+        loop._train()
+
+      worker.serve(
+        run,
+        params=param_count(loop.state.params),
+        flops_per_symbol=flops_per_symbol(
+          cfg.model, setup.corpus.vocabulary.size
+        ),
+        precision=setup.model.precision,
+        jax=jax.__version__,
+        devices=jax.device_count(),
+      )
+      loop.feed.close()
+      loop.writer.close()
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,194 @@
+"""How fast is training, beside the same model in PyTorch?
+
+Each variant runs in a process of its own and all are asked in turn for a second
+or so of training: batches, forward, backward, clipping, optimizer. Craft runs
+the program of `craft train`; PyTorch (peers/torch_model.py, a test compares its
+logits with ours) runs eager and compiled, in float32 and under bfloat16
+autocast, with fused attention and fused AdamW, and so does GPT-2 of
+`transformers`. What a process does first (compilation, the first calls) is told
+apart and not counted.
+
+  python benchmarks/train_step.py [--size cpu|gpu|124m] [--block gpt2|craft]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import measure
+import numpy as np
+import workers
+
+from craft_jax.config import load_config
+from craft_jax.data.corpus import open_corpus
+from craft_jax.settings import Config
+
+# Sizes of nanoGPT's two configs for tinyshakespeare, and of GPT-2.
+_SIZES = {
+  'cpu': ('shakespeare_cpu', ['train.batch_size=12'], 40),
+  'gpu': ('shakespeare', ['train.batch_size=16', 'model.dropout=0.0'], 1),
+  '124m': (
+    'shakespeare',
+    ['model.width=768', 'model.depth=12', 'model.num_heads=12',
+     'model.context=1024', 'train.batch_size=32', 'model.dropout=0.0'],
+    5,
+  ),
+}  # fmt: skip
+_GPT2 = [
+  'model.norm=layer', 'model.mlp=gelu', 'model.position=learned',
+  'model.qk_norm=False', 'model.logit_cap=0.0', 'model.tied=True',
+  'model.zero_init=False',
+]  # fmt: skip
+_ADAMW = ['optim.name=adamw', 'train.ema=0.0']
+
+
+def main() -> None:
+  """Prints the table, then one JSON object."""
+  args = _arguments()
+  name, size, steps = _SIZES[args.size]
+  steps = args.steps or steps
+  flags = measure.overrides(args, *size)
+  block = _GPT2 if args.block == 'gpt2' else []
+  cfg = load_config(name, [*flags, *block])
+  corpus = open_corpus(cfg)
+  with tempfile.NamedTemporaryFile(suffix='.npy') as tokens:
+    np.save(tokens.name, np.asarray(corpus.train.tokens))
+    shape = json.dumps(_shape(cfg, corpus.vocabulary.size))
+    commands = {
+      variant: ('craft_train', [name, *flags, *more, f'--steps={steps}'])
+      for variant, more in _ours(block).items()
+    } | {
+      variant: (
+        'torch_train',
+        [shape, tokens.name, f'--batch={cfg.train.batch_size}',
+         f'--steps={steps}', *more],
+      )
+      for variant, more in _PEERS.items()
+    }  # fmt: skip
+    wanted = args.only.split(',') if args.only else list(commands)
+    chosen = {
+      variant: command
+      for variant, command in commands.items()
+      if any(part in variant for part in wanted)
+    }
+    with workers.opened(chosen) as found:
+      seconds = measure.alternate(found, args.pairs)
+      rows = _rows(found, seconds, cfg, steps)
+  _report(args, rows, seconds, steps)
+
+
+def _arguments() -> argparse.Namespace:
+  parser = measure.arguments(__doc__ or '', 7)
+  parser.add_argument('--size', choices=_SIZES, default='cpu')
+  parser.add_argument(
+    '--block',
+    choices=('gpt2', 'craft'),
+    default='gpt2',
+    help='the model both sides train (default: gpt2)',
+  )
+  parser.add_argument('--steps', type=int, help='steps in each turn')
+  parser.add_argument('--only', help='variants with one of these in their name')
+  return parser.parse_args()
+
+
+_PEERS = {
+  'torch float32': [],
+  'torch float32 compiled': ['--compile'],
+  'torch bfloat16': ['--bfloat16'],
+  'torch bfloat16 compiled': ['--bfloat16', '--compile'],
+  'transformers float32': ['--transformers'],
+  'transformers bfloat16': ['--transformers', '--bfloat16'],
+}
+
+
+def _ours(block: Sequence[str]) -> dict[str, list[str]]:
+  """Craft with the same model and optimizer, and as its configs have it."""
+  same = [*block, *_ADAMW]
+  return {
+    'craft': same,
+    'craft float32': [*same, 'model.precision=float32'],
+    'craft, its own recipe': [],
+  }
+
+
+def _shape(cfg: Config, vocabulary_size: int) -> dict[str, object]:
+  names = ('context', 'width', 'depth', 'num_heads', 'norm', 'mlp', 'position',
+           'qk_norm', 'logit_cap', 'tied', 'dropout')  # fmt: skip
+  return {name: getattr(cfg.model, name) for name in names} | {
+    'vocabulary_size': vocabulary_size
+  }
+
+
+def _rows(
+  found: Mapping[str, workers.Worker],
+  seconds: Mapping[str, Sequence[float]],
+  cfg: Config,
+  steps: int,
+) -> dict[str, dict[str, object]]:
+  """Figures of each variant, and how many times as fast as a peer ours are."""
+  symbols = steps * cfg.train.batch_size * cfg.model.context
+  medians = {name: statistics.median(s) for name, s in seconds.items()}
+  peers = {name: m for name, m in medians.items() if name in _PEERS}
+  exact = {name: m for name, m in peers.items() if 'float32' in name}
+  against = {
+    'float32': min(exact, key=exact.__getitem__, default=''),
+    'any': min(peers, key=peers.__getitem__, default=''),
+  }
+  rows = {}
+  for name, worker in found.items():
+    flops = worker.facts.get('flops_per_symbol', 0)
+    rows[name] = worker.facts | {
+      'milliseconds': 1e3 * medians[name] / steps,
+      'chars_per_second': symbols / medians[name],
+      'gflops': flops * symbols / medians[name] / 1e9,
+      'peak_bytes': worker.peak_bytes,
+    }
+    if name in peers:
+      continue
+    rows[name]['bar'] = 2.5 if name == 'craft' else None
+    for kind, peer in against.items():
+      if peer:
+        pairs = zip(seconds[peer], seconds[name], strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        rows[name][f'speedup_{kind}'] = statistics.median(ratios)
+        rows[name][f'fastest_{kind}'] = peer
+  return rows
+
+
+def _report(
+  args: argparse.Namespace,
+  rows: Mapping[str, dict[str, object]],
+  seconds: Mapping[str, Sequence[float]],
+  steps: int,
+) -> None:
+  print(f'Training: size {args.size}, block {args.block}, {steps} steps a turn')
+  print(measure.hardware())
+  print(
+    f'{"variant":26}{"ms/step":>9}{"spread":>8}{"chars/s":>10}{"GFLOP/s":>9}'
+    f'{"peak MB":>9}{"warm s":>8}{"x float32":>11}{"x fastest":>11}'
+  )
+  for name, row in rows.items():
+    times = ''.join(
+      f'{row[f"speedup_{kind}"]:11.2f}' if f'speedup_{kind}' in row else ''
+      for kind in ('float32', 'any')
+    )
+    gflops = f'{row["gflops"]:9.0f}' if row['gflops'] else f'{"":9}'
+    print(
+      f'{name:26}{row["milliseconds"]:9.1f}{measure.spread(seconds[name]):8.1%}'
+      f'{row["chars_per_second"]:10,.0f}{gflops}'
+      f'{row["peak_bytes"] / 1e6:9.0f}{row["warm_up_seconds"]:8.1f}{times}'
+    )
+  measure.conclude(
+    (__doc__ or '').splitlines()[0],
+    args.pairs,
+    rows,
+    case=f'{args.size}-{args.block}',
+    bars='speedup_float32 at least',
+    command=measure.command(),
+  )
+
+
+if __name__ == '__main__':
+  main()

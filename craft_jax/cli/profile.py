@@ -1,0 +1,85 @@
+"""Trace a few steps and tell where their time goes.
+
+Compiles the program that `craft train` runs for a config, does steps of it
+from the start of a run that is not kept, and reads the trace: time by kind of
+operation, by part of the step and by place in the source, memory, rates
+against what the device can do, and what to try next. The trace stays in
+--output, for TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
+https://ui.perfetto.dev).
+
+examples:
+  craft profile --config=base
+  craft profile --config=shakespeare --config.train.batch_size=8 --steps=4
+"""
+
+import argparse
+import json
+import pathlib
+import time
+
+from craft_jax.config import load_config
+from craft_jax.errors import UserError
+
+SUMMARY = 'trace a few training steps and tell where the time goes'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument(
+    '--config',
+    default='base',
+    metavar='FILE[:VARIANT]',
+    help='config file, or the name of a shipped one (default: base)',
+  )
+  parser.add_argument(
+    '--steps', type=int, default=10, help='steps to trace (default: 10)'
+  )
+  parser.add_argument(
+    '--output',
+    metavar='DIR',
+    help='where the trace is kept (default: profiles/CONFIG-DATE-TIME)',
+  )
+  parser.add_argument(
+    '--top', type=int, default=15, help='operations to list (default: 15)'
+  )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='print the figures as one JSON object, last on standard output',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Records and prints; returns the exit code."""
+  for flag in ('steps', 'top'):
+    if getattr(args, flag) < 1:
+      raise UserError(f'--{flag} must be at least 1')
+  cfg = load_config(args.config, args.overrides)
+  folder = pathlib.Path(args.output or _new_folder(args.config))
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise UserError(f'{folder} is not empty; give another --output')
+
+  import jax
+  from absl import logging
+
+  from craft_jax import compile_cache
+  from craft_jax.data.sources import cache_folder
+  from craft_jax.plan import profile_text
+  from craft_jax.train.record import record
+
+  logging.set_verbosity(logging.FATAL)
+  compile_cache.use(cache_folder(cfg.data))
+  # Else a program from the cache may name lines of an older source.
+  jax.config.update('jax_compilation_cache_include_metadata_in_key', True)
+  recording = record(cfg, folder, args.steps)
+  print(profile_text.text(recording, args.top))
+  if args.json:
+    print(json.dumps(profile_text.as_dict(recording, args.top)))
+  return 0
+
+
+def _new_folder(spec: str) -> str:
+  name = pathlib.Path(spec.partition(':')[0]).stem
+  variant = spec.partition(':')[2]
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  return f'profiles/{"-".join(filter(None, [name, variant, stamp]))}'
