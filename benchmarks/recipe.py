@@ -18,7 +18,7 @@ from craft_jax.config import flatten, load_config
 from craft_jax.data.sources import SHAKESPEARE_SHA256
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
-CONFIG, STEPS, KEPT = 'shakespeare_cpu', 2000, 'ablate.jsonl'
+CONFIG, STEPS, KEPT = 'shakespeare_cpu', 1000, 'ablate.jsonl'
 
 Settings = dict[str, Any]
 
@@ -34,6 +34,7 @@ BASELINE: Settings = {
   'model.tied': True,
   'model.zero_init': False,
   'model.value_embeddings': False,
+  'model.ngrams': 1,
   'model.dropout': 0.0,
   'optim.name': 'adamw',
   'optim.learning_rate': 1e-3,
@@ -78,6 +79,7 @@ INGREDIENTS: dict[str, tuple[Settings, Settings]] = {
     {'model.zero_init': False},
   ),
   'untied head': ({'model.tied': False}, {'model.tied': True}),
+  'bigrams': ({'model.ngrams': 2}, {'model.ngrams': 1}),
   'logit cap': ({'model.logit_cap': 15.0}, {'model.logit_cap': 0.0}),
 }
 # A run is another one if one of these is.

@@ -6,8 +6,8 @@
 The first has nanoGPT's budget as well: 4 layers, width 128, context 64, 12
 sequences a step, 2,000 steps, character vocabulary, first 90 % for training.
 What differs is the recipe: RoPE, RMSNorm, QK-norm, ReLU^2, zero-initialised
-outputs, untied capped head, Muon. `minutes` asks what two minutes can do
-instead: twice the context, more steps, an evaluation whose windows overlap.
+outputs, untied capped head, bigrams, Muon. `minutes` asks what two minutes can
+do instead: twice the context, more steps, an evaluation whose windows overlap.
 
 Data: tinyshakespeare (downloaded once, sha256 checked), 1,003,854 characters
 for training and 111,540 for validation. Offline:
@@ -40,6 +40,7 @@ def get_config(variant: str = 'budget') -> ConfigDict:
   config.model.width = 128
   config.model.depth = 4
   config.model.num_heads = 4
+  config.model.ngrams = 2
   config.train.steps = 2000
   config.train.batch_size = 12
   config.eval.batch_size = 128

@@ -180,6 +180,16 @@ class Model:
   value_embeddings: bool = setting(
     False, 'Add a per-layer embedding of the symbol to the values.'
   )
+  ngrams: int = setting(
+    1,
+    'Add embeddings of the last 2, 3, ... and so many symbols together; 1 is '
+    'none.',
+    low=1,
+    high=8,
+  )
+  ngram_rows: int = setting(
+    8192, 'Rows of the hashed table of each length of n-grams.', low=1
+  )
   dropout: float = setting(0.0, 'Dropout rate.', low=0.0, high=0.95)
   unroll: int = setting(
     0,

@@ -15,6 +15,7 @@ def _cache() -> cache.Cache:
     jnp.ones((1, 1, 1, 4, 2)),
     jnp.ones((1, 1, 1, 4, 2)),
     jnp.zeros((1, 4), int),
+    jnp.zeros((1, 4), int),
     jnp.zeros(1, int),
   )
 

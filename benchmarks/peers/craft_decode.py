@@ -10,7 +10,7 @@ import worker
 from craft_jax import xla_flags
 from craft_jax.config import load_config
 from craft_jax.model import build
-from craft_jax.sample.generate import decoding_model, decoding_params, generate
+from craft_jax.sample.generate import decoding_params, generate
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
 
@@ -39,7 +39,6 @@ def main() -> None:
   prompt = vocabulary.encode('0123456789' * 100)[: args.prompt]
   settings = SampleSettings(0.8, top_k=50, end=False)
 
-  model = decoding_model(model, args.batch)
   params = decoding_params(model, params)
 
   def run() -> None:

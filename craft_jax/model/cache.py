@@ -15,12 +15,14 @@ class Cache:
   Attributes:
     keys: of each layer, rotated where the model rotates.
     values: of each layer.
-    segment_BS: document number of each cached symbol.
+    symbol_BS: the cached symbols.
+    segment_BS: document number of each.
     length_B: symbols held per row; entries past it are unspecified.
   """
 
   keys: tuple[Float[Array, 'B K S H'], ...]
   values: tuple[Float[Array, 'B K S H'], ...]
+  symbol_BS: Int[Array, 'B S']
   segment_BS: Int[Array, 'B S']
   length_B: Int[Array, 'B']
 

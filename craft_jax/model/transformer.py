@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from craft_jax.model import positions
+from craft_jax.model import ngrams, positions
 from craft_jax.model.attention import Attention, allowed
 from craft_jax.model.cache import Cache
 from craft_jax.model.layers import Dense, Mlp, Norm
@@ -133,6 +133,10 @@ class Decoder:
         'embedding': 0.02
         * jax.random.normal(position_key, (cfg.context, cfg.width))
       }
+    if cfg.ngrams > 1:
+      params['ngrams'] = {
+        'embedding': jnp.zeros((cfg.ngrams - 1, cfg.ngram_rows, cfg.width))
+      }
     if not cfg.tied:
       params['head'] = self._head.init(head_key, x_BTD)['params']
     return params
@@ -157,12 +161,14 @@ class Decoder:
     """
     cfg = self.cfg
     position_1T = jnp.arange(x_BT.shape[1])[None]
-    x_BTD = self._embed(params, x_BT, position_1T)
+    if segment_BT is None:
+      segment_BT = jnp.zeros_like(x_BT)
+    x_BTD = self._embed(params, x_BT, position_1T, x_BT, segment_BT)
     if key is not None:
       embed_key = jax.random.fold_in(key, cfg.depth)
       x_BTD = _dropout(x_BTD, cfg.dropout, embed_key, 0)
     same_BTS = None
-    if cfg.documents and segment_BT is not None:
+    if cfg.documents:
       same_BTS = segment_BT[:, :, None] == segment_BT[:, None, :]
 
     def block(x_BTD, layer):
@@ -200,6 +206,7 @@ class Decoder:
     return Cache(
       keys=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
       values=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
+      symbol_BS=jnp.zeros((batch, length), jnp.int32),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
     )
@@ -223,9 +230,15 @@ class Decoder:
     position_BT = cache.length_B[:, None] + jnp.arange(T)[None]
     if segment_BT is None:
       segment_BT = jnp.zeros_like(x_BT)
-    segment_BS = jax.vmap(
-      lambda old, new, at: old.at[at].set(new, mode='drop')
-    )(cache.segment_BS, segment_BT, position_BT)
+    symbol_BS, segment_BS = (
+      jax.vmap(lambda old, new, at: old.at[at].set(new, mode='drop'))(
+        old_BS, new_BT, position_BT
+      )
+      for old_BS, new_BT in (
+        (cache.symbol_BS, x_BT),
+        (cache.segment_BS, segment_BT),
+      )
+    )
     key_1S = jnp.arange(S)[None]
     windows, masks = layer_windows(self.cfg), {}
     for window in set(windows):
@@ -233,7 +246,7 @@ class Decoder:
       if self.cfg.documents:
         mask_BTS &= segment_BT[:, :, None] == segment_BS[:, None, :]
       masks[window] = mask_BTS
-    x_BTD = self._embed(params, x_BT, position_BT)
+    x_BTD = self._embed(params, x_BT, position_BT, symbol_BS, segment_BS)
     keys, values = list(cache.keys), list(cache.values)
     for i, layer_params in enumerate(self.layers(params)):
       read = self._block.apply(
@@ -248,7 +261,11 @@ class Decoder:
       )
       x_BTD, keys[i], values[i] = tuple(read)
     cache = Cache(
-      tuple(keys), tuple(values), segment_BS, cache.length_B + length_B
+      tuple(keys),
+      tuple(values),
+      symbol_BS,
+      segment_BS,
+      cache.length_B + length_B,
     )
     return cache, self._logits(params, x_BTD)
 
@@ -278,11 +295,25 @@ class Decoder:
     )
     return jax.lax.scan(block, x_BTD, layers, unroll=self._unroll())
 
-  def _embed(self, params, x_BT, position_BT):
+  def _embed(self, params, x_BT, position_BT, symbol_BS, segment_BS):
     cfg = self.cfg
     x_BTD = _gathered(params, 'embed', 'embedding')[x_BT]
     if cfg.tied:
       x_BTD *= cfg.width**0.5
+    if cfg.ngrams > 1:
+      if not cfg.documents:
+        segment_BS = jnp.zeros_like(segment_BS)
+      row_nBT = ngrams.rows(
+        symbol_BS,
+        segment_BS,
+        position_BT,
+        cfg.ngrams,
+        cfg.ngram_rows,
+        self.vocabulary_size,
+      )
+      table_nRD = _gathered(params, 'ngrams', 'embedding')
+      for table_RD, row_BT in zip(table_nRD, row_nBT, strict=True):
+        x_BTD += table_RD[row_BT]
     if cfg.position == 'learned':
       x_BTD += _gathered(params, 'positions', 'embedding')[position_BT]
     if cfg.position == 'sinusoidal':

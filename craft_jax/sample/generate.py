@@ -18,7 +18,6 @@ from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
 _SMALLEST_BUCKET = 16
-_FEW_ROWS = 4  # up to which float32 was faster (docs/log.md, 2026-11-24)
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
 
@@ -108,20 +107,6 @@ def show_prompt(vocabulary: Vocabulary, prompt: str | bytes) -> str:
   return StreamDecoder(vocabulary).feed(vocabulary.encode(prompt))
 
 
-@functools.lru_cache(maxsize=8)  # compiled programs belong to one object
-def decoding_model(model: Decoder, rows: int) -> Decoder:
-  """The model as a batch of so many rows is best decoded with.
-
-  For few rows a CPU has no bfloat16 products: it converts the parameters, at
-  every dispatch, and multiplies in float32. So does the model that this gives,
-  without rounding anything.
-  """
-  few = rows <= _FEW_ROWS and jax.default_backend() == 'cpu'
-  if not few or model.precision == 'float32':
-    return model
-  return Decoder(model.cfg, model.vocabulary_size, 'float32')
-
-
 def decoding_params(model: Decoder, params: Params) -> Params:
   """The parameters on one device, ready for many small products.
 
@@ -130,7 +115,7 @@ def decoding_params(model: Decoder, params: Params) -> Params:
   anyway: the same numbers from half the memory traffic.
 
   Args:
-    model: that decodes; see `decoding_model`.
+    model: the model.
     params: float32, replicated or sharded over devices of this process; or
       what this function gave, which it then gives back.
   """
@@ -218,7 +203,6 @@ def generate(
     settings = [settings] * len(prompts)
   if len(settings) != len(prompts):
     raise ValueError(f'{len(prompts)} prompts, {len(settings)} settings')
-  model = decoding_model(model, len(prompts))
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, settings, seed, max_chars, first_row,

@@ -25,6 +25,7 @@ _OUT = (None, 'tensor', 'fsdp')  # [L, heads or hidden, width]
 _RULES: dict[tuple[str, ...], tuple[str | None, ...]] = {
   ('embed', 'embedding'): (None, 'fsdp'),
   ('positions', 'embedding'): (None, 'fsdp'),
+  ('ngrams', 'embedding'): (None, None, 'fsdp'),
   ('head', 'kernel'): ('fsdp', None),
   ('final_norm', 'scale'): (None,),
   ('final_norm', 'bias'): (None,),

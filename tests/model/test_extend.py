@@ -75,7 +75,7 @@ RAGGED = [(5, (5, 1, 3)), (5, (0, 4, 5)), (5, (5, 5, 2)), (5, (2, 2, 2))]
 
 def check(toy, x_BT, heads, reach, position, all_cuts):
   settings = HEADS[heads] | REACHES[reach] | POSITIONS[position]
-  model, params = toy(**settings, value_embeddings=heads == 'gqa')
+  model, params = toy(**settings, value_embeddings=heads == 'gqa', ngrams=3)
   want = jax.jit(model.apply)(params, x_BT)
   extend = bound(model, params)
   for cuts in all_cuts:
@@ -115,7 +115,7 @@ def test_bfloat16(toy, symbols):
 
 
 def test_documents(toy, symbols):
-  model, params = toy(documents=True, window=6)
+  model, params = toy(documents=True, window=6, ngrams=4, ngram_rows=50)
   x_BT = np.asarray(symbols(B, T))
   segment_BT = np.cumsum(np.asarray(symbols(B, T)) < 3, axis=1)
   assert segment_BT[:, -1].min() > 0

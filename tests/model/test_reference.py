@@ -78,11 +78,29 @@ def _mlp(x_TD, params, cfg):
   return hidden @ params['out']['kernel']
 
 
+def _ngrams(params, x_T, segment_T, cfg, length):
+  """Embeddings of n-grams, each with a row of its own."""
+  V = len(params['embed']['embedding'])
+  rows = []
+  for t in range(len(x_T)):
+    row = x_T[t]
+    for back in range(1, length):
+      same = t >= back and (
+        not cfg.documents or segment_T[t - back] == segment_T[t]
+      )
+      before = x_T[t - back] + 1 if same else 0
+      row += before * V * (V + 1) ** (back - 1)
+    rows.append(row)
+  return params['ngrams']['embedding'][length - 2][np.array(rows)]
+
+
 def _decoder(params, x_T, segment_T, cfg):
   params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   T, D = x_T.size, cfg.width
   table = params['embed']['embedding']
   stream = table[x_T] * (math.sqrt(D) if cfg.tied else 1.0)
+  for length in range(2, cfg.ngrams + 1):
+    stream = stream + _ngrams(params, x_T, segment_T, cfg, length)
   if cfg.position == 'learned':
     stream = stream + params['positions']['embedding'][:T]
   if cfg.position == 'sinusoidal':
@@ -130,6 +148,8 @@ CASES = {
     'local_per_global': 2,
     'depth': 3,
     'value_embeddings': True,
+    'ngrams': 2,
+    'ngram_rows': 132,
     'mlp_width': 24,
   },
   'sinusoidal-gqa-documents-values': {
@@ -137,6 +157,8 @@ CASES = {
     'num_kv_heads': 2,
     'documents': True,
     'value_embeddings': True,
+    'ngrams': 3,
+    'ngram_rows': 11 * 12**2,
     'logit_cap': 2.0,
   },
   'none-odd-sizes': {

@@ -18,6 +18,8 @@ VARIANTS = {
     'mlp': 'swiglu',
     'position': 'learned',
     'value_embeddings': True,
+    'ngrams': 3,
+    'ngram_rows': 64,
     'num_kv_heads': 2,
     'unroll': 0,
   },
