@@ -12,8 +12,8 @@ do instead: twice the context, more steps, an evaluation whose windows overlap.
 Data: tinyshakespeare (downloaded once, sha256 checked), 1,003,854 characters
 for training and 111,540 for validation. Offline:
 --config.data.path=tinyshakespeare.txt
-Result: 1.5764 and 1.5783 nats per character on the whole validation split (seeds
-0 and 1), static weights, windows of 64 side by side. nanoGPT: 1.886.
+Result: 1.5764 and 1.5783 nats per character on the whole validation split
+(seeds 0 and 1), static weights, windows of 64 side by side. nanoGPT: 1.886.
 `minutes`: 1.4969 (seed 0), windows of 128 every 32 characters; a count model
 (Kneser-Ney of order 6) has 1.5165, nanoGPT's GPU recipe 1.4697.
 Time: 84 s from start to finish; `minutes` 121 s.
