@@ -22,8 +22,7 @@ from craft_jax.track.writers import JsonlWriter, SilentWriter
 from craft_jax.train.faults import BadStep, bad_steps
 from craft_jax.train.feed import open_feed
 from craft_jax.train.figures import Figures, Pace, memory_bytes
-from craft_jax.train.setup import Setup, open_setup
-from craft_jax.train.step import make_run, make_train_step
+from craft_jax.train.setup import Setup, compile_run, open_setup
 
 
 def train(
@@ -183,7 +182,9 @@ class _Loop:
     """The program of a call; a signal ends the wait for it."""
     self.progress.phase('compiling')
     begin = time.perf_counter()
-    program = self.interrupts.during(lambda: self._compile(inputs))
+    program = self.interrupts.during(
+      lambda: compile_run(self.setup, self.feed, self.state, inputs)
+    )
     if program is None:
       raise _Stopped
     processes.wait_for_all()
@@ -191,23 +192,6 @@ class _Loop:
     self.progress.phase('')
     self.progress.message(f'compiled in {self.compile_seconds:.1f} s')
     return program
-
-  def _compile(self, inputs: tuple[Any, ...]) -> Any:
-    setup = self.setup
-    step = make_train_step(self.cfg, setup.model, setup.optimizer)
-    skip = self.cfg.train.bad_step == 'skip'
-    run = make_run(step, self.feed.fetch, self.feed.max_steps, skip)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-    with jax.set_mesh(setup.mesh):
-      return (
-        jax.jit(
-          run,
-          donate_argnums=0,
-          out_shardings=(shardings, *[mesh_lib.replicated(setup.mesh)] * 2),
-        )
-        .lower(self.state, *inputs)
-        .compile()
-      )
 
   def _boundary(self) -> int:
     """The next step at which to evaluate, save or end."""

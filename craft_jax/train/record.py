@@ -26,9 +26,7 @@ from craft_jax.plan.profile import profile
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.train.feed import Feed, open_feed
-from craft_jax.train.setup import Setup, open_setup
-from craft_jax.train.state import State
-from craft_jax.train.step import make_run, make_train_step
+from craft_jax.train.setup import Setup, compile_run, open_setup
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 # Timed without a trace, at most so often and so long; the median counts.
@@ -57,28 +55,6 @@ def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
     feed = open_feed(setup.cfg, setup.corpus, setup.mesh, 0)
     with setup.closing, contextlib.closing(feed):
       return _record(_Runner(setup, feed, steps), folder, steps)
-
-
-def compile_run(
-  setup: Setup, feed: Feed, state: State, inputs: tuple[Any, ...]
-) -> Any:
-  """The program that the training loop calls, as it compiles it."""
-  cfg = setup.cfg
-  step = make_train_step(cfg, setup.model, setup.optimizer)
-  skip = cfg.train.bad_step == 'skip'
-  run = make_run(step, feed.fetch, feed.max_steps, skip)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-  replicated = mesh_lib.replicated(setup.mesh)
-  with jax.set_mesh(setup.mesh):
-    return (
-      jax.jit(
-        run,
-        donate_argnums=0,
-        out_shardings=(shardings, replicated, replicated),
-      )
-      .lower(state, *inputs)
-      .compile()
-    )
 
 
 class _Runner:

@@ -28,7 +28,9 @@ from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
 from craft_jax.track import rundir
 from craft_jax.track.lock import Lock
+from craft_jax.train.feed import Feed
 from craft_jax.train.state import State, abstract_state, init_state
+from craft_jax.train.step import make_run, make_train_step
 
 _INIT_STREAM, _RUN_STREAM = 0, 1  # of the seed
 _PLACES = (
@@ -133,6 +135,28 @@ class Setup:
     }
     where = mesh_lib.replicated(self.mesh)
     return dataclasses.replace(state, **mesh_lib.put_batch(numbers, where))
+
+
+def compile_run(
+  setup: Setup, feed: Feed, state: State, inputs: tuple[Any, ...]
+) -> Any:
+  """The program of many steps that a run calls, for its state and inputs."""
+  cfg = setup.cfg
+  step = make_train_step(cfg, setup.model, setup.optimizer)
+  skip = cfg.train.bad_step == 'skip'
+  run = make_run(step, feed.fetch, feed.max_steps, skip)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+  replicated = mesh_lib.replicated(setup.mesh)
+  with jax.set_mesh(setup.mesh):
+    return (
+      jax.jit(
+        run,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated, replicated),
+      )
+      .lower(state, *inputs)
+      .compile()
+    )
 
 
 def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
