@@ -19,13 +19,13 @@ def _bare(program):
 
 @pytest.mark.slow
 def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
-  compiled, compile_loop = [], loop._Loop._compile
+  compiled, compile_loop = [], loop._Loop._compiled
 
   def caught(self, inputs):
     compiled.append(compile_loop(self, inputs))
     return compiled[-1]
 
-  monkeypatch.setattr(loop._Loop, '_compile', caught)
+  monkeypatch.setattr(loop._Loop, '_compiled', caught)
   cfg = toy('train.bad_step=skip')
   loop.train(cfg, tmp_path / 'run', quiet=True)
   found = record(cfg, tmp_path / 'trace', 3)
