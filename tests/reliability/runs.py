@@ -39,14 +39,15 @@ def flags(text: pathlib.Path, *more: str) -> list[str]:
 # the compilation, in an evaluation, between a commit and its check.
 SLOW = {
   'steps': ('craft_jax.train.figures', 'Pace', 'finished', 0.1),
-  'compile': ('craft_jax.train.loop', '_Loop', '_compile', 4.0),
+  'compile': ('craft_jax.train.loop', '', 'compile_run', 4.0),
   'evaluate': ('craft_jax.evaluate', 'Evaluator', '_put', 0.2),
   'save': ('craft_jax.checkpoint.writer', 'Checkpointer', '_verify', 2.0),
 }
 _SLOWED = """
 import importlib, os, pathlib, time
 def slow(phase, module, owner, name, seconds):
-  owner = getattr(importlib.import_module(module), owner)
+  module = importlib.import_module(module)
+  owner = getattr(module, owner) if owner else module
   whole = getattr(owner, name)
   def slowly(*args):
     if 'MARKS' in os.environ:
