@@ -142,8 +142,8 @@ class Attention(nn.Module):
   def _product(self, spec, a_BKGX, cache_BKSH):
     """A product with a cache, of rounded operands.
 
-    A CPU multiplies few rows in float32 only and would convert the cache each
-    time; kept in float32, it needs no conversion.
+    One that is kept in float32 is converted only where many rows make up for
+    it.
     """
     a_BKGX = round_operand(a_BKGX, self.precision)
     if cache_BKSH.dtype == jnp.float32 and a_BKGX.shape[2] < _MANY_ROWS:

@@ -7,7 +7,6 @@ units (docs/architecture.md has the measurements).
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -111,22 +110,22 @@ def product(
   """`jnp.einsum` of rounded operands, without a derivative; float32 out."""
   if precision == 'float32':
     return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
-  if jax.default_backend() == 'cpu' and _is_one_row(spec, a.shape):
+  if jax.default_backend() == 'cpu' and (row := _only_row(spec, a.shape)):
     # Of one row a CPU makes a float32 product, and converts `b` each time.
-    pad = [(0, 1)] + [(0, 0)] * (a.ndim - 1)
-    return product(spec, precision, jnp.pad(a, pad), b)[:1]
+    pad = [(0, int(dim == row[0])) for dim in range(a.ndim)]
+    found = product(spec, precision, jnp.pad(a, pad), b)
+    return jax.lax.slice_in_dim(found, 0, 1, axis=row[1])
   return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
-def _is_one_row(spec: str, shape: tuple[int, ...]) -> bool:
-  """Whether a matrix is multiplied with a single row, `[1, ..., D]`."""
+def _only_row(spec: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
+  """A dim of `a` and of the output, if each matrix of `a` is a single row."""
   operands, out = spec.split('->')
   dims_a, dims_b = operands.split(',')
-  return (
-    math.prod(shape[:-1]) == 1
-    and not set(dims_a[:-1]) & set(dims_b)
-    and out[:-1] == dims_a[:-1]
-  )
+  rows = [dim for dim in dims_a if dim in out and dim not in dims_b]
+  if not rows or any(shape[dims_a.index(dim)] > 1 for dim in rows):
+    return None
+  return dims_a.index(rows[0]), out.index(rows[0])
 
 
 def _product_grads(spec, precision, a, b, grad):

@@ -199,10 +199,10 @@ class Decoder:
     cfg = self.cfg
     heads = cfg.num_kv_heads or cfg.num_heads
     shape = (batch, heads, length, cfg.width // cfg.num_heads)
-    # What a product would round anyway is kept rounded: the same numbers, in
-    # the type that the device multiplies a row of.
-    cpu = jax.default_backend() == 'cpu'
-    dtype = jnp.dtype('float32' if cpu else self.precision)
+    # What a product would round anyway is kept rounded: the same numbers. To
+    # write bfloat16 into several rows a CPU converts the whole cache.
+    widen = jax.default_backend() == 'cpu' and batch > 1
+    dtype = jnp.dtype('float32' if widen else self.precision)
     return Cache(
       keys=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
       values=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
