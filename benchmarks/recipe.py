@@ -18,7 +18,7 @@ from craft_jax.config import flatten, load_config
 from craft_jax.data.sources import SHAKESPEARE_SHA256
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
-CONFIG, STEPS, KEPT = 'shakespeare_cpu', 1000, 'ablate.jsonl'
+CONFIG, STEPS, KEPT = 'shakespeare_cpu', 600, 'ablate.jsonl'
 
 Settings = dict[str, Any]
 

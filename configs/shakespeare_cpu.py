@@ -2,12 +2,15 @@
 
   craft train --config=shakespeare_cpu --workdir=runs/shakespeare_cpu
   craft train --config=shakespeare_cpu:minutes --workdir=runs/minutes
+  craft train --config=shakespeare_cpu:seconds --workdir=runs/seconds
 
 The first has nanoGPT's budget as well: 4 layers, width 128, context 64, 12
 sequences a step, 2,000 steps, character vocabulary, first 90 % for training.
 What differs is the recipe: RoPE, RMSNorm, QK-norm, ReLU^2, zero-initialised
 outputs, untied capped head, bigrams, Muon. `minutes` asks what two minutes can
-do instead: twice the context, more steps, an evaluation whose windows overlap.
+do instead: twice the context, an evaluation whose windows overlap. `seconds` is
+the shortest way to nanoGPT's 1.88: tables of 2- to 4-grams learn at a high rate
+what a count model knows, in 160 steps.
 
 Data: tinyshakespeare (downloaded once, sha256 checked), 1,003,854 characters
 for training and 111,540 for validation. Offline:
@@ -16,6 +19,7 @@ Result: 1.5764 and 1.5783 nats per character on the whole validation split
 (seeds 0 and 1), static weights, windows of 64 side by side. nanoGPT: 1.886.
 `minutes`: 1.4969 (seed 0), windows of 128 every 32 characters; a count model
 (Kneser-Ney of order 6) has 1.5165, nanoGPT's GPU recipe 1.4697.
+`seconds`: 1.8365, 1.8016 and 1.8415 (seeds 0 to 2), windows as the first.
 Time: 84 s from start to finish; `minutes` 121 s.
 Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).
 """
@@ -55,9 +59,19 @@ def _budget(config: ConfigDict) -> None:
 def _minutes(config: ConfigDict) -> None:
   """Two minutes of wall time on two cores."""
   config.model.context = 128
-  config.train.steps = 1900
+  config.train.steps = 1850
   config.eval.every = 0
   config.eval.stride = 32
 
 
-_VARIANTS = {'budget': _budget, 'minutes': _minutes}
+def _seconds(config: ConfigDict) -> None:
+  """A validation loss below 1.88 as soon as can be."""
+  config.model.ngrams = 4
+  config.optim.learning_rate = 2e-2
+  config.optim.schedule = 'linear'
+  config.optim.warmup_steps = 10
+  config.train.steps = 160
+  config.eval.every = 0
+
+
+_VARIANTS = {'budget': _budget, 'minutes': _minutes, 'seconds': _seconds}
