@@ -119,6 +119,7 @@ def report(
   base: str,
   per: int = 1,
   bars: Mapping[str, float] | None = None,
+  **more: Any,
 ) -> None:
   """Prints a table of medians and ratios, then one JSON object.
 
@@ -131,6 +132,7 @@ def report(
     base: the variant the others are divided by.
     per: steps in each time.
     bars: greatest ratio wanted of a variant.
+    **more: see `conclude`.
   """
   milliseconds = {
     name: [1e3 * s / per for s in times] for name, times in seconds.items()
@@ -144,6 +146,7 @@ def report(
     bars or {},
     'ratio at most',
     jax.device_count(),
+    **more,
   )
 
 
@@ -186,6 +189,7 @@ def _table(
   bars: Mapping[str, float],
   meaning: str,
   devices: int,
+  **more: Any,
 ) -> None:
   """Prints values, their ratios and the JSON object, where they are `key`."""
   _print_head(question, devices)
@@ -210,7 +214,9 @@ def _table(
       f'{name:28}{median:13,.{digits}f}{spread(ours):8.1%}{ratio:10.3f}'
       f'{f"{low:.3f}-{high:.3f}":>20}{bar}'
     )
-  conclude(question, _rounds(values), rows, bars=meaning, devices=devices)
+  conclude(
+    question, _rounds(values), rows, bars=meaning, devices=devices, **more
+  )
 
 
 def report_seconds(

@@ -71,15 +71,26 @@ def _compared(result: Result) -> Iterator[Row]:
 
 
 def _train_step(result: Result) -> Iterator[Row]:
-  """Ours beside the fastest peer of any precision; the bar is of float32."""
+  """Ours beside the fastest peer of any precision, and the one of the bar."""
+  if all('ratio' in row for row in result['variants'].values()):
+    yield from _compared(result)  # a sweep
+    return
+  kind = result['bars'].partition(' ')[0].removeprefix('speedup_')
   for name, row in result['variants'].items():
     if 'bar' not in row:
       continue  # a peer
-    fastest, exact = row.get('fastest_any', ''), row.get('fastest_float32', '')
+    fastest, other = row.get('fastest_any', ''), row.get(f'fastest_{kind}', '')
     ratio = f'{row["speedup_any"]:.4g} x {fastest}' if fastest else ''
     bar = _bar(result, row)
-    if bar and exact != fastest:
-      bar = f'{row["speedup_float32"]:.4g} x {exact}: {bar}'
+    if bar and other != fastest:
+      bar = f'{row[f"speedup_{kind}"]:.4g} x {other}: {bar}'
+    least = row.get('least_of_products')
+    if least is not None:
+      missed = ', **missed**' if row['of_products'] < least else ''
+      share = f'{row["of_products"]:.1%} of large products'
+      bar = '; '.join(
+        filter(None, [bar, f'{share}: at least {least:.0%}{missed}'])
+      )
     yield Row(name, f'{row["chars_per_second"]:,.0f} characters/s', ratio, bar)
 
 
@@ -100,7 +111,11 @@ def _decode(result: Result) -> Iterator[Row]:
       for name, row in rows.items()
       if (bar := _bar(result, row))
     ]
-    figure = f'{ours["chars_per_second"]:,.0f} characters/s'
+    rate, least = ours['chars_per_second'], ours.get('least_chars_per_second')
+    if least is not None:
+      missed = ', **missed**' if rate < least else ''
+      bars.append(f'at least {least:,} characters/s{missed}')
+    figure = f'{rate:,.0f} characters/s'
     yield Row(f'craft, batch {batch}', figure, ratio, '; '.join(bars))
 
 

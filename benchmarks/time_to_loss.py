@@ -3,11 +3,12 @@
 From the start of the process until the loss on the whole validation split of
 tinyshakespeare is at most 1.88, and at most 1.6: imports, reading the text,
 compilation (the caches of Craft are empty), training, evaluation. For 1.88
-Craft runs `craft train --config=shakespeare_cpu:seconds`, which evaluates at its
-end, and for 1.6 `shakespeare_cpu`, every 250 steps. The peer is the same size
-in PyTorch by nanoGPT's documented recipe (peers/torch_recipe.py), evaluated
-every 250 steps, eager, which on a CPU starts sooner than compiled. A peer that
-has not come so low by the end of its 2,000 steps is said to take longer.
+Craft runs `craft train --config=shakespeare_cpu:seconds`, which evaluates at
+its end, and for 1.6 `shakespeare_cpu`, every 250 steps. The peer is the same
+size in PyTorch by nanoGPT's documented recipe (peers/torch_recipe.py),
+evaluated every 250 steps, eager, which on a CPU starts sooner than compiled. A
+peer that has not come so low by the end of its 2,000 steps is said to take
+longer.
 
   python benchmarks/time_to_loss.py --data tinyshakespeare.txt [--pairs 3]
 """

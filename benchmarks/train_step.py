@@ -6,9 +6,14 @@ the program of `craft train`; PyTorch (peers/torch_model.py, a test compares its
 logits with ours) runs eager and compiled, in float32 and under bfloat16
 autocast, with fused attention and fused AdamW, and so does GPT-2 of
 `transformers`. What a process does first (compilation, the first calls) is told
-apart and not counted.
+apart and not counted. `of products` is the rate of the model's operations over
+that of large products, measured in the same process.
+
+`--sweep` leaves the peers out and compares meshes of all devices, or how many
+steps one call to the device does.
 
   python benchmarks/train_step.py [--size cpu|gpu|124m] [--block gpt2|craft]
+  python benchmarks/train_step.py --sweep mesh|dispatch [--size cpu|gpu|124m]
 """
 
 import argparse
@@ -42,6 +47,22 @@ _GPT2 = [
   'model.zero_init=False',
 ]  # fmt: skip
 _ADAMW = ['optim.name=adamw', 'train.ema=0.0']
+_AXES = ('data', 'fsdp', 'tensor')
+_SWEEPS = {
+  'mesh': {
+    axis: [f'mesh.{name}={-1 if name == axis else 1}' for name in _AXES]
+    for axis in _AXES
+  },
+  'dispatch': {
+    f'{steps} a dispatch': [f'train.steps_per_call={steps}']
+    for steps in (1, 4, 16, 64)
+  },
+}
+# The peers compared with, and how many times as fast as the fastest of them:
+# on a CPU those in float32.
+_BARS = {'cpu': ('float32', 2.5), 'other': ('any', 1.3)}
+# Share of the rate of large products, by size, on an accelerator.
+_SHARES = {'124m': 0.5}
 
 
 def main() -> None:
@@ -51,6 +72,38 @@ def main() -> None:
   steps = args.steps or steps
   flags = measure.overrides(args, *size)
   block = _GPT2 if args.block == 'gpt2' else []
+  if args.sweep:
+    _sweep(args, [name, *flags, *block, *_ADAMW], steps)
+  else:
+    _compare(args, name, flags, block, steps)
+
+
+def _sweep(args: argparse.Namespace, words: Sequence[str], steps: int) -> None:
+  """One setting, several values, no peers."""
+  commands = {
+    variant: ('craft_train', [*words, *more, f'--steps={steps}'])
+    for variant, more in _SWEEPS[args.sweep].items()
+  }
+  with workers.opened(commands) as found:
+    seconds = measure.alternate(found, args.pairs)
+  measure.report(
+    f'What does {args.sweep} change in a step, size {args.size}?',
+    seconds,
+    next(iter(seconds)),
+    steps,
+    case=f'{args.sweep}-{args.size}',
+    command=measure.command(),
+  )
+
+
+def _compare(
+  args: argparse.Namespace,
+  name: str,
+  flags: Sequence[str],
+  block: Sequence[str],
+  steps: int,
+) -> None:
+  """Craft beside its peers."""
   cfg = load_config(name, [*flags, *block])
   corpus = open_corpus(cfg)
   with tempfile.NamedTemporaryFile(suffix='.npy') as tokens:
@@ -75,7 +128,7 @@ def main() -> None:
     }
     with workers.opened(chosen) as found:
       seconds = measure.alternate(found, args.pairs)
-      rows = _rows(found, seconds, cfg, steps)
+      rows = _rows(found, seconds, cfg, steps, args.size)
   _report(args, rows, seconds, steps)
 
 
@@ -88,6 +141,7 @@ def _arguments() -> argparse.Namespace:
     default='gpt2',
     help='the model both sides train (default: gpt2)',
   )
+  parser.add_argument('--sweep', choices=_SWEEPS, help='no peers, see above')
   parser.add_argument('--steps', type=int, help='steps in each turn')
   parser.add_argument('--only', help='variants with one of these in their name')
   return parser.parse_args()
@@ -126,6 +180,7 @@ def _rows(
   seconds: Mapping[str, Sequence[float]],
   cfg: Config,
   steps: int,
+  size: str,
 ) -> dict[str, dict[str, object]]:
   """Figures of each variant, and how many times as fast as a peer ours are."""
   symbols = steps * cfg.train.batch_size * cfg.model.context
@@ -147,7 +202,14 @@ def _rows(
     }
     if name in peers:
       continue
-    rows[name]['bar'] = 2.5 if name == 'craft' else None
+    rows[name]['of_products'] = (
+      rows[name]['gflops'] * 1e9 / worker.facts['products_per_second']
+    )
+    platform = worker.facts['platform']
+    kind, bar = _BARS.get(platform, _BARS['other'])
+    rows[name] |= {'against': kind, 'bar': bar if name == 'craft' else None}
+    if name == 'craft' and platform != 'cpu' and size in _SHARES:
+      rows[name]['least_of_products'] = _SHARES[size]
     for kind, peer in against.items():
       if peer:
         pairs = zip(seconds[peer], seconds[name], strict=True)
@@ -167,7 +229,8 @@ def _report(
   print(measure.hardware())
   print(
     f'{"variant":26}{"ms/step":>9}{"spread":>8}{"chars/s":>10}{"GFLOP/s":>9}'
-    f'{"peak MB":>9}{"warm s":>8}{"x float32":>11}{"x fastest":>11}'
+    f'{"of products":>13}{"peak MB":>9}{"warm s":>8}{"x float32":>11}'
+    f'{"x fastest":>11}'
   )
   for name, row in rows.items():
     times = ''.join(
@@ -175,9 +238,10 @@ def _report(
       for kind in ('float32', 'any')
     )
     gflops = f'{row["gflops"]:9.0f}' if row['gflops'] else f'{"":9}'
+    share = f'{row["of_products"]:.1%}' if 'of_products' in row else ''
     print(
       f'{name:26}{row["milliseconds"]:9.1f}{measure.spread(seconds[name]):8.1%}'
-      f'{row["chars_per_second"]:10,.0f}{gflops}'
+      f'{row["chars_per_second"]:10,.0f}{gflops}{share:>13}'
       f'{row["peak_bytes"] / 1e6:9.0f}{row["warm_up_seconds"]:8.1f}{times}'
     )
   measure.conclude(
@@ -185,7 +249,9 @@ def _report(
     args.pairs,
     rows,
     case=f'{args.size}-{args.block}',
-    bars='speedup_float32 at least',
+    bars=f'speedup_{rows["craft"]["against"]} at least'
+    if 'craft' in rows
+    else 'speedup_float32 at least',
     command=measure.command(),
   )
 

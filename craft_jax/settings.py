@@ -193,7 +193,8 @@ class Model:
   dropout: float = setting(0.0, 'Dropout rate.', low=0.0, high=0.95)
   unroll: int = setting(
     0,
-    'Layers unrolled per scan iteration; 0 is all, or 1 under remat.',
+    'Layers unrolled per scan iteration; 0 is all on a CPU without remat, else '
+    '1.',
     low=0,
     free=True,
   )

@@ -1,7 +1,9 @@
 """Trains with Craft when told to, by the program that `craft train` runs."""
 
 import argparse
+import functools
 import tempfile
+import time
 
 import jax
 import worker
@@ -10,6 +12,7 @@ from craft_jax import xla_flags
 from craft_jax.config import load_config
 from craft_jax.interrupts import Interrupts
 from craft_jax.model import flops_per_symbol, param_count
+from craft_jax.model.precision import product, round_operand
 from craft_jax.train.loop import _Loop
 from craft_jax.train.setup import open_setup
 
@@ -43,10 +46,28 @@ def main() -> None:
         ),
         precision=setup.model.precision,
         jax=jax.__version__,
+        platform=jax.default_backend(),
+        products_per_second=_products_per_second(setup.model.precision),
         devices=jax.device_count(),
       )
       loop.feed.close()
       loop.writer.close()
+
+
+def _products_per_second(precision: str) -> float:
+  """Operations per second of large products on all devices."""
+  width = 1024 if jax.default_backend() == 'cpu' else 8192
+  devices = jax.devices()
+  a_DD = jax.random.normal(jax.random.key(0), (width, width))
+  a_DD = round_operand(a_DD, precision)
+  copies = [jax.device_put(a_DD, device) for device in devices]
+  multiply = jax.jit(functools.partial(product, 'IJ,JK->IK', precision))
+  times = []
+  for _ in range(11):
+    begin = time.perf_counter()
+    jax.block_until_ready([multiply(a_DD, a_DD) for a_DD in copies])
+    times.append(time.perf_counter() - begin)
+  return len(devices) * 2 * width**3 / min(times)
 
 
 if __name__ == '__main__':

@@ -65,9 +65,9 @@ class Attention(nn.Module):
     x_BTD: Float[Array, 'B T D'],
     symbol_BT: Int[Array, 'B T'],
     position_BT: Int[Array, '#B T'],
-    mask_BTS: Bool[Array, '#B T S'],
+    mask_BTS: Bool[Array, '#B T S'] | None,
   ) -> Float[Array, 'B T D']:
-    """Attention within a window."""
+    """Attention within a window; without a mask, to all that is before."""
     q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
     slopes = []
     if self.cfg.position == 'alibi':

@@ -1,4 +1,7 @@
-"""Attention of a whole window on itself, a block of queries at a time.
+"""Attention of a whole window on itself.
+
+On NVIDIA GPUs cuDNN does it where it can. Elsewhere it is done here, a block of
+queries at a time.
 
 A block reads the keys up to its own end only, so of the square above the
 diagonal little is computed: with n blocks (n + 1) / 2n of all. The backward
@@ -9,6 +12,7 @@ are kept and read again.
 
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,11 +38,29 @@ def blocks(length: int) -> list[tuple[int, int]]:
   return [(i, min(i + rows, length)) for i in range(0, length, rows)]
 
 
+def fuses(precision: str, length: int, head_dim: int) -> bool:
+  """Whether cuDNN has a kernel for it, which never writes the weights.
+
+  For 16-bit numbers, on GPUs with a compute capability, which are NVIDIA's; the
+  limits are those of `jax.nn.dot_product_attention` with a mask.
+
+  Args:
+    precision: of the products.
+    length: of the window.
+    head_dim: H.
+  """
+  number = getattr(jax.devices()[0], 'compute_capability', '')
+  major, dot, _ = str(number).partition('.')
+  capable = bool(dot) and major.isdigit() and int(major) >= 8
+  fits = head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
+  return capable and fits and precision == 'bfloat16'
+
+
 def attend(
   q_BTNH: Float[Array, 'B T N H'],
   k_BTKH: Float[Array, 'B T K H'],
   v_BTKH: Float[Array, 'B T K H'],
-  mask_BTT: Bool[Array, '#B T T'],
+  mask_BTT: Bool[Array, '#B T T'] | None,
   precision: str,
   slopes: Sequence[float] = (),
 ) -> Float[Array, 'B T N H']:
@@ -48,11 +70,48 @@ def attend(
     q_BTNH: queries.
     k_BTKH: keys; N is a multiple of K, and the heads of one key are adjacent.
     v_BTKH: values.
-    mask_BTT: where a query (second dim) may look.
+    mask_BTT: where a query (second dim) may look; None is all that is causal.
     precision: 'bfloat16' or 'float32', of the products.
     slopes: of ALiBi, per head: what a logit loses per position of distance.
   """
+  if fuses(precision, q_BTNH.shape[1], q_BTNH.shape[3]):
+    q_BTNH, k_BTKH, v_BTKH = (
+      round_operand(x, precision) for x in (q_BTNH, k_BTKH, v_BTKH)
+    )
+    y_BTNH = fused(q_BTNH, k_BTKH, v_BTKH, mask_BTT, slopes)
+    return y_BTNH.astype(jnp.float32)
   return _attend(precision, tuple(slopes), q_BTNH, k_BTKH, v_BTKH, mask_BTT)
+
+
+def fused(
+  q_BTNH: Float[Array, 'B T N H'],
+  k_BTKH: Float[Array, 'B T K H'],
+  v_BTKH: Float[Array, 'B T K H'],
+  mask_BTT: Bool[Array, '#B T T'] | None,
+  slopes: Sequence[float],
+  implementation: Literal['cudnn', 'xla'] = 'cudnn',
+) -> Float[Array, 'B T N H']:
+  """`attend` by `jax.nn.dot_product_attention`, in the type of its operands.
+
+  Args:
+    q_BTNH: queries.
+    k_BTKH: keys.
+    v_BTKH: values.
+    mask_BTT: as of `attend`. Without one, nor slopes, nothing of the size of
+      the weights is read.
+    slopes: as of `attend`.
+    implementation: cuDNN's, or XLA's, which any device has.
+  """
+  T = q_BTNH.shape[1]
+  return jax.nn.dot_product_attention(
+    q_BTNH,
+    k_BTKH,
+    v_BTKH,
+    bias=-_distances(slopes, 0, T).astype(q_BTNH.dtype) if slopes else None,
+    mask=None if mask_BTT is None else mask_BTT[:, None],
+    is_causal=True,
+    implementation=implementation,
+  )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -74,7 +133,9 @@ def _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
     logits_BNTS = _apart(logits_BKGS, q_BNTH, end - start)
     if slopes:
       logits_BNTS -= _distances(slopes, start, end)
-    mask_BTS = mask_BTT[:, start:end, :end]
+    mask_BTS = (
+      _before(start, end) if mask_BTT is None else mask_BTT[:, start:end, :end]
+    )
     logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, MASKED)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1)
     weights_BKGS = round_operand(_grouped(weights_BNTS, k_BKTH), precision)
@@ -135,6 +196,11 @@ def _apart(x_BKGX, q_BNTH, rows):
   """The inverse of `_grouped`: [B, N, rows, X]."""
   B, _, _, X = x_BKGX.shape
   return x_BKGX.reshape(B, q_BNTH.shape[1], rows, X)
+
+
+def _before(start, end):
+  """What the queries of a block may look at: [1, T, S]."""
+  return (jnp.arange(start, end)[:, None] >= jnp.arange(end)[None])[None]
 
 
 def _distances(slopes, start, end):

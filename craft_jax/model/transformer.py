@@ -167,14 +167,16 @@ class Decoder:
     if key is not None:
       embed_key = jax.random.fold_in(key, cfg.depth)
       x_BTD = _dropout(x_BTD, cfg.dropout, embed_key, 0)
-    same_BTS = None
+    same_BTS, windows = None, any(layer_windows(cfg))
     if cfg.documents:
       same_BTS = segment_BT[:, :, None] == segment_BT[:, None, :]
 
     def block(x_BTD, layer):
       layer_params, window, index = layer
-      # One row serves the batch unless documents differ between its rows.
-      mask_BTS = allowed(position_1T, position_1T, window)
+      mask_BTS = None
+      if windows or cfg.documents:
+        # One row serves the batch unless documents differ between its rows.
+        mask_BTS = allowed(position_1T, position_1T, window)
       if same_BTS is not None:
         mask_BTS &= same_BTS
       layer_key = None if key is None else jax.random.fold_in(key, index)
@@ -282,10 +284,15 @@ class Decoder:
   # --- shared parts ---
 
   def _unroll(self) -> int:
-    """Layers per iteration; unrolled, XLA would undo rematerialisation."""
+    """Layers per iteration; unrolled, XLA would undo rematerialisation.
+
+    On an accelerator a scan keeps programs short at any depth; on a CPU its
+    iterations cost more than they save.
+    """
     if self.cfg.unroll:
       return self.cfg.unroll
-    return self.cfg.depth if self.cfg.remat == 'none' else 1
+    cpu = jax.default_backend() == 'cpu'
+    return self.cfg.depth if cpu and self.cfg.remat == 'none' else 1
 
   def _scan(self, block, x_BTD, blocks: Params):
     layers = (

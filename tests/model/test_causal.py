@@ -57,6 +57,58 @@ def test_equals_the_plain_formula(T, keys, window, slopes):
       np.testing.assert_allclose(ours, theirs, atol=atol)
 
 
+@pytest.mark.parametrize('T', [2, 64, 150])
+@pytest.mark.parametrize(
+  'keys, masked, slopes',
+  [(4, False, ()), (2, True, ()), (1, False, (0.5, 0.1, 0.01, 0.0))],
+  ids=['causal', 'grouped, window', 'alibi'],
+)
+def test_the_fused_form_is_the_same(T, keys, masked, slopes):
+  """Of the call that cuDNN gets on a GPU, by XLA's implementation."""
+  random = jax.random.split(jax.random.key(T), 4)
+  heads = (4, keys, keys, 4)
+  q, k, v, grad = (
+    jax.random.normal(key, (2, T, n, 8))
+    for key, n in zip(random, heads, strict=True)
+  )
+  position_1T = jnp.arange(T)[None]
+  mask_BTT = allowed(position_1T, position_1T, 7) if masked else None
+
+  def both(attend):
+    y, back = jax.vjp(attend, q, k, v)
+    return y, *back(grad)
+
+  want = both(lambda *qkv: causal.attend(*qkv, mask_BTT, 'float32', slopes))
+  got = both(lambda *qkv: causal.fused(*qkv, mask_BTT, slopes, 'xla'))
+  for ours, theirs in zip(got, want, strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_fused_where_cudnn_has_it(monkeypatch):
+  class Device:
+    compute_capability = '9.0'
+
+  monkeypatch.setattr(jax, 'devices', lambda: [Device])
+  assert causal.fuses('bfloat16', 256, 64)
+  assert not causal.fuses('float32', 256, 64)
+  assert not causal.fuses('bfloat16', 255, 64)
+  assert not causal.fuses('bfloat16', 256, 36)
+  assert not causal.fuses('bfloat16', 256, 192)
+  for other in ('7.5', 'gfx942'):
+    monkeypatch.setattr(Device, 'compute_capability', other)
+    assert not causal.fuses('bfloat16', 256, 64)
+
+
+def test_no_mask_is_causal():
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 130, 2, 4))
+  position_1T = jnp.arange(130)[None]
+  mask_BTT = allowed(position_1T, position_1T, 0)
+  np.testing.assert_array_equal(
+    causal.attend(q, k, v, None, 'float32'),
+    causal.attend(q, k, v, mask_BTT, 'float32'),
+  )
+
+
 def test_blocks_cover_every_query_once():
   for length in (1, 63, 64, 65, 256, 513, 5000):
     found = causal.blocks(length)
