@@ -8,6 +8,7 @@ examples:
   craft sample --workdir=runs/first --prompt='def '
   craft sample --workdir=runs/first --num-samples=4 --temperature=0.6
   printf 'import ' | craft sample --workdir=runs/first --max-chars=200
+  craft sample --workdir=runs/first --prompt='year = ' --regex='[0-9]{4}'
 """
 
 import argparse
@@ -16,10 +17,10 @@ import json
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, one_line
 from craft_jax.sample.settings import SampleSettings
 
 SUMMARY = 'write text with a trained model'
@@ -83,6 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='X',
     help='choose among the most likely symbols that sum to X (default: 1)',
   )
+  _add_choice(parser.add_argument_group('how symbols are chosen').add_argument)
+  _add_rules(parser.add_argument_group('what may be written').add_argument)
   flag(
     '--ignore-end',
     action='store_true',
@@ -108,14 +111,141 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
+def _add_choice(flag: Callable[..., Any]) -> None:
+  """The flags that change probabilities."""
+  usual = SampleSettings()
+  for name, meaning in (
+    ('min_p', 'drop symbols less likely than X times the most likely'),
+    ('typical_p', 'keep the symbols nearest the entropy that sum to X'),
+    ('repetition_penalty', 'above 1 lowers symbols seen lately'),
+    ('presence_penalty', 'taken from the logits of symbols seen lately'),
+    ('frequency_penalty', 'the same, for each time they were seen'),
+  ):
+    default = getattr(usual, name)
+    flag(
+      f'--{name.replace("_", "-")}',
+      type=float,
+      default=default,
+      metavar='X',
+      help=f'{meaning} (default: {default:g})',
+    )
+  flag(
+    '--penalty-window',
+    type=int,
+    default=usual.penalty_window,
+    metavar='N',
+    help='how many of the last symbols are lately, the prompt included '
+    f'(default: {usual.penalty_window})',
+  )
+  flag(
+    '--logit-bias',
+    action='append',
+    default=[],
+    metavar='C=X',
+    help='add X to the logit of the character C; may be repeated',
+  )
+
+
+def _add_rules(flag: Callable[..., Any]) -> None:
+  """The flags that forbid."""
+  for name, meaning in (
+    ('regex', 'a pattern that the text matches as a whole'),
+    ('json-schema', 'a file; the text is an instance of this schema'),
+    ('allowed-chars', 'write these characters only'),
+    ('forbidden-chars', 'never write these characters'),
+  ):
+    metavar = 'FILE' if name == 'json-schema' else 'TEXT'
+    flag(f'--{name}', metavar=metavar, help=meaning)
+  for name, meaning in (
+    ('choice', 'write this text, or another --choice'),
+    ('forbid', 'never write this text; may be repeated'),
+    ('stop', 'end before this text; may be repeated'),
+  ):
+    flag(f'--{name}', action='append', default=[], metavar='TEXT', help=meaning)
+  flag(
+    '--min-chars',
+    type=int,
+    default=0,
+    metavar='N',
+    help='characters before which the model does not end (default: 0)',
+  )
+  flag(
+    '--any-bytes',
+    action='store_true',
+    help='let a byte model write what is not UTF-8',
+  )
+
+
+def _settings(args: argparse.Namespace, vocabulary: Any) -> SampleSettings:
+  """What the flags ask for."""
+  names = {field.name for field in dataclasses.fields(SampleSettings)}
+  given = {name: value for name, value in vars(args).items() if name in names}
+  return SampleSettings(
+    **given
+    | {
+      'end': not args.ignore_end,
+      'stop': tuple(args.stop),
+      'logit_bias': dict(_bias(item, vocabulary) for item in args.logit_bias),
+      'constraint': _constraint(args, vocabulary),
+      'utf8': not args.any_bytes,
+    }
+  )
+
+
+def _bias(item: str, vocabulary: Any) -> tuple[int, float]:
+  """The id and the bias of `C=X`; C may be an equals sign."""
+  char, sign, number = item[:1], item[1:2], item[2:]
+  try:
+    bias = float(number)
+  except ValueError:
+    sign = ''
+  if sign != '=':
+    raise UserError(
+      f'--logit-bias={item} must be a character, = and a number, like e=-2'
+    )
+  ids = vocabulary.encode(char)
+  if len(ids) != 1:
+    raise UserError(
+      f'--logit-bias: {char!r} is {len(ids)} symbols of this model; give a '
+      'character that is one'
+    )
+  return int(ids[0]), bias
+
+
+def _constraint(args: argparse.Namespace, vocabulary: Any) -> Any:
+  """Everything that is asked of the text at once; None if nothing is."""
+  from craft_jax import constrain
+
+  found = []
+  if args.regex is not None:
+    found.append(constrain.compile_regex(args.regex, vocabulary))
+  if args.json_schema is not None:
+    schema = _read_json(args.json_schema)
+    found.append(constrain.compile_schema(schema, vocabulary))
+  if args.choice:
+    found.append(constrain.compile_choices(args.choice, vocabulary))
+  if args.allowed_chars is not None:
+    found.append(constrain.compile_allowed(args.allowed_chars, vocabulary))
+  if args.forbidden_chars or args.forbid:
+    texts = [*(args.forbidden_chars or ''), *args.forbid]
+    found.append(constrain.compile_without(texts, vocabulary))
+    if vocabulary.kind == 'byte' and not args.any_bytes:
+      found.append(constrain.valid_utf8(vocabulary))
+  if len(found) < 2:
+    return found[0] if found else None
+  return constrain.intersect(*found)
+
+
+def _read_json(path: str) -> Any:
+  try:
+    with open(path, 'rb') as f:
+      return json.load(f)
+  except ValueError as e:
+    raise UserError(f'{path} is not JSON: {one_line(e)}') from e
+
+
 def run(args: argparse.Namespace) -> int:
   """Writes the samples; returns the exit code."""
-  settings = SampleSettings(
-    temperature=args.temperature,
-    top_k=args.top_k,
-    top_p=args.top_p,
-    end=not args.ignore_end,
-  )
   for name in ('max_chars', 'num_samples'):
     if getattr(args, name) < 1:
       flag = name.replace('_', '-')
@@ -127,6 +257,7 @@ def run(args: argparse.Namespace) -> int:
   _, vocabulary, model, params, meta = load_model(
     args.workdir, args.step, ema=not args.no_ema
   )
+  settings = _settings(args, vocabulary)
   prompt = _prompt(args)
   ids = encode_prompt(vocabulary, prompt, meta.documents)
   # Without documents the model has never seen an end.

@@ -9,6 +9,7 @@ from craft_jax.constrain.compile import (
   compile_choices,
   compile_regex,
   compile_schema,
+  compile_without,
   valid_utf8,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
   'compile_choices',
   'compile_regex',
   'compile_schema',
+  'compile_without',
   'intersect',
   'valid_utf8',
 ]

@@ -10,7 +10,7 @@ from craft_jax.constrain.automaton import Automaton, from_dfa
 from craft_jax.constrain.budget import MAX_ENTRIES, Budget
 from craft_jax.constrain.cache import Cache
 from craft_jax.constrain.document import check_document
-from craft_jax.constrain.intervals import SCALARS, of_text
+from craft_jax.constrain.intervals import SCALARS, of_text, union
 from craft_jax.constrain.nfa import Nfa
 from craft_jax.constrain.nodes import Node, Repeat, Symbols, choice, literal
 from craft_jax.constrain.spelling import require
@@ -95,6 +95,58 @@ def compile_allowed(characters: str, vocabulary: Vocabulary) -> Automaton:
 
   name = 'set of allowed characters'
   return _compiled(name, characters, vocabulary, node_of)
+
+
+def compile_without(
+  strings: Sequence[str], vocabulary: Vocabulary
+) -> Automaton:
+  """Texts of any length in which none of these strings occurs.
+
+  The states are those of Aho and Corasick (1975): the longest end of the text
+  that begins one of the strings.
+
+  Raises:
+    UserError: there are none, one is empty, or over the budget.
+  """
+  if isinstance(strings, str) or not strings or not all(strings):
+    raise UserError(
+      'forbidden strings must be a list of at least one text, none empty'
+    )
+  name = 'list of forbidden strings'
+  # A string with a character that the vocabulary lacks cannot occur.
+  words = {
+    tuple(vocabulary.encode(text).tolist())
+    for text in strings
+    if vocabulary.kind == 'byte' or set(text) <= set(vocabulary.chars)
+  }
+
+  def compile_it() -> Automaton:
+    budget = Budget(name)
+    budget.spend(sum(len(word) ** 2 for word in words))
+    starts = {word[:n] for word in words for n in range(len(word))}
+    used = sorted({symbol for word in words for symbol in word})
+    rest = [s for s in range(vocabulary.num_symbols) if s not in set(used)]
+    classes = [union([(symbol, symbol)]) for symbol in used]
+    if rest:
+      classes.append(union((symbol, symbol) for symbol in rest))
+
+    def after(text: tuple[int, ...]) -> tuple[int, ...] | None:
+      ends = [text[n:] for n in range(len(text) + 1)]
+      budget.spend(len(ends))
+      if any(end in words for end in ends):
+        return None
+      return next(end for end in ends if end in starts)
+
+    def row_of(text: tuple[int, ...]) -> list[tuple[int, ...] | None]:
+      row = [after((*text, symbol)) for symbol in used]
+      return [*row, ()] if rest else row
+
+    first: tuple[int, ...] = ()
+    found = dfa.build(first, row_of, lambda text: True, tuple(classes), budget)
+    return from_dfa(found, Alphabet.of_ids(vocabulary.size), budget)
+
+  key = tuple(sorted(strings))
+  return _CACHE.get((name, key, vocabulary.fingerprint), compile_it)
 
 
 def valid_utf8(vocabulary: Vocabulary) -> Automaton:

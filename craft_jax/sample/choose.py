@@ -22,34 +22,91 @@ class RowSettings:
     temperature_B: 0 is greedy.
     top_k_B: symbols kept; 0 is all.
     top_p_B: probability kept.
+    min_p_B: least share of the probability of the most likely symbol.
+    typical_p_B: probability kept by typicality.
+    repetition_B: 1 is none.
+    presence_B: 0 is none.
+    frequency_B: 0 is none.
+    window_B: symbols that the penalties look back.
+    bias_BV: added to the logits, finite.
     end_B: whether an end may be chosen.
+    min_chars_B: characters before an end.
     key_B: of the request; a draw uses `fold_in(key, position)`.
   """
 
   temperature_B: Float[Array, 'B']
   top_k_B: Int[Array, 'B']
   top_p_B: Float[Array, 'B']
+  min_p_B: Float[Array, 'B']
+  typical_p_B: Float[Array, 'B']
+  repetition_B: Float[Array, 'B']
+  presence_B: Float[Array, 'B']
+  frequency_B: Float[Array, 'B']
+  window_B: Int[Array, 'B']
+  bias_BV: Float[Array, 'B V']
   end_B: Bool[Array, 'B']
+  min_chars_B: Int[Array, 'B']
   key_B: Key[Array, 'B']
 
 
-def forbid_specials(
+def penalize(
   logits_BV: Float[Array, 'B V'],
+  settings: RowSettings,
+  symbol_BS: Int[Array, 'B S'],
+  length_B: Int[Array, 'B'],
+) -> Float[Array, 'B V']:
+  """Takes the penalties from the logits of symbols seen lately.
+
+  Repetition (arXiv:1909.05858) goes first: a logit above 0 is divided by it and
+  one below multiplied, so that above 1 it always lowers. Then presence once,
+  and frequency for each time.
+
+  Args:
+    logits_BV: of the next symbol.
+    settings: of the rows.
+    symbol_BS: what was read.
+    length_B: symbols of `symbol_BS` that were; the last `window_B` of them
+      count, or all if there are fewer.
+  """
+  index_1S = jnp.arange(symbol_BS.shape[1])[None]
+  lately_BS = (index_1S < length_B[:, None]) & (
+    index_1S >= (length_B - settings.window_B)[:, None]
+  )
+  count_BV = jax.vmap(
+    lambda symbol_S, lately_S: (
+      jnp.zeros(logits_BV.shape[1]).at[symbol_S].add(lately_S)
+    )
+  )(symbol_BS, lately_BS.astype(jnp.float32))
+  factor_B1 = settings.repetition_B[:, None]
+  lowered_BV = jnp.where(
+    logits_BV > 0, logits_BV / factor_B1, logits_BV * factor_B1
+  )
+  logits_BV = jnp.where(count_BV > 0, lowered_BV, logits_BV)
+  logits_BV -= settings.presence_B[:, None] * (count_BV > 0)
+  return logits_BV - settings.frequency_B[:, None] * count_BV
+
+
+def permit(
+  logits_BV: Float[Array, 'B V'],
+  symbols_BV: Bool[Array, 'B V'],
   end_B: Bool[Array, 'B'],
   num_symbols: int,
   ends: tuple[int, ...],
 ) -> Float[Array, 'B V']:
-  """Minus infinity for every special but, where `end_B`, those that end.
+  """Minus infinity for every symbol, and every special, that may not follow.
 
   Args:
     logits_BV: of the next symbol.
+    symbols_BV: what may follow; of the specials it says nothing.
     end_B: rows that may end.
     num_symbols: ids from here on are specials.
-    ends: the specials that end a text.
+    ends: the specials that end a text; the others never follow.
   """
   id_V = jnp.arange(logits_BV.shape[-1])
   is_end_V = jnp.isin(id_V, jnp.asarray(ends))
-  allowed_BV = (id_V < num_symbols)[None] | (is_end_V[None] & end_B[:, None])
+  allowed_BV = jnp.where(
+    (id_V < num_symbols)[None], symbols_BV, is_end_V[None] & end_B[:, None]
+  )
   return jnp.where(allowed_BV, logits_BV, -jnp.inf)
 
 
@@ -57,12 +114,14 @@ def truncate(
   logits_BV: Float[Array, 'B V'],
   top_k_B: Int[Array, 'B'],
   top_p_B: Float[Array, 'B'],
+  min_p_B: Float[Array, 'B'],
 ) -> Float[Array, 'B V']:
-  """Top-k, then top-p: minus infinity for what is cut off.
+  """Top-k, top-p and min-p: minus infinity for what is cut off.
 
-  One stable sort serves both, since each keeps a prefix of the sorted
-  symbols. At least one symbol is kept. Top-p (arXiv:1904.09751) looks at the
-  probabilities renormalised over what top-k left.
+  One stable sort serves all, since each keeps a prefix of the sorted symbols.
+  At least one symbol is kept. Top-p (arXiv:1904.09751) looks at the
+  probabilities renormalised over what top-k left; min-p (arXiv:2407.01082)
+  compares with the most likely symbol, which needs no normalisation.
   """
   V = logits_BV.shape[-1]
   id_BV = jnp.broadcast_to(jnp.arange(V), logits_BV.shape)
@@ -73,7 +132,9 @@ def truncate(
   before_BV = jnp.cumsum(weight_BV, axis=-1) - weight_BV
   # Rounding may take the sum to 1 before the end, hence the case of its own.
   in_p_BV = (before_BV < top_p_B[:, None]) | (top_p_B[:, None] >= 1)
-  last_B1 = jnp.maximum(jnp.sum(in_k_BV & in_p_BV, axis=-1, keepdims=True), 1)
+  likely_BV = jnp.exp(sorted_BV - sorted_BV[:, :1]) >= min_p_B[:, None]
+  kept_BV = in_k_BV & in_p_BV & likely_BV
+  last_B1 = jnp.maximum(jnp.sum(kept_BV, axis=-1, keepdims=True), 1)
   least_B1 = jnp.take_along_axis(sorted_BV, last_B1 - 1, axis=-1)
   last_id_B1 = jnp.take_along_axis(order_BV, last_B1 - 1, axis=-1)
   # Back from ranks to ids without a second sort: equals rank by id.
@@ -81,6 +142,32 @@ def truncate(
     (logits_BV == least_B1) & (id_BV <= last_id_B1)
   )
   return jnp.where(kept_BV, logits_BV, -jnp.inf)
+
+
+def keep_typical(
+  logits_BV: Float[Array, 'B V'], typical_p_B: Float[Array, 'B']
+) -> Float[Array, 'B V']:
+  """Locally typical symbols (arXiv:2202.00666); the others get -inf.
+
+  Those whose information is nearest to the entropy, as few as reach the sum,
+  at least one; among equals the lower ids. Their order is another than that of
+  `truncate`, so it has a sort of its own.
+  """
+  log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+  weight_BV = jnp.exp(log_BV)
+  entropy_B1 = -jnp.sum(
+    jnp.where(weight_BV > 0, weight_BV * log_BV, 0.0), axis=-1, keepdims=True
+  )
+  distance_BV = jnp.abs(-log_BV - entropy_B1)  # infinite for what is cut off
+  id_BV = jnp.broadcast_to(jnp.arange(log_BV.shape[-1]), log_BV.shape)
+  _, order_BV = jax.lax.sort_key_val(distance_BV, id_BV, is_stable=True)
+  sorted_BV = jnp.take_along_axis(weight_BV, order_BV, axis=-1)
+  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+  typical_p_B1 = typical_p_B[:, None]
+  kept_BV = (before_BV < typical_p_B1) | (typical_p_B1 >= 1) | (id_BV == 0)
+  row_B1 = jnp.arange(len(logits_BV))[:, None]
+  by_id_BV = jnp.zeros_like(kept_BV).at[row_B1, order_BV].set(kept_BV)
+  return jnp.where(by_id_BV, logits_BV, -jnp.inf)
 
 
 def choose(
@@ -107,16 +194,17 @@ def choose(
     divisor_B = jnp.maximum(settings.temperature_B, _COLDEST)
     scaled_BV = (logits_BV - top_B1) / divisor_B[:, None]
     V = logits_BV.shape[-1]
-    cuts = jnp.any(
-      ~cold_B
-      & (
-        ((settings.top_k_B > 0) & (settings.top_k_B < V))
-        | (settings.top_p_B < 1)
-      )
+    top_k_B, top_p_B = settings.top_k_B, settings.top_p_B
+    cuts_B = (top_k_B > 0) & (top_k_B < V)
+    cuts_B |= (top_p_B < 1) | (settings.min_p_B > 0)
+    scaled_BV = jax.lax.cond(
+      jnp.any(~cold_B & cuts_B),
+      lambda: truncate(scaled_BV, top_k_B, top_p_B, settings.min_p_B),
+      lambda: scaled_BV,
     )
     scaled_BV = jax.lax.cond(
-      cuts,
-      lambda: truncate(scaled_BV, settings.top_k_B, settings.top_p_B),
+      jnp.any(~cold_B & (settings.typical_p_B < 1)),
+      lambda: keep_typical(scaled_BV, settings.typical_p_B),
       lambda: scaled_BV,
     )
     # Adding Gumbel noise and taking the maximum draws from the softmax.

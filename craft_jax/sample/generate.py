@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from craft_jax.constrain import valid_utf8
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
+from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import Vocabulary
@@ -18,6 +20,7 @@ from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
 _SMALLEST_BUCKET = 16
+_UNLIMITED = 1 << 30  # symbols
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
 
@@ -28,13 +31,20 @@ class Piece:
   Attributes:
     row: index of the prompt.
     text: whole characters; may be ''.
-    finish_reason: '' while it goes on; 'stop' if the model ended the text,
-      'length' if it has all the characters asked for.
+    finish_reason: '' while it goes on; 'stop' if the text has ended (the model
+      ended it, a stop text was met, a constraint allows nothing more), 'length'
+      if it has all the characters asked for.
+    ids: symbols written, an end left out; those of a stop text and of a
+      character that is not complete yet are among them.
+    logprobs: logarithms of the probabilities that the model gave them, before
+      anything was added, forbidden or cut.
   """
 
   row: int
   text: str
   finish_reason: str
+  ids: Sequence[int] = ()
+  logprobs: Sequence[float] = ()
 
 
 @dataclasses.dataclass
@@ -46,26 +56,52 @@ class _Row:
       the newest are in the cache.
     decoder: holds back the bytes of an incomplete character.
     chars_left: characters still to write.
+    stop: texts before which it ends.
+    held: the end of the text, which may begin one of them.
     live: whether it goes on.
   """
 
   window: list[int]
   decoder: StreamDecoder
   chars_left: int
+  stop: tuple[str, ...] = ()
+  held: str = ''
   live: bool = True
 
-  def take(self, ids: Sequence[int], ends: tuple[int, ...]) -> tuple[str, str]:
-    """Adds the symbols of a dispatch; returns the text and finish reason."""
+  def take(
+    self, row: int, ids: list[int], logprobs: list[float], ends: tuple[int, ...]
+  ) -> Piece:
+    """Adds the symbols of a dispatch; what is certain of the text by then."""
     end = next((i for i, symbol in enumerate(ids) if symbol in ends), None)
-    ids = ids[:end]
+    ids, logprobs = ids[:end], logprobs[:end]
     self.window.extend(ids)
-    text = self.decoder.feed(ids)[: self.chars_left]
-    self.chars_left -= len(text)
+    new = self.decoder.feed(ids)[: self.chars_left]
+    self.chars_left -= len(new)
     reason = '' if end is None else 'stop'
     if not self.chars_left:
       reason = 'length'
+    text = self.held + new
+    found = [at for word in self.stop if (at := text.find(word)) >= 0]
+    if found:
+      text, self.held, reason = text[: min(found)], '', 'stop'
+    else:
+      keep = 0 if reason else _beginning(text, self.stop)
+      text, self.held = text[: len(text) - keep], text[len(text) - keep :]
     self.live = not reason
-    return text, reason
+    return Piece(row, text, reason, ids, logprobs)
+
+
+def _beginning(text: str, words: tuple[str, ...]) -> int:
+  """Characters of the longest end of `text` that begins one of the words."""
+  longest = max(map(len, words), default=1) - 1
+  return next(
+    (
+      n
+      for n in range(min(longest, len(text)), 0, -1)
+      if any(word.startswith(text[-n:]) for word in words)
+    ),
+    0,
+  )
 
 
 def start_symbols(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
@@ -191,7 +227,8 @@ def generate(
     After each dispatch a `Piece` per row that was not finished before it.
 
   Raises:
-    UserError: the seed or the number of characters is out of range.
+    UserError: the seed or the number of characters is out of range, or the
+      shortest text of a constraint has more symbols than that.
   """
   if not 0 <= seed < 2**32:
     raise UserError(f'seed={seed} must be from 0 to {2**32 - 1}')
@@ -203,6 +240,13 @@ def generate(
     settings = [settings] * len(prompts)
   if len(settings) != len(prompts):
     raise ValueError(f'{len(prompts)} prompts, {len(settings)} settings')
+  for wanted in settings:
+    least = wanted.constraint.distance[0] if wanted.constraint else 0
+    if least > max_chars:
+      raise UserError(
+        f'max_chars={max_chars} is too short: the constraint needs at least '
+        f'{least} symbols'
+      )
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, settings, seed, max_chars, first_row,
@@ -218,19 +262,23 @@ def _generate(
   context = model.cfg.context
   ends = (vocabulary.bos, vocabulary.eos)
   rows = []
-  for prompt in prompts:
+  for prompt, wanted in zip(prompts, settings, strict=True):
     decoder = StreamDecoder(vocabulary)
     decoder.feed(prompt[-_UTF8_TAIL:])  # it may end within a character
-    rows.append(_Row(prompt[-context:].tolist(), decoder, max_chars))
+    window = prompt[-context:].tolist()
+    rows.append(_Row(window, decoder, max_chars, wanted.stop))
+  automata, state_B, left_B = _constraints(
+    vocabulary, rows, settings, max_chars
+  )
+  tables, start_B = tables_lib.stack(automata, vocabulary.size, device)
   slots = slots_lib.open_slots(
     model,
     *jax.device_put(
       (
         np.array([len(prompt) for prompt in prompts], np.int32),
-        np.array([s.temperature for s in settings], np.float32),
-        np.array([s.top_k for s in settings], np.int32),
-        np.array([s.top_p for s in settings], np.float32),
-        np.array([s.end for s in settings], bool),
+        start_B + state_B,
+        left_B,
+        _arrays(settings, vocabulary.size),
         np.array(seed, np.uint32),
         first_row + np.arange(len(rows), dtype=np.uint32),
       ),
@@ -256,15 +304,61 @@ def _generate(
     live_B, num_steps = jax.device_put(
       (np.array([row.live for row in rows]), np.array(steps, np.int32)), device
     )
-    slots, out_BC = slots_lib.decode(
-      model, vocabulary, params, slots, live_B, num_steps, capacity
+    slots, *out = slots_lib.decode(
+      model, vocabulary, params, tables, slots, live_B, num_steps, capacity
     )
-    written = jax.device_get(out_BC)[:, :steps].tolist()
+    ids, logprobs = (a[:, :steps].tolist() for a in jax.device_get(out))
     yield [
-      Piece(i, *row.take(written[i], ends))
+      row.take(i, ids[i], logprobs[i], ends)
       for i, row in enumerate(rows)
       if row.live
     ]
+
+
+def _arrays(settings, vocabulary_size):
+  """The settings as arrays of rows: the fields of `RowSettings`."""
+  bias_BV = np.zeros((len(settings), vocabulary_size), np.float32)
+  for bias_V, wanted in zip(bias_BV, settings, strict=True):
+    for symbol, bias in wanted.logit_bias.items():
+      bias_V[symbol] = bias
+  columns = {
+    'temperature_B': ('temperature', np.float32),
+    'top_k_B': ('top_k', np.int32),
+    'top_p_B': ('top_p', np.float32),
+    'min_p_B': ('min_p', np.float32),
+    'typical_p_B': ('typical_p', np.float32),
+    'repetition_B': ('repetition_penalty', np.float32),
+    'presence_B': ('presence_penalty', np.float32),
+    'frequency_B': ('frequency_penalty', np.float32),
+    'window_B': ('penalty_window', np.int32),
+    'end_B': ('end', bool),
+    'min_chars_B': ('min_chars', np.int32),
+  }
+  return {'bias_BV': bias_BV} | {
+    column: np.array([getattr(wanted, name) for wanted in settings], dtype)
+    for column, (name, dtype) in columns.items()
+  }
+
+
+def _constraints(vocabulary, rows, settings, max_chars):
+  """Of each row the automaton, the state it starts in and its symbols at most.
+
+  A constraint is sure to be met because its symbols are counted: under bytes it
+  may write fewer characters than were asked for. UTF-8 needs no such count: a
+  text ends with a whole character.
+  """
+  automata, state_B, left_B = [], [], []
+  for row, wanted in zip(rows, settings, strict=True):
+    automaton, state, left = wanted.constraint, 0, _UNLIMITED
+    if automaton is not None:
+      left = max_chars
+    elif wanted.utf8 and vocabulary.kind == 'byte':
+      automaton = valid_utf8(vocabulary)
+      state = automaton.walk(row.decoder.pending)
+    automata.append(automaton)
+    state_B.append(state)
+    left_B.append(left)
+  return automata, np.array(state_B, np.int32), np.array(left_B, np.int32)
 
 
 def _read(model, vocabulary, params, slots, rows, which_B, device):

@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.choose import RowSettings, choose, forbid_specials
+from craft_jax.sample.choose import RowSettings, choose, penalize, permit
+from craft_jax.sample.tables import Tables
+from craft_jax.text.utf8 import CONTINUATIONS
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
@@ -28,6 +30,9 @@ class Slots:
     last_B: the newest symbol, which the model reads next.
     segment_B: document number of what was read, counted in the window.
     position_B: symbols of the whole text so far, the newest included.
+    chars_B: characters written so far.
+    state_B: of the constraint, in the tables.
+    left_B: symbols that may still be written.
     settings: how each row chooses.
   """
 
@@ -35,6 +40,9 @@ class Slots:
   last_B: Int[Array, 'B']
   segment_B: Int[Array, 'B']
   position_B: Int[Array, 'B']
+  chars_B: Int[Array, 'B']
+  state_B: Int[Array, 'B']
+  left_B: Int[Array, 'B']
   settings: RowSettings
 
 
@@ -42,14 +50,23 @@ class Slots:
 def open_slots(
   model: Decoder,
   position_B: Int[Array, 'B'],
-  temperature_B: Float[Array, 'B'],
-  top_k_B: Int[Array, 'B'],
-  top_p_B: Float[Array, 'B'],
-  end_B: Bool[Array, 'B'],
+  state_B: Int[Array, 'B'],
+  left_B: Int[Array, 'B'],
+  settings: dict[str, Array],
   seed: UInt[Array, ''],
   row_B: UInt[Array, 'B'],
 ) -> Slots:
-  """Slots that have read nothing; the key of a row is `fold_in(seed, row)`."""
+  """Slots that have read nothing; the key of a row is `fold_in(seed, row)`.
+
+  Args:
+    model: the model.
+    position_B: symbols of each prompt.
+    state_B: where its constraint begins.
+    left_B: symbols it may write.
+    settings: the fields of `RowSettings` but for the keys.
+    seed: of all rows.
+    row_B: numbers of the rows.
+  """
   B = position_B.shape[0]
   key_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), row_B)
   return Slots(
@@ -57,7 +74,10 @@ def open_slots(
     last_B=jnp.zeros(B, jnp.int32),
     segment_B=jnp.zeros(B, jnp.int32),
     position_B=position_B,
-    settings=RowSettings(temperature_B, top_k_B, top_p_B, end_B, key_B),
+    chars_B=jnp.zeros(B, jnp.int32),
+    state_B=state_B,
+    left_B=left_B,
+    settings=RowSettings(key_B=key_B, **settings),
   )
 
 
@@ -114,13 +134,17 @@ def step(
   model: Decoder,
   vocabulary: Vocabulary,
   params: Params,
+  tables: Tables,
   slots: Slots,
   live_B: Bool[Array, 'B'],
-) -> tuple[Slots, Int[Array, 'B']]:
+) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B']]:
   """Reads the newest symbol of each live row and chooses the one after it.
 
-  A live row must have room in its cache. Pure; PAD for rows not live.
+  A live row must have room in its cache. Pure; PAD for rows not live. The last
+  is the logarithm of the probability that the model gave the symbol, before
+  anything was added, forbidden or cut.
   """
+  settings = slots.settings
   segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
   cache, logits_BTV = model.extend(
     params,
@@ -129,21 +153,49 @@ def step(
     live_B.astype(jnp.int32),
     segment_B[:, None],
   )
-  logits_BV = forbid_specials(
-    logits_BTV[:, 0],
-    slots.settings.end_B,
-    vocabulary.num_symbols,
-    (vocabulary.bos, vocabulary.eos),
+  log_BV = jax.nn.log_softmax(logits_BTV[:, 0], axis=-1)
+  logits_BV = logits_BTV[:, 0] + settings.bias_BV
+  logits_BV = jax.lax.cond(
+    jnp.any(
+      (settings.repetition_B != 1)
+      | (settings.presence_B != 0)
+      | (settings.frequency_B != 0)
+    ),
+    lambda: penalize(logits_BV, settings, cache.symbol_BS, cache.length_B),
+    lambda: logits_BV,
   )
-  token_B = choose(logits_BV, slots.settings, slots.position_B)
+  next_BV = tables.next_RV[slots.state_B]
+  # Only where the rest can still be written.
+  allowed_BV = (next_BV >= 0) & (
+    tables.distance_R[next_BV] < slots.left_B[:, None]
+  )
+  id_V = jnp.arange(logits_BV.shape[1])
+  is_symbol_1V = (id_V < vocabulary.num_symbols)[None]
+  stuck_B = ~jnp.any(allowed_BV & is_symbol_1V, axis=1)
+  long_B = slots.chars_B >= settings.min_chars_B
+  end_B = tables.accepting_R[slots.state_B] & (
+    stuck_B | (settings.end_B & long_B)
+  )
+  ends = (vocabulary.bos, vocabulary.eos)
+  logits_BV = permit(logits_BV, allowed_BV, end_B, vocabulary.num_symbols, ends)
+  token_B = choose(logits_BV, settings, slots.position_B)
+  row_B = jnp.arange(len(token_B))
+  begins_V = jnp.ones_like(id_V)
+  if vocabulary.kind == 'byte':
+    begins_V = (id_V < CONTINUATIONS[0]) | (id_V > CONTINUATIONS[1])
+  writes_B = live_B & (token_B < vocabulary.num_symbols)
   slots = dataclasses.replace(
     slots,
     cache=cache,
     last_B=jnp.where(live_B, token_B, slots.last_B),
     segment_B=jnp.where(live_B, segment_B, slots.segment_B),
     position_B=slots.position_B + live_B,
+    chars_B=slots.chars_B + (writes_B & begins_V[token_B]),
+    state_B=jnp.where(writes_B, next_BV[row_B, token_B], slots.state_B),
+    left_B=slots.left_B - writes_B,
   )
-  return slots, jnp.where(live_B, token_B, vocabulary.pad)
+  token_B = jnp.where(live_B, token_B, vocabulary.pad)
+  return slots, token_B, log_BV[row_B, token_B]
 
 
 @functools.partial(
@@ -155,11 +207,12 @@ def decode(
   model: Decoder,
   vocabulary: Vocabulary,
   params: Params,
+  tables: Tables,
   slots: Slots,
   live_B: Bool[Array, 'B'],
   num_steps: Int[Array, ''],
   capacity: int,
-) -> tuple[Slots, Int[Array, 'B C']]:
+) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C']]:
   """Writes up to `num_steps` symbols per live row in one dispatch.
 
   The trip count is traced, so any number of steps is one executable.
@@ -168,27 +221,33 @@ def decode(
     model: the model.
     vocabulary: its symbols.
     params: its parameters.
+    tables: the constraints.
     slots: donated.
     live_B: rows that write; each has room for `num_steps` symbols.
     num_steps: at most `capacity`.
     capacity: C, columns of the answer.
 
   Returns:
-    The slots, and the symbols: an end is the last of its row, PAD after it.
+    The slots, the symbols (an end is the last of its row, PAD after it), and
+    the logarithms of their probabilities, see `step`.
   """
   out_BC = jnp.full((live_B.shape[0], capacity), vocabulary.pad, jnp.int32)
+  log_BC = jnp.zeros(out_BC.shape)
 
   def more(carry):
-    i, _, live_B, _ = carry
+    i, _, live_B, *_ = carry
     return (i < num_steps) & jnp.any(live_B)
 
   def body(carry):
-    i, slots, live_B, out_BC = carry
-    slots, token_B = step(model, vocabulary, params, slots, live_B)
+    i, slots, live_B, out_BC, log_BC = carry
+    slots, token_B, log_B = step(
+      model, vocabulary, params, tables, slots, live_B
+    )
     out_BC = jax.lax.dynamic_update_slice(out_BC, token_B[:, None], (0, i))
+    log_BC = jax.lax.dynamic_update_slice(log_BC, log_B[:, None], (0, i))
     ended_B = (token_B == vocabulary.bos) | (token_B == vocabulary.eos)
-    return i + 1, slots, live_B & ~ended_B, out_BC
+    return i + 1, slots, live_B & ~ended_B, out_BC, log_BC
 
-  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC)
-  _, slots, _, out_BC = jax.lax.while_loop(more, body, start)
-  return slots, out_BC
+  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC, log_BC)
+  _, slots, _, out_BC, log_BC = jax.lax.while_loop(more, body, start)
+  return slots, out_BC, log_BC

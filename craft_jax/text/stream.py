@@ -24,6 +24,11 @@ class StreamDecoder:
       return self._vocabulary.decode(ids)
     return self._utf8.decode(self._vocabulary.decode_bytes(ids))
 
+  @property
+  def pending(self) -> bytes:
+    """The bytes of a character that is not complete yet."""
+    return self._utf8.getstate()[0]
+
   def flush(self) -> str:
     """U+FFFD if a character was left incomplete, else ''; starts afresh."""
     return self._utf8.decode(b'', final=True)

@@ -14,6 +14,7 @@ import numpy as np
 from craft_jax.errors import UserError
 
 MAX_CODE_POINT = 0x10FFFF
+CONTINUATIONS = (0x80, 0xBF)  # the bytes of a character after its first
 _CHUNK = 1 << 22  # characters turned into code points at a time
 _ESCAPED = re.compile(rb'\xed([\xb2\xb3])([\x80-\xbf])')
 

@@ -182,9 +182,51 @@ def test_json_is_the_only_line(run):
   assert only['finish_reason'] == 'length' and only['prompt'] == 'a'
 
 
+def test_constraints(run, tmp_path):
+  flags = ('--prompt=a', '--temperature=0', '--step=1', '--json')
+
+  def written(*more):
+    (sample,) = json.loads(run(*flags, *more))['samples']
+    return sample['text'], sample['finish_reason']
+
+  assert written('--regex=[x-z]{3}') == ('xyz', 'stop')
+  assert written('--choice=no', '--choice=bcdf') == ('bcdf', 'stop')
+  assert written('--allowed-chars=bde', '--max-chars=3')[0][0] == 'b'
+  text, _ = written('--forbidden-chars=e', '--forbid=bc', '--max-chars=40')
+  assert text[0] == 'b' and 'e' not in text and 'bc' not in text
+  assert written('--stop=fg', '--stop=k') == ('bcde', 'stop')
+  text, _ = written('--regex=[a-f]*', '--forbid=cd', '--max-chars=9')
+  assert len(text) == 9 and set(text) <= set('abcdef') and 'cd' not in text
+  path = tmp_path / 'schema.json'
+  path.write_text('{"const": 5}')
+  with pytest.raises(UserError, match='cannot write'):
+    written(f'--json-schema={path}')
+  path.write_text('no')
+  with pytest.raises(UserError, match='is not JSON: Expecting value'):
+    written(f'--json-schema={path}')
+
+
+def test_bias_and_penalties(run):
+  flags = ('--prompt=a', '--temperature=0', '--step=1', '--max-chars=4')
+  assert run(*flags, '--logit-bias=x=99') == 'axxxx\n'
+  assert run(*flags, '--logit-bias=b=-99')[1] != 'b'
+  flags = (*flags, '--logit-bias=x=99', '--presence-penalty=200')
+  assert run(*flags)[:2] == 'ax' and run(*flags).count('x') == 1
+  assert run(*flags, '--penalty-window=1')[3] == 'x'
+
+
 @pytest.mark.parametrize(
   'flags, words',
   [
+    (['--regex=('], 'pattern'),
+    (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 symbols'),
+    (['--choice=A'], "choice 0: the vocabulary cannot write 'A'"),
+    (['--regex=a', '--choice=b'], 'allows no text'),
+    (['--logit-bias=a'], '--logit-bias=a must be a character, = and a number'),
+    (['--logit-bias=a=x'], '--logit-bias=a=x must be'),
+    (['--logit-bias==1'], 'must be a character'),
+    (['--min-p=2'], 'min_p=2.0 must be from 0 to 1'),
+    (['--stop='], 'none of them empty'),
     (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
     (['--max-chars=0'], '--max-chars=0 must be at least 1'),
     (['--num-samples=-2'], '--num-samples=-2 must be at least 1'),

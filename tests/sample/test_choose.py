@@ -9,7 +9,9 @@ from craft_jax.errors import UserError
 from craft_jax.sample.choose import (
   RowSettings,
   choose,
-  forbid_specials,
+  keep_typical,
+  penalize,
+  permit,
   truncate,
 )
 from craft_jax.sample.settings import SampleSettings
@@ -19,7 +21,7 @@ _jit_truncate = jax.jit(truncate)
 _jit_choose = jax.jit(choose)
 
 
-def reference(logits, top_k, top_p):
+def reference(logits, top_k, top_p, min_p=0.0):
   """Kept ids, one at a time, most likely first, equals by id."""
   order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))
   order = order[: top_k or None]
@@ -29,35 +31,109 @@ def reference(logits, top_k, top_p):
   for i, weight in zip(order, weights, strict=True):
     if kept and top_p < 1 and total >= top_p:
       break
+    if kept and np.exp(np.float32(logits[i] - logits.max())) < min_p:
+      break
     kept.append(i)
     total += weight
   return sorted(kept)
 
 
-def kept_by(logits_BV, top_k, top_p):
+def kept_by(logits_BV, top_k, top_p, min_p=0.0):
   B = len(logits_BV)
   out_BV = _jit_truncate(
     jnp.asarray(logits_BV, jnp.float32),
     jnp.broadcast_to(jnp.int32(top_k), B),
     jnp.broadcast_to(jnp.float32(top_p), B),
+    jnp.broadcast_to(jnp.float32(min_p), B),
   )
   return [np.flatnonzero(np.isfinite(row)).tolist() for row in out_BV]
 
 
 @pytest.mark.parametrize('top_k', [0, 1, 5, V - 1, V, V + 1, 10**9])
 @pytest.mark.parametrize('top_p', [0.0, 1e-6, 0.31, 0.9, 1.0])
-def test_truncation_equals_reference(top_k, top_p):
+@pytest.mark.parametrize('min_p', [0.0, 0.07, 1.0])
+def test_truncation_equals_reference(top_k, top_p, min_p):
   rng = np.random.default_rng(7)
   logits_BV = rng.normal(size=(16, V)).astype(np.float32) * 3
-  expected = [reference(row, top_k, top_p) for row in logits_BV]
-  assert kept_by(logits_BV, top_k, top_p) == expected
+  expected = [reference(row, top_k, top_p, min_p) for row in logits_BV]
+  assert kept_by(logits_BV, top_k, top_p, min_p) == expected
+
+
+def typical_reference(logits, typical_p):
+  """Kept ids, the nearest to the entropy first, equals by id."""
+  finite = np.isfinite(logits)
+  logits = logits.astype(np.float64)
+  logs = logits - logits[finite].max()
+  logs -= np.log(np.exp(logs[finite]).sum())
+  entropy = -(np.exp(logs[finite]) * logs[finite]).sum()
+  order = sorted(
+    np.flatnonzero(finite), key=lambda i: (abs(-logs[i] - entropy), i)
+  )
+  kept, total = [], 0.0
+  for i in order:
+    if kept and typical_p < 1 and total >= typical_p:
+      break
+    kept.append(int(i))
+    total += np.exp(logs[i])
+  return sorted(kept)
+
+
+@pytest.mark.parametrize('typical_p', [0.0, 0.2, 0.9, 1.0])
+def test_typical_equals_reference(typical_p):
+  rng = np.random.default_rng(3)
+  logits_BV = rng.normal(size=(16, V)).astype(np.float32) * 2
+  logits_BV[:, 3] = -np.inf
+  out_BV = np.asarray(
+    keep_typical(jnp.asarray(logits_BV), jnp.full(16, typical_p))
+  )
+  kept = [np.flatnonzero(np.isfinite(row)).tolist() for row in out_BV]
+  assert kept == [typical_reference(row, typical_p) for row in logits_BV]
+  # Of equals the lower ids; a single symbol is as typical as can be.
+  even = np.asarray(keep_typical(jnp.zeros((1, 8)), jnp.array([3.5 / 8])))
+  assert np.flatnonzero(np.isfinite(even[0])).tolist() == [0, 1, 2, 3]
+  single = jnp.full((1, 8), -jnp.inf).at[0, 5].set(-3.0)
+  alone = np.asarray(keep_typical(single, jnp.array([0.0])))
+  assert np.flatnonzero(np.isfinite(alone[0])).tolist() == [5]
+
+
+def test_penalties_equal_reference():
+  rng = np.random.default_rng(5)
+  logits_BV = rng.normal(size=(6, V)).astype(np.float32)
+  symbol_BS = rng.integers(0, V, size=(6, 20)).astype(np.int32)
+  length_B = np.array([20, 20, 7, 1, 0, 13], np.int32)
+  window_B = np.array([20, 5, 64, 3, 4, 1], np.int32)
+  repetition_B = np.array([1.0, 1.5, 2.0, 0.5, 3.0, 1.1], np.float32)
+  presence_B = np.array([0.5, 0.0, -1.0, 0.3, 9.0, 0.0], np.float32)
+  frequency_B = np.array([0.0, 0.25, 0.1, 0.0, 9.0, -0.5], np.float32)
+  settings = rows(6).replace(
+    repetition_B=jnp.asarray(repetition_B),
+    presence_B=jnp.asarray(presence_B),
+    frequency_B=jnp.asarray(frequency_B),
+    window_B=jnp.asarray(window_B),
+  )
+  got_BV = penalize(
+    jnp.asarray(logits_BV),
+    settings,
+    jnp.asarray(symbol_BS),
+    jnp.asarray(length_B),
+  )
+  for b in range(6):
+    seen = symbol_BS[b][: length_B[b]]
+    seen = seen[max(len(seen) - window_B[b], 0) :].tolist()
+    want_V = logits_BV[b].copy()
+    for symbol in set(seen):
+      logit = want_V[symbol]
+      logit = logit / repetition_B[b] if logit > 0 else logit * repetition_B[b]
+      logit -= presence_B[b] + frequency_B[b] * seen.count(symbol)
+      want_V[symbol] = logit
+    np.testing.assert_allclose(got_BV[b], want_V, rtol=1e-5, atol=1e-6)
 
 
 def test_kept_logits_are_untouched():
   logits_BV = np.random.default_rng(1).normal(size=(16, V)).astype(np.float32)
   out_BV = np.asarray(
     _jit_truncate(
-      logits_BV, jnp.full(16, 5, jnp.int32), jnp.full(16, 0.9, jnp.float32)
+      logits_BV, jnp.full(16, 5, jnp.int32), jnp.full(16, 0.9), jnp.zeros(16)
     )
   )
   kept_BV = np.isfinite(out_BV)
@@ -82,12 +158,21 @@ def test_forbidden_symbols_stay_out():
     assert kept_by(logits_BV, top_k, top_p)[0] == [5]
 
 
-def rows(B, temperature=1.0, top_k=0, top_p=1.0, seed=0):
+def rows(B, temperature=1.0, top_k=0, top_p=1.0, seed=0, min_p=0.0,
+         typical_p=1.0):  # fmt: skip
   return RowSettings(
     jnp.broadcast_to(jnp.float32(temperature), B),
     jnp.broadcast_to(jnp.int32(top_k), B),
     jnp.broadcast_to(jnp.float32(top_p), B),
+    jnp.broadcast_to(jnp.float32(min_p), B),
+    jnp.broadcast_to(jnp.float32(typical_p), B),
+    jnp.ones(B),
+    jnp.zeros(B),
+    jnp.zeros(B),
+    jnp.ones(B, jnp.int32),
+    jnp.zeros((B, V)),
     jnp.ones(B, bool),
+    jnp.zeros(B, jnp.int32),
     jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.key(seed), jnp.arange(B)
     ),
@@ -129,6 +214,16 @@ def test_draws_follow_the_truncated_softmax():
   assert share_V[[1, 2, 4, 5, 6]].sum() == 0
 
 
+def test_draws_follow_the_typical_softmax():
+  logits_V = np.log([0.4, *[0.6 / 7] * 7])
+  kept = typical_reference(np.float32(logits_V), 0.3)
+  assert kept == [1, 2, 3, 4]  # the most likely one says too little
+  expected = softmax(np.where(np.isin(np.arange(8), kept), logits_V, -99))
+  share_V = shares(logits_V, typical_p=0.3)
+  assert np.abs(share_V - expected).max() < 0.04
+  assert shares(logits_V, min_p=0.3)[0] == 1
+
+
 def test_cold_limits():
   logits_V = np.array([0.0, 1.0, 1.0, 0.999, -np.inf, 0.5, 0.0, 0.0])
   assert shares(logits_V, temperature=0.0)[1] == 1  # the lower of two equals
@@ -163,11 +258,14 @@ def test_the_key_is_of_request_and_position():
     assert 0.05 < (draw(0, 0) == other).mean() < 0.2  # 1/8 by chance
 
 
-def test_specials_are_forbidden_but_for_the_end():
-  logits_BV = jnp.zeros((2, 12))
-  out_BV = forbid_specials(logits_BV, jnp.array([True, False]), 8, (8, 9))
+def test_what_may_follow():
+  symbols_BV = jnp.ones((2, 12), bool).at[1, 3].set(False)
+  out_BV = permit(
+    jnp.zeros((2, 12)), symbols_BV, jnp.array([True, False]), 8, (8, 9)
+  )
   assert np.flatnonzero(np.isfinite(out_BV[0])).tolist() == list(range(10))
-  assert np.flatnonzero(np.isfinite(out_BV[1])).tolist() == list(range(8))
+  left = [0, 1, 2, 4, 5, 6, 7]
+  assert np.flatnonzero(np.isfinite(out_BV[1])).tolist() == left
 
 
 @pytest.mark.parametrize(
@@ -180,6 +278,16 @@ def test_specials_are_forbidden_but_for_the_end():
     ({'top_k': 2**31}, 'top_k=2147483648'),
     ({'top_p': 1.01}, 'top_p=1.01 must be from 0 to 1'),
     ({'top_p': float('nan')}, 'top_p=nan'),
+    ({'min_p': -0.1}, 'min_p=-0.1 must be from 0 to 1 .0 keeps all'),
+    ({'typical_p': 2}, 'typical_p=2 must be from 0 to 1 .1 keeps all'),
+    ({'repetition_penalty': 0}, 'repetition_penalty=0 must be finite and abo'),
+    ({'presence_penalty': float('nan')}, 'presence_penalty=nan must be from'),
+    ({'frequency_penalty': 1e5}, 'frequency_penalty=100000.0 must be from'),
+    ({'logit_bias': {3: float('-inf')}}, 'logit_bias of symbol 3 is -inf'),
+    ({'penalty_window': 0}, 'penalty_window=0 must be at least 1'),
+    ({'min_chars': -1}, 'min_chars=-1 must be at least 0'),
+    ({'stop': 'text'}, 'stop must be a list of texts'),
+    ({'stop': ('',)}, 'none of them empty'),
   ],
 )
 def test_impossible_settings(wrong, words):

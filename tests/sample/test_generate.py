@@ -1,17 +1,20 @@
 """The sampler against plain `apply`: alone, in batches, past the context."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from craft_jax.constrain import compile_regex, compile_without
 from craft_jax.errors import UserError
 from craft_jax.model import build
 from craft_jax.sample import slots as slots_lib
-from craft_jax.sample.choose import RowSettings, choose, forbid_specials
+from craft_jax.sample.choose import RowSettings, choose, permit
 from craft_jax.sample.generate import (
+  _arrays,
   bucket,
   decoding_params,
   encode_prompt,
@@ -60,6 +63,7 @@ def texts(model, params, prompts, settings=WARM, vocabulary=CHARS, chars=30,
     model, params, vocabulary, prompts, settings, seed, chars, **more
   ):
     for piece in pieces:
+      assert len(piece.ids) == len(piece.logprobs)
       assert not result[piece.row][1], 'a finished row writes no more'
       result[piece.row][0] += piece.text
       result[piece.row][1] = piece.finish_reason
@@ -73,15 +77,16 @@ def reference(model, params, prompt, settings, row, kept=CONTEXT // 2):
   def following(x_BT, at, position_B):
     segment_BT = jnp.cumsum(jnp.int32(x_BT == CHARS.bos), axis=1)
     logits_BV = model.apply(params, x_BT, segment_BT)[:, at]
-    logits_BV = forbid_specials(
-      logits_BV, jnp.zeros(1, bool), CHARS.num_symbols, ()
+    logits_BV = permit(
+      logits_BV,
+      jnp.ones(logits_BV.shape, bool),
+      jnp.zeros(1, bool),
+      CHARS.num_symbols,
+      (),
     )
     rows = RowSettings(
-      jnp.array([settings.temperature], jnp.float32),
-      jnp.array([settings.top_k], jnp.int32),
-      jnp.array([settings.top_p], jnp.float32),
-      jnp.zeros(1, bool),
-      jax.random.fold_in(jax.random.key(0), row)[None],
+      key_B=jax.random.fold_in(jax.random.key(0), row)[None],
+      **jax.tree.map(jnp.asarray, _arrays([settings], CHARS.size)),
     )
     return choose(logits_BV, rows, position_B)[0]
 
@@ -202,6 +207,133 @@ def biased(vocabulary, logits_of):
   params['embed']['embedding'] = jnp.ones_like(params['embed']['embedding'])
   params['head']['kernel'] = jnp.tile(logits_V / CFG.width, (CFG.width, 1))
   return model, params
+
+
+def test_a_constraint_is_met_as_a_whole(toy):
+  """Whatever the model would write, at any length, and never cut short."""
+  patterns = [r'(the|no)( (rain|noise))*', 'h{3}', '(ta|to|n)+e', '[aeio]*']
+  automata = [compile_regex(p, CHARS) for p in patterns]
+  prompts = [CHARS.encode('t')] * len(patterns)
+  for chars in (4, 9, 31):
+    for seed in range(3):
+      settings = [
+        SampleSettings(1.3, end=seed == 0, constraint=a) for a in automata
+      ]
+      answers = texts(*toy, prompts, settings, chars=chars, seed=seed)
+      for (text, reason), pattern in zip(answers, patterns, strict=True):
+        assert re.fullmatch(pattern, text), (text, pattern)
+        assert reason == 'stop' or len(text) == chars
+      assert answers[1] == ('hhh', 'stop')
+
+
+def test_constraints_and_free_rows_do_not_mix(toy):
+  prompts = [CHARS.encode('t')] * 3
+  automaton = compile_regex('[nst]*', CHARS)
+  mix = [WARM, dataclasses.replace(WARM, constraint=automaton), WARM]
+  free, bound, other = texts(*toy, prompts, mix)
+  assert [free, other] == texts(*toy, prompts)[::2]
+  assert set(bound[0]) <= set('nst')
+  assert bound == texts(*toy, prompts[:1], mix[1:2], first_row=1)[0]
+
+
+def test_other_constraints_compile_nothing(toy):
+  prompts = [CHARS.encode('on a')] * 2
+  texts(*toy, prompts)
+  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  before = [program._cache_size() for program in programs]
+  for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
+    automaton = compile_regex(pattern, CHARS)
+    settings = SampleSettings(
+      1.0, min_p=0.1, typical_p=0.9, repetition_penalty=1.2, logit_bias={3: 2},
+      min_chars=3, stop=('ee',), constraint=automaton,
+    )  # fmt: skip
+    texts(*toy, prompts, [settings, WARM])
+  assert [program._cache_size() for program in programs] == before
+
+
+def test_a_constraint_that_does_not_fit_is_one_line(toy):
+  settings = SampleSettings(constraint=compile_regex('n{20}', CHARS))
+  with pytest.raises(
+    UserError, match=r'max_chars=19 is too short: .* least 20'
+  ):
+    generate(*toy, CHARS, [CHARS.encode('t')], settings, 0, 19)
+
+
+def test_forbidden_strings_never_occur(toy):
+  prompts = [CHARS.encode('t')] * 8
+  words = ('e', 'th', 'tion', 'on')
+  plain = ''.join(text for text, _ in texts(*toy, prompts, chars=60))
+  assert all(word in plain for word in words[:2])
+  automaton = compile_without(words, CHARS)
+  settings = dataclasses.replace(WARM, constraint=automaton)
+  for text, reason in texts(*toy, prompts, settings, chars=60):
+    assert len(text) == 60 and reason == 'length'
+    assert not any(word in text for word in words)
+
+
+@pytest.mark.parametrize('steps', [1, 3, 32])
+def test_the_text_ends_before_a_stop_text(toy, steps):
+  prompts = [CHARS.encode('t')] * 6
+  whole = texts(*toy, prompts, chars=60)
+  words = ('ee', 'a ', 'the n')
+  settings = dataclasses.replace(WARM, stop=words)
+  got = texts(*toy, prompts, settings, chars=60, steps_per_dispatch=steps)
+  assert any(reason == 'stop' for _, reason in got)
+  for (text, reason), (full, _) in zip(got, whole, strict=True):
+    found = [at for word in words if (at := full.find(word)) >= 0]
+    assert text == full[: min(found, default=60)]
+    assert reason == ('stop' if found else 'length')
+
+
+def test_bias_and_least_length():
+  model, params = biased(CHARS, {0: 3.0, 1: 0.0, CHARS.bos: 2.9})
+  prompts = [CHARS.encode('t')] * 8
+  settings = SampleSettings(1.0, min_chars=7, logit_bias={0: -40.0, 5: 3.0})
+  answers = texts(model, params, prompts, settings, chars=20)
+  assert {len(text) for text, _ in answers} >= {7}
+  for text, reason in answers:
+    assert len(text) >= 7 and set(text) <= set(CHARS.chars[1] + CHARS.chars[5])
+    assert reason == ('length' if len(text) == 20 else 'stop')
+
+
+def test_a_penalty_ends_repetition():
+  model, params = biased(CHARS, {0: 4.0, 1: 3.0, 2: 2.0})
+  prompts = [CHARS.encode('t')]
+  assert texts(model, params, prompts, GREEDY, chars=6)[0][0] == 'e' * 6
+  settings = dataclasses.replace(GREEDY, frequency_penalty=1.5)
+  # Of 'e', ' ' and 't', which the prompt has once: 4 3 .5, 2.5 3 .5,
+  # 2.5 1.5 .5, 1 1.5 .5.
+  assert texts(model, params, prompts, settings, chars=4)[0][0] == 'e e '
+  settings = dataclasses.replace(GREEDY, presence_penalty=1.5, penalty_window=1)
+  assert texts(model, params, prompts, settings, chars=6)[0][0] == 'e e e '
+
+
+def test_only_valid_utf8(monkeypatch):
+  data = sorted(set('é漢😀a'.encode()))
+  model, params = biased(BYTES, dict.fromkeys([*data, 0xFF], 1.0))
+  prompt = BYTES.encode('漢'.encode()[:2])  # its last byte is still to come
+  settings = dataclasses.replace(WARM, utf8=True)
+  assert '�' in ''.join(
+    text for text, _ in texts(model, params, [prompt] * 4, WARM, BYTES)
+  )
+  for text, reason in texts(model, params, [prompt] * 4, settings, BYTES):
+    assert '�' not in text and len(text) == 30 and reason == 'length'
+
+
+def test_logprobs_are_those_of_the_model(toy):
+  model, params = toy
+  prompt = CHARS.encode('no')
+  settings = SampleSettings(
+    0.3, 2, end=False, logit_bias={1: 5.0}, repetition_penalty=1.4
+  )
+  ids, logprobs = [], []
+  for (piece,) in generate(model, params, CHARS, [prompt], settings, 0, 9):
+    ids += piece.ids
+    logprobs += piece.logprobs
+  x_BT = jnp.asarray([[*prompt.tolist(), *ids]], jnp.int32)
+  log_BTV = jax.nn.log_softmax(model.apply(params, x_BT[:, :-1]))
+  want = jnp.take_along_axis(log_BTV, x_BT[:, 1:, None], 2)[0, 1:, 0]
+  np.testing.assert_allclose(logprobs, want, atol=1e-4)
 
 
 def test_the_end_stops_and_is_not_text():

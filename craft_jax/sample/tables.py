@@ -1,0 +1,69 @@
+"""Constraints of many requests as one array on the device."""
+
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from craft_jax.constrain.automaton import Automaton
+
+_ENTRIES = 1 << 18  # of the smallest table, so that most fit into it
+_NONE = -1
+
+
+@flax.struct.dataclass
+class Tables:
+  """The states of all constraints below each other.
+
+  State 0 is that of a text without a constraint: it allows every symbol and
+  leads to itself.
+
+  Attributes:
+    next_RV: the next state, -1 where the symbol is forbidden.
+    accepting_R: whether the text may end there.
+    distance_R: symbols to the nearest state where it may.
+  """
+
+  next_RV: Int[Array, 'R V']
+  accepting_R: Bool[Array, 'R']
+  distance_R: Int[Array, 'R']
+
+
+def stack(
+  automata: Sequence[Automaton | None],
+  vocabulary_size: int,
+  device: jax.Device,
+) -> tuple[Tables, np.ndarray]:
+  """The tables on a device, and the first state of each text.
+
+  R is a power of two with room to spare, so that other constraints have the
+  same shapes: an executable serves them all.
+
+  Args:
+    automata: of each text; None is no constraint. Equal ones are stored once.
+    vocabulary_size: V.
+    device: where the tables are put.
+  """
+  starts: dict[Automaton | None, int] = {None: 0}
+  rows = 1
+  for automaton in automata:
+    if automaton not in starts:
+      starts[automaton] = rows
+      rows += automaton.num_states if automaton else 0
+  least = 1 << max(_ENTRIES // vocabulary_size, 1).bit_length() - 1
+  R = max(least, 1 << (rows - 1).bit_length())
+  next_RV = np.full((R, vocabulary_size), _NONE, np.int32)
+  accepting_R, distance_R = np.zeros(R, bool), np.zeros(R, np.int32)
+  next_RV[0], accepting_R[0] = 0, True
+  for automaton, start in starts.items():
+    if automaton is None:
+      continue
+    part = slice(start, start + automaton.num_states)
+    table = automaton.next_state
+    next_RV[part] = np.where(table < 0, _NONE, table + start)
+    accepting_R[part] = automaton.accepting
+    distance_R[part] = automaton.distance
+  arrays = jax.device_put((next_RV, accepting_R, distance_R), device)
+  return Tables(*arrays), np.array([starts[a] for a in automata], np.int32)
