@@ -84,6 +84,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='X',
     help='choose among the most likely symbols that sum to X (default: 1)',
   )
+  flag(
+    '--beams',
+    type=int,
+    default=0,
+    metavar='N',
+    help='search for the likeliest texts with N beams instead of drawing; '
+    'prints the best --num-samples',
+  )
+  flag(
+    '--length-penalty',
+    type=float,
+    default=1.0,
+    metavar='X',
+    help='of beams: 0 compares probabilities, 1 their mean (default: 1)',
+  )
   _add_choice(parser.add_argument_group('how symbols are chosen').add_argument)
   _add_rules(parser.add_argument_group('what may be written').add_argument)
   flag(
@@ -265,8 +280,13 @@ def run(args: argparse.Namespace) -> int:
   settings = dataclasses.replace(settings, end=end)
   shown = show_prompt(vocabulary, prompt)
   clock = _Clock()
-  pieces = clock.watch(
-    generate(
+  number = args.num_samples
+  batches: Iterator[list[Any]]
+  if args.beams:
+    found = _search(args, model, params, vocabulary, ids, settings)
+    batches, number = iter([found]), len(found)
+  else:
+    batches = generate(
       model,
       params,
       vocabulary,
@@ -275,8 +295,8 @@ def run(args: argparse.Namespace) -> int:
       args.seed,
       args.max_chars,
     )
-  )
-  samples = _Samples(shown, args.num_samples, args.seed)
+  pieces = clock.watch(batches)
+  samples = _Samples(shown, number, args.seed)
   write = None if args.json else _WRITERS[args.format](samples)
   for batch in pieces:
     samples.add(batch)
@@ -289,6 +309,45 @@ def run(args: argparse.Namespace) -> int:
       )
     )
   return 0
+
+
+def _search(
+  args: argparse.Namespace,
+  model: Any,
+  params: Any,
+  vocabulary: Any,
+  ids: Any,
+  settings: SampleSettings,
+) -> list[Any]:
+  """The best texts of a beam search, as the pieces of one dispatch.
+
+  There may be fewer than were asked for, where a constraint has no more.
+
+  Raises:
+    UserError: more texts are asked for than there are beams.
+  """
+  from craft_jax.sample.beam import beam_search
+  from craft_jax.sample.generate import Piece
+
+  if args.num_samples > args.beams:
+    raise UserError(
+      f'--beams={args.beams} find no {args.num_samples} texts; set '
+      f'--beams={args.num_samples} or more'
+    )
+  found = beam_search(
+    model,
+    params,
+    vocabulary,
+    ids,
+    args.beams,
+    args.max_chars,
+    args.length_penalty,
+    settings,
+  )
+  return [
+    Piece(i, vocabulary.decode(text.ids), text.finish_reason, text.ids)
+    for i, text in enumerate(found[: args.num_samples])
+  ]
 
 
 def _prompt(args: argparse.Namespace) -> str | bytes:

@@ -206,6 +206,15 @@ def test_constraints(run, tmp_path):
     written(f'--json-schema={path}')
 
 
+def test_beams(run):
+  flags = ('--prompt=a', '--step=1', '--max-chars=4')
+  assert run(*flags, '--beams=3') == 'abcde\n'
+  flags = (*flags, '--beams=4', '--num-samples=3', '--json')
+  texts = json.loads(run(*flags, '--regex=(bcde|bcdf)'))['samples']
+  assert [sample['text'] for sample in texts] == ['bcde', 'bcdf']
+  assert texts[0]['finish_reason'] == 'length'
+
+
 def test_bias_and_penalties(run):
   flags = ('--prompt=a', '--temperature=0', '--step=1', '--max-chars=4')
   assert run(*flags, '--logit-bias=x=99') == 'axxxx\n'
@@ -227,6 +236,8 @@ def test_bias_and_penalties(run):
     (['--logit-bias==1'], 'must be a character'),
     (['--min-p=2'], 'min_p=2.0 must be from 0 to 1'),
     (['--stop='], 'none of them empty'),
+    (['--beams=2', '--num-samples=3'], 'set --beams=3 or'),
+    (['--beams=2'], 'beam search does not go beyond it'),
     (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
     (['--max-chars=0'], '--max-chars=0 must be at least 1'),
     (['--num-samples=-2'], '--num-samples=-2 must be at least 1'),

@@ -1,0 +1,291 @@
+"""Beam search: the likeliest texts instead of random ones.
+
+Of all texts one symbol longer than those kept, the W likeliest are kept; what
+ends is compared with the other ended ones. The whole search is one dispatch.
+"""
+
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from craft_jax.errors import UserError
+from craft_jax.model.cache import Cache
+from craft_jax.model.transformer import Decoder
+from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.choose import permit
+from craft_jax.sample.generate import bucket, decoding_params
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Params
+
+
+class Found(NamedTuple):
+  """A text and how good it is.
+
+  Attributes:
+    ids: its symbols, without the prompt and without an end.
+    logprob: logarithm of the probability of the symbols, the end included.
+    score: `logprob` divided by the number of symbols, the end left out and at
+      least 1, to the power of the length penalty.
+    finish_reason: 'stop' if it ended, 'length' if there was no more room.
+  """
+
+  ids: list[int]
+  logprob: float
+  score: float
+  finish_reason: str
+
+
+@flax.struct.dataclass
+class _Beams:
+  """The kept texts, and the best that have ended.
+
+  Attributes:
+    cache: what the model has read of each.
+    last_W: newest symbols.
+    segment_W: their documents.
+    state_W: of the constraint.
+    logprob_W: of what was written; minus infinity for no text at all.
+    text_WC: what was written.
+    ended_score_W: of those that have ended, minus infinity for none.
+    ended_logprob_W: theirs.
+    ended_text_WC: theirs.
+    ended_length_W: theirs, the end left out.
+  """
+
+  cache: Cache
+  last_W: Int[Array, 'W']
+  segment_W: Int[Array, 'W']
+  state_W: Int[Array, 'W']
+  logprob_W: Float[Array, 'W']
+  text_WC: Int[Array, 'W C']
+  ended_score_W: Float[Array, 'W']
+  ended_logprob_W: Float[Array, 'W']
+  ended_text_WC: Int[Array, 'W C']
+  ended_length_W: Int[Array, 'W']
+
+
+def beam_search(
+  model: Decoder,
+  params: Params,
+  vocabulary: Vocabulary,
+  prompt: np.ndarray,
+  width: int,
+  max_symbols: int,
+  length_penalty: float = 1.0,
+  settings: SampleSettings | None = None,
+) -> list[Found]:
+  """The best continuations of a prompt, best first.
+
+  Exact where `width` is at least the number of texts there are; else a text
+  may be missed whose beginning is unlikely.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    vocabulary: its symbols.
+    prompt: its ids, at least one.
+    width: W, texts kept, and at most returned.
+    max_symbols: of a text, the end left out.
+    length_penalty: 0 compares probabilities, which favours short texts, 1 the
+      mean of the logarithms; above, longer is better.
+    settings: `end`, `min_chars` (counted in symbols here) and `constraint` are
+      obeyed; nothing is drawn, so the rest says nothing.
+
+  Raises:
+    UserError: prompt and text do not fit the context, or a number is out of
+      range.
+  """
+  settings = settings or SampleSettings()
+  context = model.cfg.context
+  for name, value in (('width', width), ('max_symbols', max_symbols)):
+    if value < 1:
+      raise UserError(f'{name}={value} must be at least 1')
+  if not 0 <= length_penalty < 100:
+    raise UserError(
+      f'length_penalty={length_penalty} must be from 0 to 100 (0 is none)'
+    )
+  if not len(prompt):
+    raise ValueError('the prompt needs at least one symbol')
+  if len(prompt) + max_symbols > context + 1:
+    raise UserError(
+      f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
+      f'fit the context of {context}; beam search does not go beyond it'
+    )
+  automaton = settings.constraint
+  if automaton is not None and automaton.distance[0] > max_symbols:
+    raise UserError(
+      f'max_symbols={max_symbols} is too short: the constraint needs at least '
+      f'{automaton.distance[0]}'
+    )
+  params = decoding_params(model, params)
+  device = next(iter(jax.tree.leaves(params)[0].devices()))
+  tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
+  T = bucket(len(prompt) - 1, context)
+  window_T = np.full(T, vocabulary.pad, np.int32)
+  window_T[: len(prompt) - 1] = prompt[:-1]
+  beams = _search(
+    model,
+    vocabulary,
+    width,
+    bucket(max_symbols, context),
+    params,
+    tables,
+    *jax.device_put(
+      (
+        window_T,
+        np.int32(len(prompt) - 1),
+        np.int32(prompt[-1]),
+        np.int32(state),
+        np.int32(max_symbols),
+        np.float32(length_penalty),
+        np.array(settings.end),
+        np.int32(settings.min_chars),
+      ),
+      device,
+    ),
+  )
+  return _found(jax.device_get(beams), max_symbols, length_penalty)
+
+
+def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
+  """Ended texts and those that ran out of room, by score."""
+  found = [
+    Found(text[:length].tolist(), float(logprob), float(score), 'stop')
+    for text, length, logprob, score in zip(
+      beams.ended_text_WC,
+      beams.ended_length_W,
+      beams.ended_logprob_W,
+      beams.ended_score_W,
+      strict=True,
+    )
+    if np.isfinite(score)
+  ]
+  found += [
+    Found(
+      text[:max_symbols].tolist(),
+      float(logprob),
+      float(logprob / max_symbols**penalty),
+      'length',
+    )
+    for text, logprob in zip(beams.text_WC, beams.logprob_W, strict=True)
+    if np.isfinite(logprob)
+  ]
+  return sorted(found, key=lambda f: -f.score)[: len(beams.logprob_W)]
+
+
+@functools.partial(
+  jax.jit, static_argnames=('model', 'vocabulary', 'width', 'capacity')
+)
+def _search(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  width: int,
+  capacity: int,
+  params: Params,
+  tables: tables_lib.Tables,
+  window_T: Int[Array, 'T'],
+  length: Int[Array, ''],
+  last: Int[Array, ''],
+  state: Int[Array, ''],
+  num_steps: Int[Array, ''],
+  penalty: Float[Array, ''],
+  end: Bool[Array, ''],
+  least: Int[Array, ''],
+) -> _Beams:
+  """The texts after `num_steps` symbols, at most `capacity`."""
+  W, V = width, vocabulary.size
+  ends = (vocabulary.bos, vocabulary.eos)
+  real_T = jnp.arange(len(window_T)) < length
+  segment_T = jnp.cumsum((window_T == vocabulary.bos) & real_T)
+  # All texts begin alike: the prompt is read once, and then copied.
+  cache, _ = model.extend(
+    params,
+    model.init_cache(1, model.cfg.context),
+    window_T[None],
+    length[None],
+    segment_T.astype(jnp.int32)[None],
+  )
+  nothing_W = jnp.full(W, -jnp.inf)
+  beams = _Beams(
+    cache=jax.tree.map(lambda leaf: jnp.repeat(leaf, W, axis=0), cache),
+    last_W=jnp.broadcast_to(last, W),
+    segment_W=jnp.broadcast_to(segment_T[-1].astype(jnp.int32), W),
+    state_W=jnp.broadcast_to(state, W),
+    logprob_W=nothing_W.at[0].set(0.0),
+    text_WC=jnp.zeros((W, capacity), jnp.int32),
+    ended_score_W=nothing_W,
+    ended_logprob_W=nothing_W,
+    ended_text_WC=jnp.zeros((W, capacity), jnp.int32),
+    ended_length_W=jnp.zeros(W, jnp.int32),
+  )
+
+  def more(carry):
+    step, beams = carry
+    # A text that goes on can only become less likely, and at best as long as
+    # may be: then it is better than the worst ended one, or never.
+    hope = jnp.max(beams.logprob_W) / num_steps.astype(jnp.float32) ** penalty
+    return (step < num_steps) & (hope > jnp.min(beams.ended_score_W))
+
+  def body(carry):
+    step, beams = carry
+    segment_W = beams.segment_W + (beams.last_W == vocabulary.bos)
+    cache, logits_WTV = model.extend(
+      params,
+      beams.cache,
+      beams.last_W[:, None],
+      jnp.ones(W, jnp.int32),
+      segment_W[:, None],
+    )
+    log_WV = jax.nn.log_softmax(logits_WTV[:, 0], axis=-1)
+    next_WV = tables.next_RV[beams.state_W]
+    fits_WV = tables.distance_R[next_WV] < num_steps - step
+    symbols_WV = (next_WV >= 0) & fits_WV
+    stuck_W = ~jnp.any(symbols_WV[:, : vocabulary.num_symbols], axis=1)
+    may_end_W = tables.accepting_R[beams.state_W] & (
+      stuck_W | (end & (step >= least))
+    )
+    log_WV = permit(log_WV, symbols_WV, may_end_W, vocabulary.num_symbols, ends)
+    total_WV = beams.logprob_W[:, None] + log_WV
+    end_W = jnp.max(total_WV[:, jnp.asarray(ends)], axis=1)
+    beams = _ended(beams, end_W, step, penalty)
+    total_WV = total_WV.at[:, jnp.asarray(ends)].set(-jnp.inf)
+    logprob_W, index_W = jax.lax.top_k(total_WV.reshape(-1), W)
+    parent_W, symbol_W = index_W // V, (index_W % V).astype(jnp.int32)
+    text_WC = beams.text_WC[parent_W]
+    beams = beams.replace(
+      cache=jax.tree.map(lambda leaf: leaf[parent_W], cache),
+      last_W=symbol_W,
+      segment_W=segment_W[parent_W],
+      state_W=next_WV[parent_W, symbol_W],
+      logprob_W=logprob_W,
+      text_WC=jax.lax.dynamic_update_slice(
+        text_WC, symbol_W[:, None], (0, step)
+      ),
+    )
+    return step + 1, beams
+
+  return jax.lax.while_loop(more, body, (jnp.zeros((), jnp.int32), beams))[1]
+
+
+def _ended(beams, end_W, step, penalty):
+  """The best of what had ended and what ends now, after `step` symbols."""
+  W = len(end_W)
+  score_W = end_W / jnp.maximum(step, 1).astype(jnp.float32) ** penalty
+  score_W, index_W = jax.lax.top_k(
+    jnp.concatenate([beams.ended_score_W, score_W]), W
+  )
+  length_W = jnp.full(W, step)
+  return beams.replace(
+    ended_score_W=score_W,
+    ended_logprob_W=jnp.concatenate([beams.ended_logprob_W, end_W])[index_W],
+    ended_text_WC=jnp.concatenate([beams.ended_text_WC, beams.text_WC])[
+      index_W
+    ],
+    ended_length_W=jnp.concatenate([beams.ended_length_W, length_W])[index_W],
+  )

@@ -1,0 +1,135 @@
+"""Beam search against every text there is, on an alphabet of two."""
+
+import dataclasses
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from craft_jax.constrain import compile_regex
+from craft_jax.errors import UserError
+from craft_jax.model import build
+from craft_jax.sample.beam import beam_search
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.settings import Model
+from craft_jax.text.vocabulary import Vocabulary
+
+AB = Vocabulary('char', 'ab')
+ENDS = (AB.bos, AB.eos)
+CFG = Model(
+  context=12, width=16, depth=2, num_heads=2, precision='float32',
+  zero_init=False,
+)  # fmt: skip
+LENGTH = 4
+
+
+@pytest.fixture(scope='module')
+def toy():
+  model = build(CFG, AB.size)
+  params = jax.jit(model.init)(jax.random.key(1))
+  params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
+  # Ends about as likely as symbols, so that they are among the best texts.
+  head = params['head']['kernel']
+  key = jax.random.key(2)
+  params['head']['kernel'] = jax.random.normal(key, head.shape) / 4
+  return model, params
+
+
+def every_text(model, params, prompt, penalty, end, pattern='.*', least=0):
+  """Score, ids and finish reason of all texts, best first."""
+  apply = jax.jit(model.apply)
+
+  def log_TV(ids):
+    x_BT = jnp.asarray([[*prompt, *ids]], jnp.int32)
+    return np.asarray(jax.nn.log_softmax(apply(params, x_BT)))[0]
+
+  found = []
+  for length in range(LENGTH + 1):
+    for ids in itertools.product(range(2), repeat=length):
+      if not re.fullmatch(pattern, AB.decode(ids)):
+        continue
+      table = log_TV(ids)
+      logprob = sum(table[len(prompt) - 1 + i][s] for i, s in enumerate(ids))
+      scale = max(length, 1) ** penalty
+      if length == LENGTH:
+        found.append((logprob / scale, list(ids), 'length'))
+      elif end and length >= least:
+        logprob += max(table[len(prompt) - 1 + length][e] for e in ENDS)
+        found.append((logprob / scale, list(ids), 'stop'))
+  return sorted(found, key=lambda f: -f[0])
+
+
+@pytest.mark.parametrize('penalty', [0.0, 0.7, 2.0])
+@pytest.mark.parametrize('end', [False, True])
+def test_exact_where_nothing_is_dropped(toy, penalty, end):
+  model, params = toy
+  prompt = AB.encode('abb')
+  settings = SampleSettings(end=end)
+  found = beam_search(
+    model, params, AB, prompt, 2**LENGTH, LENGTH, penalty, settings
+  )
+  want = every_text(model, params, prompt.tolist(), penalty, end)
+  want = want[: 2**LENGTH]
+  assert len(found) == len(want)
+  np.testing.assert_allclose(
+    [f.score for f in found], [score for score, *_ in want], atol=1e-4
+  )
+  gaps = np.diff([score for score, *_ in want])
+  assert np.abs(gaps).min() > 1e-4  # no near-ties: the order is sure
+  assert [(f.ids, f.finish_reason) for f in found] == [w[1:] for w in want]
+
+
+def test_obeys_a_constraint(toy):
+  model, params = toy
+  prompt, pattern = AB.encode('b'), 'a?(ba|bb)*'
+  settings = SampleSettings(
+    end=True, min_chars=2, constraint=compile_regex(pattern, AB)
+  )
+  found = beam_search(
+    model, params, AB, prompt, 2**LENGTH, LENGTH, 1.0, settings
+  )
+  want = every_text(model, params, prompt.tolist(), 1.0, True, pattern, least=2)
+  assert [(f.ids, f.finish_reason) for f in found] == [w[1:] for w in want]
+
+
+def test_one_beam_is_greedy(toy):
+  model, params = toy
+  settings = SampleSettings(end=False)
+  (found,) = beam_search(
+    model, params, AB, AB.encode('ab'), 1, 9, settings=settings
+  )
+  ids = AB.encode('ab').tolist()
+  for _ in range(9):
+    logits_V = model.apply(params, jnp.asarray([ids], jnp.int32))[0, -1]
+    ids.append(int(jnp.argmax(logits_V[:2])))
+  assert found.ids == ids[2:] and found.finish_reason == 'length'
+
+
+def test_more_beams_are_no_worse(toy):
+  model, params = toy
+  scores = [
+    beam_search(model, params, AB, AB.encode('ba'), width, 10)[0].score
+    for width in (2, 8, 64)
+  ]
+  assert scores[0] <= scores[2] + 1e-5 and scores[1] <= scores[2] + 1e-5
+
+
+def test_mistakes(toy):
+  model, params = toy
+  prompt = AB.encode('a' * 5)
+  for width, symbols, penalty, words in (
+    (0, 3, 1.0, 'width=0 must be at least 1'),
+    (2, 0, 1.0, 'max_symbols=0 must be at least 1'),
+    (2, 3, -1.0, 'length_penalty=-1.0 must be from 0'),
+    (2, 9, 1.0, 'prompt of 5 symbols and a text of 9 do not fit'),
+  ):
+    with pytest.raises(UserError, match=words):
+      beam_search(model, params, AB, prompt, width, symbols, penalty)
+  settings = dataclasses.replace(
+    SampleSettings(), constraint=compile_regex('a{5}', AB)
+  )
+  with pytest.raises(UserError, match='needs at least 5'):
+    beam_search(model, params, AB, prompt, 2, 4, settings=settings)
