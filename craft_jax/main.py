@@ -53,6 +53,18 @@ def _sample() -> ModuleType:
   return sample
 
 
+def _compress() -> ModuleType:
+  from craft_jax.cli import compress
+
+  return compress
+
+
+def _decompress() -> ModuleType:
+  from craft_jax.cli import decompress
+
+  return decompress
+
+
 def _inspect() -> ModuleType:
   from craft_jax.cli import inspect
 
@@ -93,6 +105,8 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'train': _train,
   'eval': _eval,
   'sample': _sample,
+  'compress': _compress,
+  'decompress': _decompress,
   'inspect': _inspect,
   'data': _data,
   'config': _config,
@@ -142,7 +156,7 @@ def overview() -> str:
     'usage: craft [COMMAND] [flags]    (without a command: train)',
     '',
   ]
-  lines += [f'  {name:9}{load().SUMMARY}' for name, load in COMMANDS.items()]
+  lines += [f'  {name:12}{load().SUMMARY}' for name, load in COMMANDS.items()]
   lines += [
     '',
     'craft COMMAND --help shows the flags of a command. Start with:',

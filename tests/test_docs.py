@@ -20,7 +20,9 @@ from craft_jax import describe
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
 # Commands that compile a model: more than a few seconds.
-_HEAVY = re.compile(r'^\$ craft (--|train|eval|sample|profile)', re.MULTILINE)
+_HEAVY = re.compile(
+  r'^\$ craft (--|train|eval|sample|compress|profile)', re.MULTILINE
+)
 
 
 class Block(NamedTuple):

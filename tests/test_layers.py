@@ -38,6 +38,7 @@ _LAYERS = {
   'evaluate': 4,
   'sample': 4,
   'plan': 4,
+  'compress': 5,
   'train': 5,
   'cli': 6,
   'main': 7,  # alone above cli, which it imports

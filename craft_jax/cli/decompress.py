@@ -1,0 +1,63 @@
+"""Give back a file that `craft compress` has compressed.
+
+Needs the model that compressed it, the same kind of machine and the same
+version of JAX; refuses anything else, and an archive that is damaged, before
+it writes. The archive itself stays.
+
+examples:
+  craft decompress notes.txt.craft --workdir=runs/first --output=again.txt
+"""
+
+import argparse
+import json
+
+from craft_jax.cli import archives
+from craft_jax.errors import UserError
+
+SUMMARY = 'give back a compressed file'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of `craft decompress`."""
+  parser.add_argument('file', metavar='FILE', help='the archive')
+  parser.add_argument(
+    '--output',
+    metavar='FILE',
+    help=f'the file to write (default: the archive without {archives.SUFFIX})',
+  )
+  archives.add_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+  """Decompresses, checks and writes."""
+  output = args.output or args.file.removesuffix(archives.SUFFIX)
+  if output == args.file:
+    raise UserError(
+      f'{args.file} does not end in {archives.SUFFIX}; give --output'
+    )
+  archives.check_output(output, args.force)
+  with open(args.file, 'rb') as f:
+    whole = f.read()
+
+  from craft_jax.compress import archive, pack
+
+  opened = archive.unpack(whole, args.file)
+  trained = archives.load_model(args)
+  with archives.Ticks(opened.size, args.quiet) as tick:
+    data = pack.decompress(opened, trained, args.file, tick)
+  archives.write(output, data, args.force)
+
+  figures = {
+    'input': args.file,
+    'output': output,
+    'step': trained.meta.step,
+    'bytes': len(data),
+    'archive_bytes': len(whole),
+    'sha256': opened.sha256.hex(),
+    **tick.figures(),
+  }
+  print(f'{output}: {len(data):,} bytes, as they were')
+  print(f'time      {archives.took(figures)}')
+  if args.json:
+    print(json.dumps(figures))
+  return 0

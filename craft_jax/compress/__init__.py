@@ -1,0 +1,1 @@
+"""Lossless compression: a trained model predicts, an integer coder codes."""
