@@ -12,15 +12,18 @@ Data: one file that you give, such as `dickens` of the Silesia corpus
 prose of that size does. The first 90 % are for training, then 5 % for
 validation and 5 % for a test that no run looks at:
   craft eval --workdir=DIR --split=test
-Result: not measured yet.
-Time: not measured yet. By arithmetic the default is 0.41 PFLOP: more than an
-hour at 100 GFLOP/s. The variant for a GPU is 38 times as much.
+Result: 1.7068 bits per byte on the validation part (1.1830 nats, seed 0), and
+1.6679 where every byte has half a window before it (`craft eval --stride=128`).
+PPMd of order 16 that has read all of the training part needs 1.7278, xz 2.1669.
+Time: 13 minutes on 2 CPU cores, of which 12 train. The variant for a GPU does
+50 times as much arithmetic and is not measured.
 Device: any.
 
 The variants differ in size and length:
 
-  dickens      6 layers of 256, context 256, 4.9 M parameters; 3,000 steps of 16
-               sequences read the training part 1.3 times. For a laptop.
+  dickens      4 layers of 256, context 256, tables of 2- and 3-grams, 11.7 M
+               parameters, most of them in the tables; 1,200 steps of 16
+               sequences read half of the training part. For a laptop.
   dickens:gpu  6 layers of 384, context 512, 10.8 M parameters; 6,000 steps of
                64 read it 21 times, hence dropout and averaged weights.
 """
@@ -49,10 +52,13 @@ def get_config(variant: str = 'laptop') -> ConfigDict:
 
 def _laptop(config: ConfigDict) -> None:
   set_size(config, 'micro')
+  config.model.depth = 4
   config.model.context = 256
-  config.train.steps = 3000
+  config.model.ngrams = 3
+  config.model.ngram_rows = 16384
+  config.train.steps = 1200
   config.train.batch_size = 16
-  config.eval.every = 1000
+  config.eval.every = 600
 
 
 def _gpu(config: ConfigDict) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from craft_jax import checkpoint, metrics
+from craft_jax import checkpoint, dynamic, metrics, score
 from craft_jax.data.corpus import Corpus, Split, open_corpus
 from craft_jax.data.windows import eval_batches
 from craft_jax.errors import UserError
@@ -21,7 +21,7 @@ from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
 from craft_jax.text.classes import classes_of, sizes_of
 from craft_jax.text.vocabulary import Vocabulary
-from craft_jax.trained import load_model
+from craft_jax.trained import Trained, load_model
 from craft_jax.types import Batch, MetricSums, Params
 
 PREFIXES = {'train': 'train', 'valid': 'val', 'test': 'test'}
@@ -157,6 +157,8 @@ def evaluate_run(
   stride: int | None = None,
   ema: bool = True,
   path: str | None = None,
+  adaptation: dynamic.Adaptation | None = None,
+  cache: bool = False,
 ) -> dict[str, Any]:
   """Evaluates a checkpoint on a split of its own corpus.
 
@@ -167,10 +169,12 @@ def evaluate_run(
     stride: see `Evaluator`.
     ema: take averaged weights where there are any.
     path: where the text is now, if not at the run's `data.path`.
+    adaptation: adds the figures of weights that adapt.
+    cache: adds those of counts beside the model.
 
   Returns:
     The figures of `metrics.summary` with the prefix `val`, `train` or `test`,
-    and `step`, `split`, `context`.
+    and `step`, `split`, `context`; and those of `adaptive_figures`.
 
   Raises:
     UserError: no checkpoint, another corpus, no such split.
@@ -180,10 +184,7 @@ def evaluate_run(
   if path is not None:
     data = dataclasses.replace(cfg.data, path=path)
     cfg = dataclasses.replace(cfg, data=data)
-  if stride is not None and not 0 <= stride <= cfg.model.context:
-    raise UserError(
-      f'--stride={stride} must be from 0 to model.context={cfg.model.context}'
-    )
+  stride = _stride(cfg, stride)
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
   trained = load_model(workdir, step, ema)
   corpus = open_corpus(cfg, trained.vocabulary)
@@ -196,11 +197,76 @@ def evaluate_run(
     prefix=prefix,
     stride=stride,
   )
+  if adaptation is not None or cache:
+    adaptive = adaptive_figures(
+      trained, part, corpus.withheld, stride, adaptation, cache
+    )
+    figures |= {f'{prefix}_{name}': v for name, v in adaptive.items()}
   return figures | {
     'step': trained.meta.step,
     'split': split,
     'context': cfg.model.context,
   }
+
+
+def _stride(cfg: Config, stride: int | None) -> int:
+  """The stride that was asked for, or that of the run."""
+  if stride is None:
+    return cfg.eval.stride
+  if not 0 <= stride <= cfg.model.context:
+    raise UserError(
+      f'--stride={stride} must be from 0 to model.context={cfg.model.context}'
+    )
+  return stride
+
+
+def adaptive_figures(
+  trained: Trained,
+  split: Split,
+  withheld: str,
+  stride: int,
+  adaptation: dynamic.Adaptation | None,
+  cache: bool,
+) -> dict[str, Any]:
+  """The figures of a model that adapts to the split as it reads it.
+
+  Args:
+    trained: the model; its parameters stay as they are.
+    split: tokens.
+    withheld: why bits per byte cannot be given.
+    stride: new symbols per window; 0 is the context.
+    adaptation: see `dynamic.adaptive_nats`, also for the names.
+    cache: see there.
+
+  Returns:
+    `loss_dynamic`, `bpc_dynamic`, `bpb_dynamic`, `perplexity_dynamic`, and the
+    same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
+  """
+  model, vocabulary = trained.model, trained.vocabulary
+  stride = stride or model.cfg.context
+  static = None
+  if cache:
+    static = score.token_nats(
+      model, trained.params, split.tokens, stride=stride,
+      separator=vocabulary.bos,
+    )  # fmt: skip
+  target = split.tokens[1:]
+  counted = target != vocabulary.bos
+  chars_V, bytes_V = sizes_of(vocabulary)
+  found: dict[str, Any] = {'stride_dynamic': stride}
+  for name, nats in dynamic.adaptive_nats(
+    model, trained.params, vocabulary, split.tokens, static, stride=stride,
+    adaptation=adaptation, cache=cache,
+  ).items():  # fmt: skip
+    sums = {
+      'nll': nats[counted].sum(dtype=np.float64),
+      'count': counted.sum(),
+      'chars': chars_V[target].sum(),
+      'bytes': bytes_V[target].sum(),
+    }
+    summary = metrics.summary(sums, withheld)
+    found |= {f'{key}_{name}': summary[key] for key in dynamic.FIGURES}
+  return found
 
 
 def _part(corpus: Corpus, split: str, fingerprint: str) -> Split:

@@ -47,6 +47,12 @@ def _eval() -> ModuleType:
   return eval
 
 
+def _score() -> ModuleType:
+  from craft_jax.cli import score
+
+  return score
+
+
 def _sample() -> ModuleType:
   from craft_jax.cli import sample
 
@@ -104,6 +110,7 @@ def _bench() -> ModuleType:
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'train': _train,
   'eval': _eval,
+  'score': _score,
   'sample': _sample,
   'compress': _compress,
   'decompress': _decompress,

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax import config
+from craft_jax import config, dynamic, evaluate, score
 from craft_jax.data.corpus import Split
 from craft_jax.evaluate import Evaluator
 from craft_jax.model import build
+from craft_jax.settings import Model
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.trained import Trained
 
 TEXT = 'ab 12,é漢\n' * 3 + 'the end'
 
@@ -89,3 +91,54 @@ def test_withheld(setting):
   got = evaluate(params, split, 'because', prefix='test')
   assert got['test_bpb'] is None and got['test_withheld'] == 'because'
   assert got['test_bpc'] > 0
+
+
+@pytest.mark.parametrize('stride', [0, 3])
+def test_adaptive_figures(setting, stride):
+  cfg, vocabulary, model, params, evaluator = setting
+  bos = np.array([vocabulary.bos], vocabulary.dtype)
+  piece = vocabulary.encode(TEXT)
+  tokens = np.concatenate([piece, bos, piece])
+  trained = Trained(cfg, vocabulary, model, params, None)
+  split = split_of(tokens)
+  frozen = dynamic.Adaptation(0.0)
+  got = evaluate.adaptive_figures(trained, split, '', stride, frozen, True)
+  # A rate of zero is the static model, under another name.
+  static = evaluator(params, split, stride=stride)
+  suffix = '_strided' if stride else ''
+  for name in ('loss', 'bpc', 'bpb', 'perplexity'):
+    expected = pytest.approx(static[f'val_{name}{suffix}'], rel=1e-5)
+    assert got[f'{name}_dynamic'] == expected
+  assert got['stride_dynamic'] == (stride or cfg.model.context)
+  assert got['loss_dynamic_cache'] == pytest.approx(
+    got['loss_dynamic_both'], rel=1e-4
+  )
+  assert got['loss_dynamic_cache'] < got['loss_dynamic']
+  json.dumps(got)
+  adapting = dynamic.Adaptation(0.01)
+  only = evaluate.adaptive_figures(
+    trained, split, 'because', stride, adapting, False
+  )
+  assert only['bpb_dynamic'] is None and 'loss_dynamic_cache' not in only
+  assert only['loss_dynamic'] < got['loss_dynamic'] - 0.05
+
+
+def test_scores_stop_at_documents():
+  cfg = Model(
+    context=16, width=16, depth=1, num_heads=1, documents=True,
+    precision='float32',
+  )  # fmt: skip
+  vocabulary = Vocabulary.byte()
+  model = build(cfg, vocabulary.size)
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape),
+    jax.jit(model.init)(jax.random.key(0)),
+  )
+  before, after = (vocabulary.encode(text) for text in ('one two', 'three'))
+  bos = np.array([vocabulary.bos], vocabulary.dtype)
+  tokens = np.concatenate([before, bos, after])
+  nats = score.token_nats(model, params, tokens, separator=vocabulary.bos)
+  alone = score.token_nats(model, params, np.concatenate([bos, after]))
+  np.testing.assert_allclose(nats[-5:], alone, rtol=1e-4)
+  joined = score.token_nats(model, params, tokens)
+  assert abs(joined[-5:] - alone).max() > 1e-3

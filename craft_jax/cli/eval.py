@@ -2,7 +2,8 @@
 
 Prints nats, bits per character and per byte, perplexity and accuracy, broken
 down by class of character and by position in the window. The weights stay as
-they are. --stride adds figures in which every character has context before it.
+they are. --stride adds figures in which every character has context before it,
+--dynamic and --cache those of a model that adapts to the text as it reads it.
 
 examples:
   craft eval --workdir=runs/first
@@ -12,7 +13,7 @@ examples:
 import argparse
 import json
 
-from craft_jax.cli import distributed
+from craft_jax.cli import adaptive, distributed
 
 SUMMARY = 'evaluate a trained model on a whole split'
 
@@ -57,12 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='print the figures as one JSON object, last on standard output',
   )
+  adaptive.add_arguments(parser)
   distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Evaluates and prints."""
   distributed.join(args)
+  adaptation = adaptive.adaptation(args)
 
   from craft_jax import metrics
   from craft_jax.evaluate import PREFIXES, evaluate_run
@@ -76,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     stride=args.stride,
     ema=not args.no_ema,
     path=args.path,
+    adaptation=adaptation,
+    cache=args.cache,
   )
   if not processes.is_first():
     return 0
@@ -95,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     print(f'{shown["loss_strided"]:.4f} nats per symbol')
     if shown['bpb_strided'] is not None:
       print(f'{shown["bpb_strided"]:.4f} bits per byte')
+  if 'stride_dynamic' in shown:
+    print(
+      'adapting to the text, windows that advance by '
+      f'{shown["stride_dynamic"]}; not comparable with the figures above:'
+    )
+    print('\n'.join(adaptive.lines(shown)))
   if args.json:
     print(json.dumps(to_json(figures), allow_nan=False))
   return 0

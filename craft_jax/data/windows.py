@@ -1,4 +1,4 @@
-"""Evaluation windows: every character of a split but the first, once."""
+"""Windows to read and score: all of a text but its first symbol, once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +7,17 @@ import numpy as np
 
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Batch
+
+_SMALLEST_BUCKET = 16
+
+
+def bucket(length: int, context: int) -> int:
+  """The padded length of a window: a power of two, at most the context.
+
+  One compiled program serves all lengths of a bucket.
+  """
+  padded = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
+  return min(padded, context)
 
 
 def num_eval_windows(num_symbols: int, context: int, stride: int = 0) -> int:

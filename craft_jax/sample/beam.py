@@ -4,6 +4,7 @@ Of all texts one symbol longer than those kept, the W likeliest are kept; what
 ends is compared with the other ended ones. The whole search is one dispatch.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -13,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from craft_jax.constrain.automaton import Automaton
 from craft_jax.errors import UserError
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import tables as tables_lib
-from craft_jax.sample.choose import permit
 from craft_jax.sample.generate import bucket, decoding_params
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
@@ -82,8 +83,8 @@ def beam_search(
 ) -> list[Found]:
   """The best continuations of a prompt, best first.
 
-  Exact where `width` is at least the number of texts there are; else a text
-  may be missed whose beginning is unlikely.
+  A text may be missed whose beginning is unlikely, unless `width` is as many as
+  there are texts.
 
   Args:
     model: the model.
@@ -94,15 +95,52 @@ def beam_search(
     max_symbols: of a text, the end left out.
     length_penalty: 0 compares probabilities, which favours short texts, 1 the
       mean of the logarithms; above, longer is better.
-    settings: `end`, `min_chars` (counted in symbols here) and `constraint` are
-      obeyed; nothing is drawn, so the rest says nothing.
+    settings: only `end`, `min_chars` (in symbols here) and `constraint` matter.
 
   Raises:
-    UserError: prompt and text do not fit the context, or a number is out of
-      range.
+    UserError: prompt and text do not fit the context, or a number is wrong.
   """
   settings = settings or SampleSettings()
-  context = model.cfg.context
+  automaton, context = settings.constraint, model.cfg.context
+  _check(prompt, width, max_symbols, length_penalty, context, automaton)
+  params = decoding_params(model, params)
+  device = next(iter(jax.tree.leaves(params)[0].devices()))
+  tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
+  length = len(prompt) - 1
+  window_T = np.full(bucket(length, context), vocabulary.pad, np.int32)
+  window_T[:length] = prompt[:-1]
+  beams = _search(
+    model,
+    vocabulary,
+    width,
+    bucket(max_symbols, context),
+    params,
+    tables,
+    *jax.device_put(
+      (
+        window_T,
+        np.int32(length),
+        np.int32(prompt[-1]),
+        np.int32(state),
+        np.int32(max_symbols),
+        np.float32(length_penalty),
+        np.array(settings.end),
+        np.int32(settings.min_chars),
+      ),
+      device,
+    ),
+  )
+  return _found(jax.device_get(beams), max_symbols, length_penalty)
+
+
+def _check(
+  prompt: np.ndarray,
+  width: int,
+  max_symbols: int,
+  length_penalty: float,
+  context: int,
+  automaton: Automaton | None,
+) -> None:
   for name, value in (('width', width), ('max_symbols', max_symbols)):
     if value < 1:
       raise UserError(f'{name}={value} must be at least 1')
@@ -117,40 +155,11 @@ def beam_search(
       f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
-  automaton = settings.constraint
   if automaton is not None and automaton.distance[0] > max_symbols:
     raise UserError(
       f'max_symbols={max_symbols} is too short: the constraint needs at least '
       f'{automaton.distance[0]}'
     )
-  params = decoding_params(model, params)
-  device = next(iter(jax.tree.leaves(params)[0].devices()))
-  tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
-  T = bucket(len(prompt) - 1, context)
-  window_T = np.full(T, vocabulary.pad, np.int32)
-  window_T[: len(prompt) - 1] = prompt[:-1]
-  beams = _search(
-    model,
-    vocabulary,
-    width,
-    bucket(max_symbols, context),
-    params,
-    tables,
-    *jax.device_put(
-      (
-        window_T,
-        np.int32(len(prompt) - 1),
-        np.int32(prompt[-1]),
-        np.int32(state),
-        np.int32(max_symbols),
-        np.float32(length_penalty),
-        np.array(settings.end),
-        np.int32(settings.min_chars),
-      ),
-      device,
-    ),
-  )
-  return _found(jax.device_get(beams), max_symbols, length_penalty)
 
 
 def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
@@ -199,30 +208,8 @@ def _search(
   least: Int[Array, ''],
 ) -> _Beams:
   """The texts after `num_steps` symbols, at most `capacity`."""
-  W, V = width, vocabulary.size
-  ends = (vocabulary.bos, vocabulary.eos)
-  real_T = jnp.arange(len(window_T)) < length
-  segment_T = jnp.cumsum((window_T == vocabulary.bos) & real_T)
-  # All texts begin alike: the prompt is read once, and then copied.
-  cache, _ = model.extend(
-    params,
-    model.init_cache(1, model.cfg.context),
-    window_T[None],
-    length[None],
-    segment_T.astype(jnp.int32)[None],
-  )
-  nothing_W = jnp.full(W, -jnp.inf)
-  beams = _Beams(
-    cache=jax.tree.map(lambda leaf: jnp.repeat(leaf, W, axis=0), cache),
-    last_W=jnp.broadcast_to(last, W),
-    segment_W=jnp.broadcast_to(segment_T[-1].astype(jnp.int32), W),
-    state_W=jnp.broadcast_to(state, W),
-    logprob_W=nothing_W.at[0].set(0.0),
-    text_WC=jnp.zeros((W, capacity), jnp.int32),
-    ended_score_W=nothing_W,
-    ended_logprob_W=nothing_W,
-    ended_text_WC=jnp.zeros((W, capacity), jnp.int32),
-    ended_length_W=jnp.zeros(W, jnp.int32),
+  beams = _begin(
+    model, vocabulary, width, capacity, params, window_T, length, last, state
   )
 
   def more(carry):
@@ -239,38 +226,87 @@ def _search(
       params,
       beams.cache,
       beams.last_W[:, None],
-      jnp.ones(W, jnp.int32),
+      jnp.ones(width, jnp.int32),
       segment_W[:, None],
     )
     log_WV = jax.nn.log_softmax(logits_WTV[:, 0], axis=-1)
-    next_WV = tables.next_RV[beams.state_W]
-    fits_WV = tables.distance_R[next_WV] < num_steps - step
-    symbols_WV = (next_WV >= 0) & fits_WV
-    stuck_W = ~jnp.any(symbols_WV[:, : vocabulary.num_symbols], axis=1)
-    may_end_W = tables.accepting_R[beams.state_W] & (
-      stuck_W | (end & (step >= least))
+    log_WV, next_WV = tables_lib.restrict(
+      tables,
+      vocabulary,
+      log_WV,
+      beams.state_W,
+      jnp.broadcast_to(num_steps - step, width),
+      jnp.broadcast_to(end & (step >= least), width),
     )
-    log_WV = permit(log_WV, symbols_WV, may_end_W, vocabulary.num_symbols, ends)
     total_WV = beams.logprob_W[:, None] + log_WV
+    ends = (vocabulary.bos, vocabulary.eos)
     end_W = jnp.max(total_WV[:, jnp.asarray(ends)], axis=1)
     beams = _ended(beams, end_W, step, penalty)
     total_WV = total_WV.at[:, jnp.asarray(ends)].set(-jnp.inf)
-    logprob_W, index_W = jax.lax.top_k(total_WV.reshape(-1), W)
-    parent_W, symbol_W = index_W // V, (index_W % V).astype(jnp.int32)
-    text_WC = beams.text_WC[parent_W]
-    beams = beams.replace(
-      cache=jax.tree.map(lambda leaf: leaf[parent_W], cache),
-      last_W=symbol_W,
-      segment_W=segment_W[parent_W],
-      state_W=next_WV[parent_W, symbol_W],
-      logprob_W=logprob_W,
-      text_WC=jax.lax.dynamic_update_slice(
-        text_WC, symbol_W[:, None], (0, step)
-      ),
-    )
-    return step + 1, beams
+    beams = dataclasses.replace(beams, cache=cache, segment_W=segment_W)
+    return step + 1, _longer(beams, total_WV, next_WV, step)
 
   return jax.lax.while_loop(more, body, (jnp.zeros((), jnp.int32), beams))[1]
+
+
+def _longer(
+  beams: _Beams,
+  total_WV: Float[Array, 'W V'],
+  next_WV: Int[Array, 'W V'],
+  step: Int[Array, ''],
+) -> _Beams:
+  """The likeliest of all texts one symbol longer."""
+  W, V = total_WV.shape
+  logprob_W, index_W = jax.lax.top_k(total_WV.reshape(-1), W)
+  parent_W, symbol_W = index_W // V, (index_W % V).astype(jnp.int32)
+  text_WC = beams.text_WC[parent_W]
+  return dataclasses.replace(
+    beams,
+    cache=jax.tree.map(lambda leaf: leaf[parent_W], beams.cache),
+    last_W=symbol_W,
+    segment_W=beams.segment_W[parent_W],
+    state_W=next_WV[parent_W, symbol_W],
+    logprob_W=logprob_W,
+    text_WC=jax.lax.dynamic_update_slice(text_WC, symbol_W[:, None], (0, step)),
+  )
+
+
+def _begin(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  width: int,
+  capacity: int,
+  params: Params,
+  window_T: Int[Array, 'T'],
+  length: Int[Array, ''],
+  last: Int[Array, ''],
+  state: Int[Array, ''],
+) -> _Beams:
+  """The empty text, and as many of nothing as there are beams besides."""
+  W = width
+  real_T = jnp.arange(len(window_T)) < length
+  segment_T = jnp.cumsum((window_T == vocabulary.bos) & real_T)
+  # All texts begin alike: the prompt is read once, and then copied.
+  cache, _ = model.extend(
+    params,
+    model.init_cache(1, model.cfg.context),
+    window_T[None],
+    length[None],
+    segment_T.astype(jnp.int32)[None],
+  )
+  nothing_W = jnp.full(W, -jnp.inf)
+  return _Beams(
+    cache=jax.tree.map(lambda leaf: jnp.repeat(leaf, W, axis=0), cache),
+    last_W=jnp.broadcast_to(last, W),
+    segment_W=jnp.broadcast_to(segment_T[-1].astype(jnp.int32), W),
+    state_W=jnp.broadcast_to(state, W),
+    logprob_W=nothing_W.at[0].set(0.0),
+    text_WC=jnp.zeros((W, capacity), jnp.int32),
+    ended_score_W=nothing_W,
+    ended_logprob_W=nothing_W,
+    ended_text_WC=jnp.zeros((W, capacity), jnp.int32),
+    ended_length_W=jnp.zeros(W, jnp.int32),
+  )
 
 
 def _ended(beams, end_W, step, penalty):
@@ -281,7 +317,8 @@ def _ended(beams, end_W, step, penalty):
     jnp.concatenate([beams.ended_score_W, score_W]), W
   )
   length_W = jnp.full(W, step)
-  return beams.replace(
+  return dataclasses.replace(
+    beams,
     ended_score_W=score_W,
     ended_logprob_W=jnp.concatenate([beams.ended_logprob_W, end_W])[index_W],
     ended_text_WC=jnp.concatenate([beams.ended_text_WC, beams.text_WC])[

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from craft_jax.constrain import valid_utf8
+from craft_jax.data.windows import bucket
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
@@ -19,7 +20,6 @@ from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
-_SMALLEST_BUCKET = 16
 _UNLIMITED = 1 << 30  # symbols
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
@@ -184,12 +184,6 @@ def _ready(model: Decoder, params: Params) -> Params:
     ),
     params,
   )
-
-
-def bucket(length: int, context: int) -> int:
-  """The padded length of a prefill: a power of two, at most the context."""
-  padded = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
-  return min(padded, context)
 
 
 def generate(

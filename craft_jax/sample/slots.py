@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.choose import RowSettings, choose, penalize, permit
-from craft_jax.sample.tables import Tables
+from craft_jax.sample.choose import RowSettings, choose, penalize
+from craft_jax.sample.tables import Tables, restrict
 from craft_jax.text.utf8 import CONTINUATIONS
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -164,22 +164,13 @@ def step(
     lambda: penalize(logits_BV, settings, cache.symbol_BS, cache.length_B),
     lambda: logits_BV,
   )
-  next_BV = tables.next_RV[slots.state_B]
-  # Only where the rest can still be written.
-  allowed_BV = (next_BV >= 0) & (
-    tables.distance_R[next_BV] < slots.left_B[:, None]
+  may_end_B = settings.end_B & (slots.chars_B >= settings.min_chars_B)
+  logits_BV, next_BV = restrict(
+    tables, vocabulary, logits_BV, slots.state_B, slots.left_B, may_end_B
   )
-  id_V = jnp.arange(logits_BV.shape[1])
-  is_symbol_1V = (id_V < vocabulary.num_symbols)[None]
-  stuck_B = ~jnp.any(allowed_BV & is_symbol_1V, axis=1)
-  long_B = slots.chars_B >= settings.min_chars_B
-  end_B = tables.accepting_R[slots.state_B] & (
-    stuck_B | (settings.end_B & long_B)
-  )
-  ends = (vocabulary.bos, vocabulary.eos)
-  logits_BV = permit(logits_BV, allowed_BV, end_B, vocabulary.num_symbols, ends)
   token_B = choose(logits_BV, settings, slots.position_B)
   row_B = jnp.arange(len(token_B))
+  id_V = jnp.arange(vocabulary.size)
   begins_V = jnp.ones_like(id_V)
   if vocabulary.kind == 'byte':
     begins_V = (id_V < CONTINUATIONS[0]) | (id_V > CONTINUATIONS[1])

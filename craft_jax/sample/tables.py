@@ -4,10 +4,13 @@ from collections.abc import Sequence
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from craft_jax.constrain.automaton import Automaton
+from craft_jax.sample.choose import permit
+from craft_jax.text.vocabulary import Vocabulary
 
 _ENTRIES = 1 << 18  # of the smallest table, so that most fit into it
 _NONE = -1
@@ -67,3 +70,36 @@ def stack(
     distance_R[part] = automaton.distance
   arrays = jax.device_put((next_RV, accepting_R, distance_R), device)
   return Tables(*arrays), np.array([starts[a] for a in automata], np.int32)
+
+
+def restrict(
+  tables: Tables,
+  vocabulary: Vocabulary,
+  logits_BV: Float[Array, 'B V'],
+  state_B: Int[Array, 'B'],
+  left_B: Int[Array, 'B'],
+  may_end_B: Bool[Array, 'B'],
+) -> tuple[Float[Array, 'B V'], Int[Array, 'B V']]:
+  """Minus infinity for what must not follow, and the state after each symbol.
+
+  A symbol may follow where the rest of a whole text can still be written. A
+  text ends only where its constraint accepts it, and must where nothing else
+  may follow.
+
+  Args:
+    tables: the constraints.
+    vocabulary: the symbols.
+    logits_BV: of the next symbol.
+    state_B: of the constraints.
+    left_B: symbols that may still be written.
+    may_end_B: rows that may end although more could follow.
+  """
+  next_BV = tables.next_RV[state_B]
+  allowed_BV = (next_BV >= 0) & (tables.distance_R[next_BV] < left_B[:, None])
+  stuck_B = ~jnp.any(allowed_BV[:, : vocabulary.num_symbols], axis=1)
+  end_B = tables.accepting_R[state_B] & (stuck_B | may_end_B)
+  ends = (vocabulary.bos, vocabulary.eos)
+  return (
+    permit(logits_BV, allowed_BV, end_B, vocabulary.num_symbols, ends),
+    next_BV,
+  )

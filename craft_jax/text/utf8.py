@@ -64,6 +64,17 @@ def code_point_chunks(text: str) -> Iterator[np.ndarray]:
     yield code_points(text[start : start + _CHUNK])
 
 
+def byte_offsets(text: str) -> np.ndarray:
+  """Where each character of `text` starts in `to_bytes(text)`, int64."""
+  sizes = [np.zeros(0, np.int64)]
+  for codes in code_point_chunks(text):
+    size = 1 + (codes[:, None] >= [0x80, 0x800, 0x10000]).sum(1)
+    size[(codes >= 0xDC80) & (codes <= 0xDCFF)] = 1  # a raw byte
+    sizes.append(size)
+  size = np.concatenate(sizes)
+  return np.cumsum(size) - size
+
+
 def from_code_points(codes: np.ndarray) -> str:
   """Inverse of `code_points`; neighbouring surrogates are not joined."""
   return codes.astype('<u4').tobytes().decode('utf-32-le', 'surrogatepass')

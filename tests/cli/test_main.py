@@ -124,6 +124,8 @@ MISTAKES = [
   (['eval', '--workdir=nowhere'], 'no run directory nowhere'),
   (['eval', '--workdir=w', '--config.seed=1'], 'takes no settings'),
   (['eval', '--workdir=w', '--split=dev'], 'invalid choice'),
+  (['score', '--workdir=w', '--txt=a'], "did you mean '--text'?"),
+  (['score', '--workdir=nowhere', '--text=a'], 'no run directory nowhere'),
   (['sample', '--workdir=nowhere'], 'no run directory nowhere'),
   (['inspect', '--workdir=nowhere'], 'no run directory nowhere'),
   (['data', 'stats', '--config=text', '--config.data.path=.'], 'text'),

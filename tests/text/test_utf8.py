@@ -125,3 +125,14 @@ def test_strict_names_the_offset():
   assert utf8.decode_strict(TEXT.encode()) == TEXT
   with pytest.raises(UserError, match=r'a\.txt .*0xFF at offset 3;'):
     utf8.decode_strict('aé'.encode() + b'\xff', 'a.txt')
+
+
+@given(nearly_utf8)
+def test_byte_offsets(data):
+  text = data.decode('utf-8', 'surrogateescape')
+  offsets = [len(utf8.to_bytes(text[:i])) for i in range(len(text))]
+  assert utf8.byte_offsets(text).tolist() == offsets
+
+
+def test_byte_offsets_of_a_lone_surrogate():
+  assert utf8.byte_offsets('a\ud800b\udcffc').tolist() == [0, 1, 4, 5, 6]
