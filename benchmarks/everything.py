@@ -34,6 +34,7 @@ _CPU = (
   ('train_step', '--sweep=dispatch', '--size=cpu', '--steps=64'),
   ('train_step', '--sweep=mesh', '--size=gpu', '--pairs=3'),
   ('decode', '--pairs=3'),
+  ('constrained', '--pairs=7'),
   ('time_to_loss', '--pairs=2'),
   ('startup',),
   ('data',),
@@ -44,7 +45,7 @@ _CPU = (
   ('checkpoint',),
   ('meshes',),
 )
-_NEED_NO_DATA = ('decode', 'precision')
+_NEED_NO_DATA = ('decode', 'constrained', 'precision')
 
 
 def main() -> None:

@@ -182,6 +182,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'compressors': _compressors,
   'train_step': _train_step,
   'decode': _decode,
+  'constrained': _compared,
   'startup': _startup,
   'data': _compared,
   'scaling': _compared,
