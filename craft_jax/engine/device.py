@@ -72,11 +72,41 @@ def read_chunk(
   return Prefix(cache, segment_BT[:, -1])
 
 
+# What a row has beside its settings, its key as two numbers.
+_FIELDS = ('last', 'position', 'chars', 'state', 'left')
+_KEY = ('seed', 'sample')
+# Settings of one number each travel in two arrays: to the device an array
+# costs about as much as a kilobyte more in it.
+_TEMPLATE = {
+  name: column.dtype
+  for name, column in setting_arrays([SampleSettings()], 1).items()
+  if column.ndim == 1
+}
+_FLOATS = tuple(n for n, dtype in _TEMPLATE.items() if dtype == np.float32)
+_INTS = tuple(n for n, dtype in _TEMPLATE.items() if dtype != np.float32)
+
+
+def pack(
+  row: Mapping[str, int], settings: SampleSettings, vocabulary_size: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  """A row as few arrays: its integers, its floats, and what is `[V]`."""
+  columns = setting_arrays([settings], vocabulary_size)
+  ints = [row[name] for name in _FIELDS]
+  key = np.array([row[name] for name in _KEY], np.uint32)
+  ints += key.view(np.int32).tolist()
+  ints += [int(columns[name][0]) for name in _INTS]
+  floats = [columns[name][0] for name in _FLOATS]
+  wide = {n: column for n, column in columns.items() if n not in _TEMPLATE}
+  return np.array(ints, np.int32), np.array(floats, np.float32), wide
+
+
 @functools.partial(jax.jit, donate_argnames='slots')
 def place(
   slots: Slots,
   prefix: Prefix,
-  row: dict[str, Any],
+  int_W: Int[Array, 'W'],
+  float_R: Float[Array, 'R'],
+  wide: dict[str, Array],
   slot: Int[Array, ''],
 ) -> Slots:
   """The slots with a text in one of them; the number is traced.
@@ -84,27 +114,34 @@ def place(
   Args:
     slots: donated.
     prefix: what the model has read of its window.
-    row: the other fields of `Slots` for one row, without their `_B`; `settings`
-      has those of `RowSettings`, of the key `seed` and `sample` are given.
+    int_W: see `pack`, as the next two.
+    float_R: likewise.
+    wide: likewise.
     slot: where to.
   """
-  key = jax.random.fold_in(jax.random.key(row['seed']), row['sample'])
+  int_WB = int_W[:, None]
+  field = dict(zip((*_FIELDS, *_KEY, *_INTS), int_WB, strict=True))
+  field |= dict(zip(_FLOATS, float_R[:, None], strict=True))
+  seed_B, sample_B = (
+    jax.lax.bitcast_convert_type(field[name], jnp.uint32) for name in _KEY
+  )
+  key_B = jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(
+    seed_B, sample_B
+  )
+  settings = {n: field[n].astype(dtype) for n, dtype in _TEMPLATE.items()}
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
-    settings=RowSettings(key_B=key[None], **row['settings']),
-    **{f'{name}_B': row[name][None] for name in ROW_FIELDS},
+    settings=RowSettings(key_B=key_B, **settings, **wide),
+    **{f'{name}_B': field[name] for name in _FIELDS},
   )
 
   def put(all_B, one_B):
     if not jax.dtypes.issubdtype(all_B.dtype, jax.dtypes.prng_key):
       one_B = one_B.astype(all_B.dtype)
-    return all_B.at[slot].set(one_B[0])
+    return jax.lax.dynamic_update_slice_in_dim(all_B, one_B, slot, 0)
 
   return jax.tree.map(put, slots, one)
-
-
-ROW_FIELDS = ('last', 'position', 'chars', 'state', 'left')
 
 
 @functools.partial(
@@ -252,14 +289,11 @@ class Device:
     self, slot: int, prefix: Prefix, row: Mapping[str, int],
     settings: SampleSettings,
   ) -> None:  # fmt: skip
-    """Puts a text into a slot; see `place` for the row."""
-    arrays: dict[str, Any] = {
-      name: np.array(row[name], np.int32) for name in ROW_FIELDS
-    }
-    arrays |= {name: np.uint32(row[name]) for name in ('seed', 'sample')}
-    arrays['settings'] = setting_arrays([settings], self._vocabulary.size)
-    row_arrays, at = self._put((arrays, np.array(slot, np.int32)))
-    self._slots = place(self._slots, prefix, row_arrays, at)
+    """Puts a text into a slot; `row` has its numbers by name."""
+    arrays = pack(row, settings, self._vocabulary.size)
+    self._slots = place(
+      self._slots, prefix, *self._put((*arrays, np.array(slot, np.int32)))
+    )
     self._fresh_B[slot] = True
 
   def decode(self, slots: Mapping[int, int], steps: int) -> tuple[Any, Any]:
@@ -296,7 +330,7 @@ class Device:
     while chunk > T:
       T = bucket(T + 1, chunk)
       self.read(self.empty, np.zeros(T, np.int32), chunk)
-    row = dict.fromkeys((*ROW_FIELDS, 'seed', 'sample'), 0)
+    row = dict.fromkeys((*_FIELDS, *_KEY), 0)
     self.insert(0, self.empty, row, SampleSettings())
     self.store.warm()
     jax.block_until_ready(self.decode({}, 1))

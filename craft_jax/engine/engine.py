@@ -34,7 +34,9 @@ class Engine:
     vocabulary: its symbols.
     slots: texts written at once.
     steps: symbols per text and dispatch, at most.
-    chunk: symbols of prompts read between two dispatches.
+    chunk: symbols of a prompt read in one piece, at most.
+    reading: symbols of prompts read between two dispatches; more lets new
+      requests begin sooner, less keeps those that run from waiting.
     waiting: requests in the queue.
     prefix_bytes: of prompts kept as the model has read them.
   """
@@ -47,12 +49,15 @@ class Engine:
     slots: int = 16,
     steps: int = 32,
     chunk: int = 256,
+    reading: int = 1024,
     waiting: int = 256,
     prefix_bytes: int = 1 << 28,
   ):
     self._vocabulary, self._context = vocabulary, model.cfg.context
     self._chunk = min(chunk, self._context)
-    limits = Limits(slots, steps, self._chunk, waiting)
+    limits = Limits(
+      slots, steps, self._chunk, max(reading, self._chunk), waiting
+    )
     self._device = Device(model, params, vocabulary, slots, steps)
     self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
     self.scheduler = Scheduler(limits, self._known)

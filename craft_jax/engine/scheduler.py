@@ -28,8 +28,8 @@ class Limits:
   Attributes:
     slots: samples that run at once.
     steps: symbols per slot and dispatch, at most.
-    chunk: symbols of prompts read between two dispatches, and the most that is
-      read in one piece.
+    chunk: symbols read in one piece, at most.
+    reading: symbols of prompts read between two dispatches; at least a chunk.
     waiting: requests in the queue.
     waiting_symbols: of the prompts in the queue, together.
   """
@@ -37,6 +37,7 @@ class Limits:
   slots: int = 16
   steps: int = 32
   chunk: int = 256
+  reading: int = 1024
   waiting: int = 256
   waiting_symbols: int = 1 << 20
 
@@ -44,6 +45,10 @@ class Limits:
     for field in dataclasses.fields(self):
       if getattr(self, field.name) < 1:
         raise UserError(f'{field.name} must be at least 1')
+    if self.reading < self.chunk:
+      raise UserError(
+        f'reading={self.reading} must be at least chunk={self.chunk}'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +281,7 @@ class Scheduler:
     A window is cut at multiples of `chunk` alone, whatever else is read: what a
     prompt becomes, to the last bit, depends on nothing but itself.
     """
-    room = chunk = self.limits.chunk
+    chunk, room = self.limits.chunk, self.limits.reading
     for window in self._windows:
       while window.done < window.length:
         start = window.done

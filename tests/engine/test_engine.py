@@ -49,7 +49,7 @@ def toy():
 
 
 def engine_of(toy, vocabulary=CHARS, **changes):
-  defaults = {'slots': 4, 'steps': 8, 'chunk': 16}
+  defaults = {'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40}
   return Engine(*toy, vocabulary, **(defaults | changes))
 
 

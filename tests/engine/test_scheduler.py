@@ -16,6 +16,7 @@ class Mock:
   """A device of lists, and who runs where."""
 
   def __init__(self, **limits):
+    limits.setdefault('reading', limits.get('chunk', 1024))
     self.limits = Limits(**limits)
     self.scheduler = Scheduler(self.limits, lambda job: self.known.get(job, 0))
     self.known, self.prompts, self.budgets = {}, {}, {}
@@ -150,7 +151,7 @@ def test_cancelling_takes_effect_in_the_next_plan(turns):
 
 
 def test_a_window_that_slides_goes_before_new_prompts():
-  scheduler = Scheduler(Limits(slots=2, steps=4, chunk=4))
+  scheduler = Scheduler(Limits(slots=2, steps=4, chunk=4, reading=4))
   scheduler.submit(0, 2, 4)
   assert list(scheduler.plan().decode.values()) == [4]
   slot = next(iter(scheduler._tenants))
@@ -166,7 +167,9 @@ def test_a_window_that_slides_goes_before_new_prompts():
 
 def test_no_slot_is_lost_in_many_random_events():
   rng = random.Random(0)
-  limits = Limits(slots=5, steps=8, chunk=16, waiting=8, waiting_symbols=200)
+  limits = Limits(
+    slots=5, steps=8, chunk=16, reading=24, waiting=8, waiting_symbols=200
+  )
   scheduler = Scheduler(limits, lambda job: 0)
   running, number, refused, cancelled, slid = {}, 0, 0, 0, 0
   live: list[int] = []
@@ -195,7 +198,7 @@ def test_no_slot_is_lost_in_many_random_events():
       del running[slot]
     else:
       plan = scheduler.plan()
-      assert sum(r.stop - r.start for r in plan.reads) <= limits.chunk
+      assert sum(r.stop - r.start for r in plan.reads) <= limits.reading
       for insert in plan.inserts:
         assert insert.slot not in running
         running[insert.slot] = insert.job
@@ -213,6 +216,8 @@ def test_no_slot_is_lost_in_many_random_events():
 def test_mistakes():
   with pytest.raises(UserError, match='chunk must be at least 1'):
     Limits(chunk=0)
+  with pytest.raises(UserError, match='reading=4 must be at least chunk=8'):
+    Limits(chunk=8, reading=4)
   scheduler = Scheduler(Limits())
   scheduler.submit(1, 2, 3)
   with pytest.raises(ValueError, match='job 1 is not finished'):
