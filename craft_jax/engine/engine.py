@@ -47,7 +47,7 @@ class Engine:
     params: Params,
     vocabulary: Vocabulary,
     slots: int = 16,
-    steps: int = 32,
+    steps: int = 8,
     chunk: int = 256,
     reading: int = 1024,
     waiting: int = 256,

@@ -35,7 +35,7 @@ class Limits:
   """
 
   slots: int = 16
-  steps: int = 32
+  steps: int = 8
   chunk: int = 256
   reading: int = 1024
   waiting: int = 256
