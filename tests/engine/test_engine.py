@@ -358,3 +358,17 @@ def test_mistakes(toy):
   engine.submit(request('t'))
   with pytest.raises(ValueError, match='are under way'):
     engine.run([])
+
+
+def test_a_dispatch_is_issued_before_the_last_is_read(toy, monkeypatch):
+  calls = []
+  for name in ('decode', 'fetch'):
+    real = getattr(device_lib.Device, name)
+
+    def logged(self, *args, name=name, real=real):
+      calls.append(name)
+      return real(self, *args)
+
+    monkeypatch.setattr(device_lib.Device, name, logged)
+  engine_of(toy, steps=4).run([request('the', 12)])
+  assert calls == ['decode', 'decode', 'fetch', 'decode', 'fetch', 'fetch']
