@@ -14,7 +14,6 @@ from craft_jax.model import build
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample.choose import RowSettings, choose, permit
 from craft_jax.sample.generate import (
-  _arrays,
   bucket,
   decoding_params,
   encode_prompt,
@@ -23,6 +22,7 @@ from craft_jax.sample.generate import (
   show_prompt,
   start_symbols,
 )
+from craft_jax.sample.rows import setting_arrays
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Model
 from craft_jax.text.vocabulary import Vocabulary
@@ -86,7 +86,7 @@ def reference(model, params, prompt, settings, row, kept=CONTEXT // 2):
     )
     rows = RowSettings(
       key_B=jax.random.fold_in(jax.random.key(0), row)[None],
-      **jax.tree.map(jnp.asarray, _arrays([settings], CHARS.size)),
+      **jax.tree.map(jnp.asarray, setting_arrays([settings], CHARS.size)),
     )
     return choose(logits_BV, rows, position_B)[0]
 

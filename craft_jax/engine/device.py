@@ -1,0 +1,339 @@
+"""The device side: prefixes are read alone, slots are written together."""
+
+import collections
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from craft_jax.data.windows import bucket
+from craft_jax.engine import tables as tables_lib
+from craft_jax.model.cache import Cache
+from craft_jax.model.transformer import Decoder
+from craft_jax.sample import slots as slots_lib
+from craft_jax.sample.choose import RowSettings
+from craft_jax.sample.generate import decoding_params
+from craft_jax.sample.rows import setting_arrays
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.sample.slots import Slots
+from craft_jax.sample.tables import Tables
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Params
+
+
+@flax.struct.dataclass
+class Prefix:
+  """What the model has read of one window.
+
+  Attributes:
+    cache: of one row, as long as the context.
+    segment_B: document number of the last symbol.
+  """
+
+  cache: Cache
+  segment_B: Int[Array, 'B']
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def empty_prefix(model: Decoder) -> Prefix:
+  """Nothing read yet."""
+  return Prefix(model.init_cache(1, model.cfg.context), jnp.zeros(1, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'vocabulary'))
+def read_chunk(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  params: Params,
+  prefix: Prefix,
+  chunk_BT: Int[Array, 'B T'],
+  length_B: Int[Array, 'B'],
+) -> Prefix:
+  """Reads further symbols of a window. The prefix stays, others may go on it.
+
+  Args:
+    model: the model.
+    vocabulary: its symbols.
+    params: its parameters.
+    prefix: what was read before.
+    chunk_BT: the symbols, one row, padded to any T.
+    length_B: how many they are.
+  """
+  real_BT = jnp.arange(chunk_BT.shape[1])[None] < length_B[:, None]
+  begins_BT = ((chunk_BT == vocabulary.bos) & real_BT).astype(jnp.int32)
+  segment_BT = prefix.segment_B[:, None] + jnp.cumsum(begins_BT, axis=1)
+  # The logits are not used, so the head is compiled away.
+  cache, _ = model.extend(params, prefix.cache, chunk_BT, length_B, segment_BT)
+  return Prefix(cache, segment_BT[:, -1])
+
+
+# What a row has beside its settings, its key as two numbers.
+_FIELDS = ('last', 'position', 'chars', 'state', 'left')
+_KEY = ('seed', 'sample')
+# Settings of one number each travel in two arrays: to the device an array
+# costs about as much as a kilobyte more in it.
+_TEMPLATE = {
+  name: column.dtype
+  for name, column in setting_arrays([SampleSettings()], 1).items()
+  if column.ndim == 1
+}
+_FLOATS = tuple(n for n, dtype in _TEMPLATE.items() if dtype == np.float32)
+_INTS = tuple(n for n, dtype in _TEMPLATE.items() if dtype != np.float32)
+
+
+def pack(
+  row: Mapping[str, int], settings: SampleSettings, vocabulary_size: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+  """A row as few arrays: its integers, its floats, and what is `[V]`."""
+  columns = setting_arrays([settings], vocabulary_size)
+  ints = [row[name] for name in _FIELDS]
+  key = np.array([row[name] for name in _KEY], np.uint32)
+  ints += key.view(np.int32).tolist()
+  ints += [int(columns[name][0]) for name in _INTS]
+  floats = [columns[name][0] for name in _FLOATS]
+  wide = {n: column for n, column in columns.items() if n not in _TEMPLATE}
+  return np.array(ints, np.int32), np.array(floats, np.float32), wide
+
+
+@functools.partial(jax.jit, donate_argnames='slots')
+def place(
+  slots: Slots,
+  prefix: Prefix,
+  int_W: Int[Array, 'W'],
+  float_R: Float[Array, 'R'],
+  wide: dict[str, Array],
+  slot: Int[Array, ''],
+) -> Slots:
+  """The slots with a text in one of them; the number is traced.
+
+  Args:
+    slots: donated.
+    prefix: what the model has read of its window.
+    int_W: see `pack`, as the next two.
+    float_R: likewise.
+    wide: likewise.
+    slot: where to.
+  """
+  int_WB = int_W[:, None]
+  field = dict(zip((*_FIELDS, *_KEY, *_INTS), int_WB, strict=True))
+  field |= dict(zip(_FLOATS, float_R[:, None], strict=True))
+  seed_B, sample_B = (
+    jax.lax.bitcast_convert_type(field[name], jnp.uint32) for name in _KEY
+  )
+  key_B = jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(
+    seed_B, sample_B
+  )
+  settings = {n: field[n].astype(dtype) for n, dtype in _TEMPLATE.items()}
+  one = Slots(
+    cache=prefix.cache,
+    segment_B=prefix.segment_B,
+    settings=RowSettings(key_B=key_B, **settings, **wide),
+    **{f'{name}_B': field[name] for name in _FIELDS},
+  )
+
+  def put(all_B, one_B):
+    if not jax.dtypes.issubdtype(all_B.dtype, jax.dtypes.prng_key):
+      one_B = one_B.astype(all_B.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(all_B, one_B, slot, 0)
+
+  return jax.tree.map(put, slots, one)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('model', 'vocabulary', 'capacity'),
+  donate_argnames='slots',
+)
+def decode(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  params: Params,
+  tables: Tables,
+  slots: Slots,
+  before_BC: Int[Array, 'B C'],
+  wanted_B: Bool[Array, 'B'],
+  fresh_B: Bool[Array, 'B'],
+  num_steps: Int[Array, ''],
+  capacity: int,
+) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C']]:
+  """`slots.decode` of the rows wanted that did not end in the dispatch before.
+
+  So it can be issued before anybody has looked at that dispatch. A row may be
+  given more steps than it has room for: what it then writes is to be dropped,
+  and its slot to be inserted into before it is wanted again.
+
+  Args:
+    model: the model.
+    vocabulary: its symbols.
+    params: its parameters.
+    tables: the constraints.
+    slots: donated.
+    before_BC: what the dispatch before wrote.
+    wanted_B: rows that write.
+    fresh_B: rows inserted since, of which `before_BC` says nothing.
+    num_steps: at most `capacity`.
+    capacity: C.
+  """
+  end_BC = (before_BC == vocabulary.bos) | (before_BC == vocabulary.eos)
+  live_B = wanted_B & (fresh_B | ~jnp.any(end_BC, axis=1))
+  slots, out_BC, log_BC, *_ = slots_lib.decode(
+    model, vocabulary, params, tables, slots, live_B, num_steps, capacity
+  )
+  return slots, out_BC, log_BC
+
+
+class PrefixCache:
+  """Prefixes by their symbols, the least recently used leave first.
+
+  Args:
+    max_bytes: held at most; 0 is no cache.
+    prefix_bytes: of one. All have room for a whole context, so that one
+      executable serves them.
+
+  Attributes:
+    hits: symbols found instead of read.
+  """
+
+  def __init__(self, max_bytes: int, prefix_bytes: int):
+    self._most = max_bytes // prefix_bytes
+    self._held: collections.OrderedDict[bytes, Prefix] = (
+      collections.OrderedDict()
+    )
+    self.hits = 0
+
+  def __len__(self) -> int:
+    return len(self._held)
+
+  def find(self, ids: np.ndarray, chunk: int) -> tuple[int, Prefix | None]:
+    """The longest beginning of `ids` that is held, in whole chunks or all."""
+    whole = len(ids) - len(ids) % chunk
+    for length in (len(ids), *range(whole, 0, -chunk)):
+      key = ids[:length].tobytes()
+      if length and key in self._held:
+        self._held.move_to_end(key)
+        self.hits += length
+        return length, self._held[key]
+    return 0, None
+
+  def keep(self, ids: np.ndarray, prefix: Prefix) -> None:
+    """Holds what `ids` were read into."""
+    if self._most:
+      self._held[ids.tobytes()] = prefix
+      self._held.move_to_end(ids.tobytes())
+      if len(self._held) > self._most:
+        self._held.popitem(last=False)
+
+
+class Device:
+  """Slots, tables and parameters on one device, and calls on them.
+
+  No call waits for the device but `fetch`.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    vocabulary: its symbols.
+    slots: B.
+    steps: C, symbols per slot and dispatch at most.
+  """
+
+  def __init__(
+    self,
+    model: Decoder,
+    params: Params,
+    vocabulary: Vocabulary,
+    slots: int,
+    steps: int,
+  ):
+    self._model, self._vocabulary, self._steps = model, vocabulary, steps
+    self._params = decoding_params(model, params)
+    self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
+    self.store = tables_lib.TableStore(vocabulary.size, self._device)
+    self.empty: Prefix = self._put(empty_prefix(model))
+    zero_B = np.zeros(slots, np.int32)
+    settings = setting_arrays([SampleSettings()] * slots, vocabulary.size)
+    self._slots = slots_lib.open_slots(
+      model,
+      *self._put((zero_B, zero_B, zero_B, settings, np.uint32(0),
+                  zero_B.astype(np.uint32))),
+    )  # fmt: skip
+    self._before_BC = self._put(
+      np.full((slots, steps), vocabulary.pad, np.int32)
+    )
+    self._fresh_B = np.zeros(slots, bool)
+
+  @property
+  def prefix_bytes(self) -> int:
+    """Of one prefix on the device."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(self.empty))
+
+  def read(self, prefix: Prefix, ids: np.ndarray, longest: int) -> Prefix:
+    """Reads `ids`, at most `longest`, after a prefix."""
+    T = bucket(len(ids), longest)
+    chunk_BT = np.full((1, T), self._vocabulary.pad, np.int32)
+    chunk_BT[0, : len(ids)] = ids
+    return read_chunk(
+      self._model,
+      self._vocabulary,
+      self._params,
+      prefix,
+      *self._put((chunk_BT, np.array([len(ids)], np.int32))),
+    )
+
+  def insert(
+    self, slot: int, prefix: Prefix, row: Mapping[str, int],
+    settings: SampleSettings,
+  ) -> None:  # fmt: skip
+    """Puts a text into a slot; `row` has its numbers by name."""
+    arrays = pack(row, settings, self._vocabulary.size)
+    self._slots = place(
+      self._slots, prefix, *self._put((*arrays, np.array(slot, np.int32)))
+    )
+    self._fresh_B[slot] = True
+
+  def decode(self, slots: Mapping[int, int], steps: int) -> tuple[Any, Any]:
+    """Writes into slots; symbols and logarithms of probabilities to `fetch`."""
+    wanted_B = np.zeros(len(self._fresh_B), bool)
+    wanted_B[list(slots)] = True
+    arrays = self._put((wanted_B, self._fresh_B, np.array(steps, np.int32)))
+    self._slots, *out = decode(
+      self._model,
+      self._vocabulary,
+      self._params,
+      self.store.tables,
+      self._slots,
+      self._before_BC,
+      *arrays,
+      self._steps,
+    )
+    # Not cleared in place: the device may read the old array yet.
+    self._fresh_B = np.zeros_like(self._fresh_B)
+    self._before_BC = out[0]
+    return out[0], out[1]
+
+  def fetch(self, out: tuple[Any, Any]) -> tuple[list, list]:
+    """What a `decode` wrote, row by row; waits for it."""
+    ids, logprobs = jax.device_get(out)
+    return ids.tolist(), logprobs.tolist()
+
+  def warm(self, chunk: int) -> None:
+    """Compiles every program, for chunks of up to `chunk` symbols.
+
+    Slots are written to, so nothing may be under way.
+    """
+    T = 0
+    while chunk > T:
+      T = bucket(T + 1, chunk)
+      self.read(self.empty, np.zeros(T, np.int32), chunk)
+    row = dict.fromkeys((*_FIELDS, *_KEY), 0)
+    self.insert(0, self.empty, row, SampleSettings())
+    self.store.warm()
+    jax.block_until_ready(self.decode({}, 1))
+
+  def _put(self, arrays):
+    return jax.device_put(arrays, self._device)

@@ -1,0 +1,321 @@
+"""Requests in, pieces of text out, many at once over the same slots."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from craft_jax.constrain import Automaton, valid_utf8
+from craft_jax.engine.device import Device, PrefixCache
+from craft_jax.engine.requests import Job, Request, Sample, check
+from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
+from craft_jax.errors import UserError
+from craft_jax.model.transformer import Decoder
+from craft_jax.sample.rows import Piece, Row, decoder_after
+from craft_jax.text.utf8 import CONTINUATIONS
+from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.types import Params
+
+_UNLIMITED = 1 << 30  # symbols
+_WHOLE = 3  # characters that one symbol may complete beside its own
+
+
+class Engine:
+  """Continuous batching: requests join and leave between dispatches.
+
+  What a request is given depends on nothing but itself, not on its neighbours,
+  its slot or the number of symbols per dispatch.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    vocabulary: its symbols.
+    slots: texts written at once.
+    steps: symbols per text and dispatch, at most.
+    chunk: symbols of a prompt read in one piece, at most.
+    reading: symbols of prompts read between two dispatches; more lets new
+      requests begin sooner, less keeps those that run from waiting.
+    waiting: requests in the queue.
+    prefix_bytes: of prompts kept as the model has read them.
+  """
+
+  def __init__(
+    self,
+    model: Decoder,
+    params: Params,
+    vocabulary: Vocabulary,
+    slots: int = 16,
+    steps: int = 8,
+    chunk: int = 256,
+    reading: int = 1024,
+    waiting: int = 256,
+    prefix_bytes: int = 1 << 28,
+  ):
+    self._vocabulary, self._context = vocabulary, model.cfg.context
+    self._chunk = min(chunk, self._context)
+    limits = Limits(
+      slots, steps, self._chunk, max(reading, self._chunk), waiting
+    )
+    self._device = Device(model, params, vocabulary, slots, steps)
+    self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
+    self.scheduler = Scheduler(limits, self._known)
+    self._jobs: dict[int, Job] = {}
+    self._running: dict[int, Sample] = {}
+    self._number = 0
+    # The dispatch that nobody has looked at, and whose symbols it writes.
+    self._issued: tuple[Any, dict[int, tuple[Sample, int]]] | None = None
+
+  @property
+  def busy(self) -> bool:
+    """Whether `step` has anything to do."""
+    return self.scheduler.busy
+
+  def submit(self, request: Request) -> int:
+    """Takes a request; its number.
+
+    Raises:
+      Full: the queue or the tables of constraints are; nothing has changed.
+      UserError: it can never be done.
+    """
+    check(request, self._context)
+    window = request.prompt[-self._context :].astype(np.int32)
+    room = self._context + 1 - len(window)
+    automaton, begin, left = self._constraint(request, room)
+    first = self._device.store.acquire(automaton)
+    handle, self._number = self._number, self._number + 1
+    job = Job(
+      request, window, automaton, begin, first, left, None, request.samples
+    )
+    self._jobs[handle] = job
+    try:
+      self.scheduler.submit(
+        handle,
+        len(window) - 1,
+        self._budget(room, request.max_chars),
+        request.samples,
+      )
+    except Full:
+      self._forget(handle)
+      raise
+    return handle
+
+  def cancel(self, handle: int) -> bool:
+    """Ends a request, of which nothing more is given; False if it has ended.
+
+    What the device is writing is dropped; the next dispatch is without it.
+    """
+    if not self.scheduler.cancel(handle):
+      return False
+    self._running = {
+      slot: sample
+      for slot, sample in self._running.items()
+      if sample.handle != handle
+    }
+    self._forget(handle)
+    return True
+
+  def step(self) -> list[tuple[int, Piece]]:
+    """Issues the next dispatch, then waits for the one before.
+
+    Returns:
+      What that one added: the request's number, and a `Piece` whose `row` is
+      the number of the sample, counted from 0.
+    """
+    plan = self.scheduler.plan()
+    for read in plan.reads:
+      self._read(read)
+    for insert in plan.inserts:
+      self._insert(insert)
+    before, self._issued = self._issued, None
+    if plan.steps:
+      out = self._device.decode(plan.decode, plan.steps)
+      self._issued = (
+        out,
+        {
+          slot: (self._running[slot], count)
+          for slot, count in plan.decode.items()
+        },
+      )
+    if before is None:
+      return []
+    out, writers = before
+    ids, logprobs = self._device.fetch(out)
+    return [
+      (sample.handle, self._take(slot, ids[slot][:n], logprobs[slot][:n]))
+      for slot, (sample, n) in writers.items()
+      if self._running.get(slot) is sample
+    ]
+
+  def run(self, requests: Iterable[Request]) -> list[list[Piece]]:
+    """Does all of them; of each request a whole `Piece` per sample."""
+    if self.busy:
+      raise ValueError('other requests are under way, whose pieces would go')
+    pieces: dict[int, list[list[Piece]]] = {}
+    todo = collections.deque(requests)
+    while todo or self.busy:
+      while todo:
+        try:
+          handle = self.submit(todo[0])
+        except Full:
+          if not self.busy:
+            raise
+          break
+        pieces[handle] = [[] for _ in range(todo.popleft().samples)]
+      for handle, piece in self.step():
+        pieces[handle][piece.row].append(piece)
+    return [[_joined(parts) for parts in of] for of in pieces.values()]
+
+  def warm(self) -> None:
+    """Compiles all there is to compile; only while nothing is under way."""
+    assert not self.busy
+    self._device.warm(self._chunk)
+
+  # --- what a plan asks for ---
+
+  def _known(self, handle: int) -> int:
+    """Symbols of a prompt that a prefix has; it is taken."""
+    job = self._jobs[handle]
+    done, job.prefix = self.prefixes.find(job.window[:-1], self._chunk)
+    return done
+
+  def _read(self, read: Read) -> None:
+    job = self._jobs[read.job]
+    if read.slot is not None:
+      sample = self._running[read.slot]
+      ids = np.array(sample.row.window[read.start : read.stop], np.int32)
+      prefix = sample.prefix or self._device.empty
+      sample.prefix = self._device.read(prefix, ids, self._chunk)
+      return
+    ids = job.window[read.start : read.stop]
+    prefix = job.prefix or self._device.empty
+    job.prefix = self._device.read(prefix, ids, self._chunk)
+    self.prefixes.keep(job.window[: read.stop], job.prefix)
+
+  def _insert(self, insert: Insert) -> None:
+    job = self._jobs[insert.job]
+    request = job.request
+    if insert.again:
+      sample = self._running[insert.slot]
+      prefix, sample.prefix = sample.prefix, None
+    else:
+      row = Row(
+        job.window.tolist(),
+        decoder_after(self._vocabulary, request.prompt),
+        request.max_chars,
+        request.settings.stop,
+      )
+      sample = Sample(insert.job, job, insert.sample, row, job.begin)
+      self._running[insert.slot] = sample
+      prefix = job.prefix
+      if insert.last:
+        job.prefix = None
+    fields = {
+      'last': sample.row.window[-1],
+      'position': len(request.prompt) + sample.written,
+      'chars': sample.chars,
+      'state': job.first + sample.state,
+      'left': job.left - sample.written,
+      'seed': request.seed,
+      'sample': request.first_sample + sample.number,
+    }
+    self._device.insert(
+      insert.slot, prefix or self._device.empty, fields, request.settings
+    )
+
+  # --- what came of it ---
+
+  def _take(self, slot: int, ids: list[int], logprobs: list[float]) -> Piece:
+    """Adds symbols to a text, and ends it or has its window slide."""
+    sample = self._running[slot]
+    row, number = sample.row, sample.number
+    ends = (self._vocabulary.bos, self._vocabulary.eos)
+    if row.stop or row.chars_left <= len(ids) + _WHOLE:
+      # It may end here: symbol by symbol, what follows its end is not taken,
+      # however many symbols were written at once.
+      parts = []
+      for symbol, logprob in zip(ids, logprobs, strict=True):
+        parts.append(row.take(number, [symbol], [logprob], ends))
+        if not row.live:
+          break
+      piece = _joined(parts)
+    else:
+      piece = row.take(number, ids, logprobs, ends)
+    sample.ids += piece.ids
+    if row.live and len(row.window) > self._context:
+      if sample.job.request.slide:
+        self._slide(slot, sample)
+      else:
+        row.live = False
+        piece = dataclasses.replace(
+          piece, text=piece.text + row.held, finish_reason='length'
+        )
+    if not row.live:
+      self.scheduler.finish(slot)
+      del self._running[slot]
+      sample.job.unfinished -= 1
+      if not sample.job.unfinished:
+        self._forget(sample.handle)
+    return piece
+
+  def _slide(self, slot: int, sample: Sample) -> None:
+    """Has the newer half of the window read; the host knows all of the rest."""
+    row = sample.row
+    row.window = row.window[-max(self._context // 2, 1) :]
+    ids = np.array(sample.ids)
+    begins = np.ones(len(ids), bool)
+    if self._vocabulary.kind == 'byte':
+      begins = (ids < CONTINUATIONS[0]) | (ids > CONTINUATIONS[1])
+    sample.chars += int(begins.sum())
+    sample.written += len(ids)
+    if sample.job.automaton is not None:
+      sample.state = sample.job.automaton.walk(sample.ids, sample.state)
+    sample.ids = []
+    room = self._context + 1 - len(row.window)
+    budget = self._budget(room, row.chars_left)
+    self.scheduler.slide(slot, len(row.window) - 1, budget)
+
+  def _budget(self, room: int, chars: int) -> int:
+    """Symbols that a text can need before the next look at it."""
+    # A character of a byte vocabulary may be any number of them.
+    return min(room, chars) if self._vocabulary.kind == 'char' else room
+
+  def _constraint(
+    self, request: Request, room: int
+  ) -> tuple[Automaton | None, int, int]:
+    """The automaton, the state it begins in and the symbols it may write.
+
+    As `generate` has it; a text that ends with the context has less room.
+    """
+    settings = request.settings
+    if settings.constraint is not None:
+      most = request.max_chars if request.slide else room
+      left = min(request.max_chars, most)
+      least = int(settings.constraint.distance[0])
+      if least > left:
+        raise UserError(
+          f'{left} symbols are too few (max_chars={request.max_chars}, room '
+          f'for {room} in the context): the constraint needs at least {least}'
+        )
+      return settings.constraint, 0, left
+    if settings.utf8 and self._vocabulary.kind == 'byte':
+      automaton = valid_utf8(self._vocabulary)
+      decoder = decoder_after(self._vocabulary, request.prompt)
+      return automaton, automaton.walk(decoder.pending), _UNLIMITED
+    return None, 0, _UNLIMITED
+
+  def _forget(self, handle: int) -> None:
+    job = self._jobs.pop(handle)
+    self._device.store.release(job.automaton)
+
+
+def _joined(parts: Sequence[Piece]) -> Piece:
+  """Pieces of one sample, one after the other, as one."""
+  return Piece(
+    parts[-1].row,
+    ''.join(part.text for part in parts),
+    parts[-1].finish_reason,
+    [symbol for part in parts for symbol in part.ids],
+    [logprob for part in parts for logprob in part.logprobs],
+  )
