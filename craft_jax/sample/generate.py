@@ -179,8 +179,7 @@ def generate(
     prompts: ids, each with at least one; see `encode_prompt`.
     settings: of all prompts, or one per prompt.
     seed: from 0 to 2^32 - 1; of all prompts, or one per prompt.
-    max_chars: characters (code points) per sample, prompt excluded; of all
-      prompts, or one per prompt.
+    max_chars: characters (code points) per sample, prompt excluded; likewise.
     first_row: number of the first row, to write a part of a batch again; or
       the number of each row.
     steps_per_dispatch: symbols per row between pieces; changes no text.
@@ -196,25 +195,28 @@ def generate(
   if not prompts or not all(len(prompt) for prompt in prompts):
     raise ValueError('every prompt needs at least one symbol')
   number = len(prompts)
-  if isinstance(settings, SampleSettings):
-    settings = [settings] * number
-  seeds = [seed] * number if isinstance(seed, int) else seed
-  chars = [max_chars] * number if isinstance(max_chars, int) else max_chars
+  wanted = _per_prompt('settings', settings, number)
+  seeds = _per_prompt('seeds', seed, number)
+  chars = _per_prompt('max_chars', max_chars, number)
   if isinstance(first_row, int):
     first_row = range(first_row, first_row + number)
-  for name, given in {
-    'settings': settings, 'seeds': seeds, 'max_chars': chars,
-    'row numbers': first_row,
-  }.items():  # fmt: skip
-    if len(given) != number:
-      raise ValueError(f'{number} prompts, {len(given)} {name}')
-  for wanted, its_seed, its_chars in zip(settings, seeds, chars, strict=True):
-    check_request(wanted, its_seed, its_chars)
+  numbers = _per_prompt('row numbers', first_row, number)
+  for each in zip(wanted, seeds, chars, strict=True):
+    check_request(*each)
   params = decoding_params(model, params)
   return _generate(
-    model, params, vocabulary, prompts, settings, seeds, chars, first_row,
+    model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
     steps_per_dispatch, num_top,
   )  # fmt: skip
+
+
+def _per_prompt(name, given, number):
+  """A list, one per prompt, of what may be one of all."""
+  if isinstance(given, int | SampleSettings):
+    return [given] * number
+  if len(given) != number:
+    raise ValueError(f'{number} prompts, {len(given)} {name}')
+  return given
 
 
 def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:

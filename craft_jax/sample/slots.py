@@ -145,10 +145,9 @@ def step(
 ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
   """Reads the newest symbol of each live row and chooses the one after it.
 
-  A live row must have room in its cache. Pure; PAD for rows not live. After the
-  symbol comes the logarithm of the probability that the model gave it, before
-  anything was added, forbidden or cut; and of the same probabilities the
-  `num_top` highest.
+  A live row must have room in its cache. Pure; PAD for rows not live. Then come
+  the logarithm of the probability that the model gave the symbol, before
+  anything was added, forbidden or cut, and the `num_top` highest of the same.
   """
   settings = slots.settings
   segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
@@ -192,11 +191,14 @@ def step(
     left_B=slots.left_B - writes_B,
   )
   token_B = jnp.where(live_B, token_B, vocabulary.pad)
-  top_BK = log_BV[:, :0], jnp.zeros((len(token_B), 0), jnp.int32)
-  if num_top:
-    likeliest_BK, id_BK = jax.lax.top_k(log_BV, num_top)
-    top_BK = likeliest_BK, id_BK
-  return slots, token_B, log_BV[row_B, token_B], top_BK
+  return slots, token_B, log_BV[row_B, token_B], _top(log_BV, num_top)
+
+
+def _top(log_BV: Float[Array, 'B V'], num_top: int) -> Top:
+  if not num_top:  # not even a search for none
+    return log_BV[:, :0], jnp.zeros((len(log_BV), 0), jnp.int32)
+  top_BK, id_BK = jax.lax.top_k(log_BV, num_top)
+  return top_BK, id_BK
 
 
 @functools.partial(
@@ -228,8 +230,7 @@ def decode(
     live_B: rows that write; each has room for `num_steps` symbols.
     num_steps: at most `capacity`.
     capacity: C, columns of the answer.
-    num_top: K, most likely symbols to report beside each; with 0 they cost
-      nothing.
+    num_top: K, most likely symbols to report beside each.
 
   Returns:
     The slots, the symbols (an end is the last of its row, PAD after it), the
@@ -238,10 +239,8 @@ def decode(
   """
   out_BC = jnp.full((live_B.shape[0], capacity), vocabulary.pad, jnp.int32)
   log_BC = jnp.zeros(out_BC.shape)
-  top_BCK = (
-    jnp.zeros((*out_BC.shape, num_top)),
-    jnp.zeros((*out_BC.shape, num_top), jnp.int32),
-  )
+  shape = (*out_BC.shape, num_top)
+  top_BCK = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
 
   def more(carry):
     i, _, live_B, *_ = carry

@@ -1,14 +1,13 @@
 """`craft sample` on a checkpoint that always spells the alphabet."""
 
 import argparse
-import fcntl
 import io
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
-import termios
 
 import jax
 import jax.numpy as jnp
@@ -556,29 +555,36 @@ def test_interactive(run, monkeypatch):
 def test_interactive_on_a_terminal(workdir):
   """Ctrl-C ends the text, Ctrl-D the loop."""
   master, slave = pty.openpty()
+  # The terminal sends Ctrl-C to the session that it belongs to.
+  program = (
+    'import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); '
+    'from craft_jax import main; main.console()'
+  )
   command = [
-    sys.executable, '-m', 'craft_jax.main', 'sample', f'--workdir={workdir}',
+    sys.executable, '-c', program, 'sample', f'--workdir={workdir}',
     '--interactive', '--step=1', '--temperature=0', '--max-chars=1000000',
   ]  # fmt: skip
   with subprocess.Popen(
-    command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-    preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-  ) as process:  # fmt: skip
+    command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+  ) as process:
     os.close(slave)
 
     def wait_for(words):
       seen = b''
       while words not in seen:
+        assert select.select([master], [], [], 60)[0], seen[-200:]
         seen += os.read(master, 65536)
-      return seen
 
     wait_for(b'> ')
     os.write(master, b'a\n')
     wait_for(b'bcdefghijklmnop')
     os.write(master, b'\x03')
     wait_for(b'> ')
-    os.write(master, b':set max-chars 3\nx\n')
+    os.write(master, b':set max-chars 3\n')
+    wait_for(b'> ')
+    os.write(master, b'x\n')
     wait_for(b'xyza')
+    wait_for(b'> ')  # before it the terminal itself would take Ctrl-D
     os.write(master, b'\x04')
     assert process.wait(60) == 0
   os.close(master)
