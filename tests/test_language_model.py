@@ -5,50 +5,27 @@ import math
 import subprocess
 import sys
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import craft_jax
-from craft_jax import checkpoint
 from craft_jax.errors import UserError
-from craft_jax.model import build
 from craft_jax.sample.generate import generate
 from craft_jax.sample.prompt import encode_prompt
 from craft_jax.sample.settings import SampleSettings
-from craft_jax.settings import Config, Data, Model, Text
 from craft_jax.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary.byte()
-CFG = Config(
-  text=Text(vocabulary='byte'),
-  data=Data(source='shakespeare'),
-  model=Model(
-    context=16, width=16, depth=1, num_heads=2, precision='float32',
-    zero_init=False,
-  ),
-)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
-def loaded(tmp_path_factory):
-  path = tmp_path_factory.mktemp('run')
-  model = build(CFG.model, VOCABULARY.size)
-  state = {
-    'step': jnp.int32(3),
-    'data_offset': jnp.int32(0),
-    'params': jax.jit(model.init)(jax.random.key(0)),
-    'opt_state': (),
-    'ema': None,
-  }
-  with checkpoint.Checkpointer(path) as saver:
-    saver.save(state, checkpoint.Meta(3, CFG, VOCABULARY, 'abc', {}))
-  return craft_jax.load(path)
+def loaded(byte_run):
+  return craft_jax.load(byte_run)
 
 
 def test_what_it_says_of_itself(loaded):
-  assert loaded.cfg.model == CFG.model and loaded.step == 3
+  assert loaded.cfg.model.context == 16 and loaded.step == 3
   assert loaded.vocabulary == VOCABULARY
   assert isinstance(loaded, craft_jax.LanguageModel)
 
