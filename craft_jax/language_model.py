@@ -1,5 +1,6 @@
 """A trained model as one object: `craft_jax.load`."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +9,14 @@ from etils import epath
 from craft_jax import checkpoint
 from craft_jax.errors import UserError
 from craft_jax.sample.answers import Answers, Sample, prepare
+from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.request import Request, field_name
 from craft_jax.settings import Config
 from craft_jax.surprisal import score_texts
 from craft_jax.text import utf8
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.trained import Trained, load_model
+from craft_jax.types import Params
 
 
 class LanguageModel:
@@ -60,8 +63,7 @@ class LanguageModel:
 
   def samples(self, prompt: str | bytes = '', **options: Any) -> list[Sample]:
     """The same with all that is known of each text; raises as `generate`."""
-    request = Request(prompt).changed(options)
-    answers = Answers(self.trained, [prepare(self.trained, request)])
+    answers = self._answers(Request(prompt).changed(options))
     for _ in answers:
       pass
     return answers.samples()
@@ -75,7 +77,16 @@ class LanguageModel:
     request = Request(prompt).changed(options)
     if request.num_drawn > 1:
       raise UserError('a stream is of one text; leave n and best_of out')
-    return self._stream(Answers(self.trained, [prepare(self.trained, request)]))
+    return self._stream(self._answers(request))
+
+  def _answers(self, request: Request) -> Answers:
+    return Answers(
+      self.trained, [prepare(self.trained, request)], self._decoding_params
+    )
+
+  @functools.cached_property
+  def _decoding_params(self) -> Params:
+    return decoding_params(self.trained.model, self.trained.params)
 
   def _stream(self, answers: Answers) -> Iterator[str]:
     written = 0

@@ -7,8 +7,10 @@ from typing import Any
 from craft_jax.errors import UserError
 from craft_jax.sample import request as request_lib
 from craft_jax.sample.answers import Answers, prepare
+from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.request import Request
 from craft_jax.trained import Trained
+from craft_jax.types import Params
 
 _HELP = """\
 Any other line is a prompt; \\n in it is a newline, \\\\ a backslash.
@@ -31,6 +33,7 @@ def loop(trained: Trained, request: Request) -> int:
     import readline  # noqa: F401
 
   usual = request
+  params = decoding_params(trained.model, trained.params)
   print(f'step {trained.meta.step}; a prompt, or :help')
   while True:
     try:
@@ -48,7 +51,7 @@ def loop(trained: Trained, request: Request) -> int:
       if words and words[0].startswith(':'):
         request = _command(words, request, usual)
       else:
-        _answer(trained, request.changed({'prompt': _unescaped(line)}))
+        _answer(trained, params, request.changed({'prompt': _unescaped(line)}))
     except UserError as e:
       print(f'craft: {e}')
     except OSError as e:
@@ -84,11 +87,11 @@ def _command(words: list[str], request: Request, usual: Request) -> Request:
   return request
 
 
-def _answer(trained: Trained, request: Request) -> None:
+def _answer(trained: Trained, params: Params, request: Request) -> None:
   """Writes the texts, each after its prompt."""
   from craft_jax.cli.writers import WRITERS, Stdout
 
-  answers: Any = Answers(trained, [prepare(trained, request)])
+  answers: Any = Answers(trained, [prepare(trained, request)], params)
   several = request.num_samples > 1
   write = WRITERS['text'](Stdout(), several, trained.vocabulary)
   for _ in answers:

@@ -9,7 +9,7 @@ import numpy as np
 
 from craft_jax import score
 from craft_jax.errors import UserError
-from craft_jax.sample.beam import beam_search
+from craft_jax.sample.beam import beam_search, check_search
 from craft_jax.sample.generate import (
   Piece,
   check_request,
@@ -22,6 +22,7 @@ from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
 from craft_jax.trained import Trained
+from craft_jax.types import Params
 
 # Rows of a batch of several requests; one request is never cut.
 _MOST_ROWS = 64
@@ -46,11 +47,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
-  """Everything of a request that can be wrong is found here, but for beams.
+  """Everything of a request that can be wrong is found here.
 
   Raises:
     UserError: a prompt or a constraint that the vocabulary cannot write, a
-      number out of range.
+      number out of range, a beam search that does not fit the context.
   """
   vocabulary, documents = trained.vocabulary, trained.meta.documents
   settings = request.settings(vocabulary, documents)
@@ -62,6 +63,15 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
       'model'
     )
   ids = encode_prompt(vocabulary, request.prompt, documents)
+  if request.beams:
+    check_search(
+      ids,
+      request.beams,
+      request.max_chars,
+      request.length_penalty,
+      trained.cfg.model.context,
+      settings.constraint,
+    )
   shown = show_prompt(vocabulary, request.prompt)
   return Prepared(request, id, ids, shown, settings)
 
@@ -196,7 +206,7 @@ class Answer:
     request = self.prepared.request
     if not request.best_of:
       return self.drawn
-    if not all(sample.finish_reason for sample in self.drawn):
+    if not self.is_certain:
       return []
     # Stable: among equals the one that was drawn first.
     best = sorted(self.drawn, key=lambda sample: -sample.mean_logprob)
@@ -205,7 +215,9 @@ class Answer:
   @property
   def is_certain(self) -> bool:
     """Whether `samples` has all it will ever have, finished or not."""
-    return bool(self.samples())
+    return not self.prepared.request.best_of or all(
+      sample.finish_reason for sample in self.drawn
+    )
 
 
 class Answers:
@@ -215,18 +227,25 @@ class Answers:
     answers: of those that have begun.
   """
 
-  def __init__(self, trained: Trained, wanted: Sequence[Prepared]):
-    """Nothing is written before the iteration."""
+  def __init__(
+    self,
+    trained: Trained,
+    wanted: Sequence[Prepared],
+    params: Params | None = None,
+  ):
+    """Nothing is written before the iteration.
+
+    Args:
+      trained: the model.
+      wanted: the requests.
+      params: its `decoding_params`, where they are at hand.
+    """
     self._trained, self._wanted = trained, wanted
-    self._params = decoding_params(trained.model, trained.params)
+    self._params = params or decoding_params(trained.model, trained.params)
     self.answers: list[Answer] = []
 
   def __iter__(self) -> Iterator[list[Piece]]:
-    """The pieces of each dispatch; `samples` has them by then.
-
-    Raises:
-      UserError: a beam search that does not fit the context.
-    """
+    """The pieces of each dispatch; `samples` has them by then."""
     for batch in _batches(self._wanted):
       if batch[0].request.beams:
         yield self._search(batch[0])

@@ -443,6 +443,7 @@ def test_many_requests_are_several_batches(run, tmp_path):
     ({'prompt': 'A'}, r'line 2: .*U\+0041'),
     ({'regex': '('}, 'line 2: .*pattern'),
     ({'regex': 'a{9}', 'max_chars': 8}, 'line 2: .* needs at least 9 symbols'),
+    ({'beams': 2, 'max_chars': 99}, 'line 2: .* not go beyond it'),
     ({'best_of': 2, 'n': 3}, 'line 2: best_of=2 has no 3 texts'),
     ({'workdir': 'x'}, "line 2: there is no setting 'workdir'"),
   ],
