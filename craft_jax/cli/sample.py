@@ -9,6 +9,8 @@ examples:
   craft sample --workdir=runs/first --num-samples=4 --temperature=0.6
   printf 'import ' | craft sample --workdir=runs/first --max-chars=200
   craft sample --workdir=runs/first --prompt='year = ' --regex='[0-9]{4}'
+  craft sample --workdir=runs/first --requests=many.jsonl --output=texts.jsonl
+  craft sample --workdir=runs/first --interactive
 """
 
 import argparse
