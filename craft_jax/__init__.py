@@ -1,3 +1,23 @@
 """Language models over characters and bytes in JAX."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from craft_jax.language_model import LanguageModel, load
+
 __version__ = '0.1.0'
+__all__ = ['LanguageModel', '__version__', 'load']
+
+
+def __getattr__(name: str) -> Any:
+  """Imports what needs JAX only when it is asked for."""
+  if name not in ('LanguageModel', 'load'):
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  from craft_jax import language_model
+
+  return getattr(language_model, name)
+
+
+def __dir__() -> list[str]:
+  """What `__getattr__` has, too."""
+  return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """The nats of each symbol of a text, window by window.
 
 A text is an array of symbols of which the first is given and never scored;
-`sample.generate.start_symbols` is what stands there for a text that has nothing
+`sample.prompt.start_symbols` is what stands there for a text that has nothing
 before it.
 """
 

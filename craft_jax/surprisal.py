@@ -8,7 +8,7 @@ import numpy as np
 from craft_jax import metrics, score
 from craft_jax.dynamic import FIGURES, Adaptation, adaptive_nats
 from craft_jax.errors import UserError
-from craft_jax.sample.generate import start_symbols
+from craft_jax.sample.prompt import start_symbols
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.trained import Trained
 

@@ -11,6 +11,7 @@ import signal
 import beartype
 import jax
 import jaxtyping
+import pytest
 
 
 def _cache(name: str) -> str:
@@ -62,3 +63,36 @@ def check_shapes(function):
 
 # In tests only; a plain run pays nothing for the annotations.
 jaxtyping.install_import_hook('craft_jax', f'{__name__}.check_shapes')
+
+
+@pytest.fixture(scope='session')
+def byte_run(tmp_path_factory):
+  """The run directory of a tiny model over bytes that has learnt nothing."""
+  import jax.numpy as jnp
+
+  from craft_jax import checkpoint
+  from craft_jax.model import build
+  from craft_jax.settings import Config, Data, Model, Text
+  from craft_jax.text.vocabulary import Vocabulary
+
+  path = tmp_path_factory.mktemp('byte_run')
+  cfg = Config(
+    text=Text(vocabulary='byte'),
+    data=Data(source='shakespeare'),
+    model=Model(
+      context=16, width=16, depth=1, num_heads=2, precision='float32',
+      zero_init=False,
+    ),
+  )  # fmt: skip
+  vocabulary = Vocabulary.byte()
+  model = build(cfg.model, vocabulary.size)
+  state = {
+    'step': jnp.int32(3),
+    'data_offset': jnp.int32(0),
+    'params': jax.jit(model.init)(jax.random.key(0)),
+    'opt_state': (),
+    'ema': None,
+  }
+  with checkpoint.Checkpointer(path) as saver:
+    saver.save(state, checkpoint.Meta(3, cfg, vocabulary, 'abc', {}))
+  return path

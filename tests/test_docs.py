@@ -1,6 +1,7 @@
 """What the pages show is run.
 
-A block is marked `python` (run as it stands), `console` (its lines that begin
+A block is marked `python` (run as it stands, `runs/first` being a tiny model
+over bytes), `console` (its lines that begin
 with `$ craft`, and `$ printf` to make a file, are run; a page's blocks share a
 folder and run in order) or `text` (shown only). There is no list of
 exceptions: a block that cannot be run is `text`.
@@ -78,8 +79,10 @@ def test_language_is_known(block):
   [b for b in _BLOCKS if b.language == 'python'],
   ids=lambda b: f'{b.page.name}:{b.line}',
 )
-def test_python_runs(block, tmp_path, monkeypatch):
+def test_python_runs(block, tmp_path, monkeypatch, byte_run):
   monkeypatch.chdir(tmp_path)
+  (tmp_path / 'runs').mkdir()
+  (tmp_path / 'runs' / 'first').symlink_to(byte_run)
   # Blank lines in front, so that a traceback gives the line of the page.
   source = '\n' * block.line + block.text
   exec(compile(source, str(block.page), 'exec'), {'__name__': '__main__'})

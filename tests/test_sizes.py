@@ -10,7 +10,6 @@ _FILE_LINES, _FUNCTION_LINES = 400, 60
 
 # `path` or `path:function` -> why it is better whole.
 _REASONS = {
-  'craft_jax/cli/sample.py:add_arguments': 'an entry per flag, no branches',
   'craft_jax/config.py': (
     'loading, overriding and the checks between settings: one job, many rules'
   ),

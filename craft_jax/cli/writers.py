@@ -1,103 +1,150 @@
-"""Samples on standard output, as they are written."""
+"""Samples as text or JSON, on standard output or into a file."""
 
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from craft_jax.errors import UserError
 
 
-class Samples:
-  """The samples so far, as the JSON objects they become."""
+class _Sink(Protocol):
+  """Where text goes.
 
-  def __init__(self, prompt: str, number: int, seed: int):
-    self.prompt = prompt
-    self.objects: list[dict[str, Any]] = [
-      {
-        'prompt': prompt,
-        'text': '',
-        'finish_reason': '',
-        'seed': seed,
-        'sample': i,
-      }
-      for i in range(number)
-    ]
+  Attributes:
+    whole: whether it takes finished samples only.
+  """
 
-  def add(self, batch: list[Any]) -> None:
-    for piece in batch:
-      self.objects[piece.row]['text'] += piece.text
-      self.objects[piece.row]['finish_reason'] = piece.finish_reason
+  whole: bool
+
+  def write(self, text: str) -> None: ...
+
+  def flush(self) -> None: ...
+
+
+class Stdout:
+  """Standard output, at once."""
+
+  whole = False
+
+  def write(self, text: str) -> None:
+    """Writes UTF-8 whatever the terminal says; a stray byte as it is."""
+    from craft_jax.text.utf8 import to_bytes
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(to_bytes(text))
+
+  def flush(self) -> None:
+    """Shows what was written."""
+    sys.stdout.flush()
+
+
+class File:
+  """A file that appears, whole, when it is closed."""
+
+  whole = True
+
+  def __init__(self, path: str):
+    """Touches nothing yet.
+
+    Raises:
+      UserError: the file could not be written later.
+    """
+    folder = os.path.dirname(path) or '.'
+    if os.path.isdir(path):
+      raise UserError(f'--output={path} is a folder; give the name of a file')
+    if '://' not in path and not os.path.isdir(folder):
+      raise UserError(f'--output={path}: there is no folder {folder}; make it')
+    self._path, self._pieces = path, list[str]()
+
+  def write(self, text: str) -> None:
+    """Keeps the text for later."""
+    self._pieces.append(text)
+
+  def flush(self) -> None:
+    """Nothing: the file appears at the end."""
+
+  def close(self) -> None:
+    """Writes the file."""
+    from craft_jax.files import write_atomic
+    from craft_jax.text.utf8 import to_bytes
+
+    write_atomic(self._path, to_bytes(''.join(self._pieces)))
+
+  @property
+  def is_empty(self) -> bool:
+    """Whether nothing was written to it."""
+    return not self._pieces
 
 
 class _Text:
   """Streams the first sample, then the others, each as soon as it can."""
 
-  def __init__(self, samples: Samples):
-    self._samples = samples
-    self._current = -1
+  def __init__(self, sink: _Sink, several: bool, vocabulary: Any):
+    del vocabulary
+    self._sink, self._several = sink, several
+    self._begun = self._done = 0
     self._written = 0
-    self._begin_next()
 
-  def _begin_next(self) -> None:
-    self._current += 1
-    self._written = 0
-    number = len(self._samples.objects)
-    if self._current < number:
-      if number > 1:
-        _write(f'--- sample {self._current + 1} ---\n')
-      _write(self._samples.prompt)
-
-  def update(self) -> None:
-    objects = self._samples.objects
-    while self._current < len(objects):
-      sample = objects[self._current]
-      _write(sample['text'][self._written :])
-      self._written = len(sample['text'])
-      if not sample['finish_reason']:
+  def update(self, samples: list[Any]) -> None:
+    for sample in samples[self._done :]:
+      if sample.finish_reason or not self._sink.whole:
+        self._add(sample)
+      if not sample.finish_reason:
         break
-      whole = sample['prompt'] + sample['text']
-      _write('' if whole.endswith('\n') else '\n')
-      self._begin_next()
-    sys.stdout.flush()
+    self._sink.flush()
+
+  def _add(self, sample: Any) -> None:
+    write = self._sink.write
+    if self._begun == self._done:
+      self._begun, self._written = self._done + 1, 0
+      if self._several:
+        write(f'--- sample {self._begun} ---\n')
+      write(sample.prepared.shown)
+    write(sample.text[self._written :])
+    self._written = len(sample.text)
+    if sample.finish_reason:
+      whole = sample.prepared.shown + sample.text
+      write('' if whole.endswith('\n') else '\n')
+      self._done += 1
 
 
 class _Jsonl:
   """Writes each sample as one line, in order, as soon as it is finished."""
 
-  def __init__(self, samples: Samples):
-    self._samples = samples
-    self._next = 0
+  def __init__(self, sink: _Sink, several: bool, vocabulary: Any):
+    del several
+    self._sink, self._vocabulary = sink, vocabulary
+    self._done = 0
 
-  def update(self) -> None:
-    objects = self._samples.objects
-    while self._next < len(objects) and objects[self._next]['finish_reason']:
-      print(json.dumps(objects[self._next]), flush=True)
-      self._next += 1
+  def update(self, samples: list[Any]) -> None:
+    for sample in samples[self._done :]:
+      if not sample.finish_reason:
+        break
+      self._sink.write(json.dumps(sample.to_json(self._vocabulary)) + '\n')
+      self._done += 1
+    self._sink.flush()
 
 
-WRITERS: dict[str, type[_Text] | type[_Jsonl]] = {
+WRITERS: dict[str, Callable[[_Sink, bool, Any], Any]] = {
   'text': _Text,
   'jsonl': _Jsonl,
 }
-
-
-def _write(text: str) -> None:
-  """Writes UTF-8 whatever the terminal says; a stray byte as it is."""
-  from craft_jax.text.utf8 import to_bytes
-
-  sys.stdout.flush()
-  sys.stdout.buffer.write(to_bytes(text))
 
 
 class Clock:
   """Characters and seconds, compilation apart."""
 
   def __init__(self) -> None:
+    """Starts the clock."""
     self._start = time.perf_counter()
     self._first = self._last = self._start
     self._chars = self._first_chars = 0
 
   def watch(self, batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    """The same batches of pieces, counted."""
     for i, batch in enumerate(batches):
       self._last = time.perf_counter()
       self._chars += sum(len(piece.text) for piece in batch)

@@ -10,7 +10,8 @@ import numpy as np
 from craft_jax.compress import coder
 from craft_jax.compress import loop as loop_lib
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.generate import decoding_params, start_symbols
+from craft_jax.sample.generate import decoding_params
+from craft_jax.sample.prompt import start_symbols
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 

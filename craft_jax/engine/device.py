@@ -259,9 +259,10 @@ class Device:
     settings = setting_arrays([SampleSettings()] * slots, vocabulary.size)
     self._slots = slots_lib.open_slots(
       model,
-      *self._put((zero_B, zero_B, zero_B, settings, np.uint32(0),
-                  zero_B.astype(np.uint32))),
-    )  # fmt: skip
+      *self._put(
+        (zero_B, zero_B, zero_B, settings, *2 * [zero_B.astype(np.uint32)])
+      ),
+    )
     self._before_BC = self._put(
       np.full((slots, steps), vocabulary.pad, np.int32)
     )

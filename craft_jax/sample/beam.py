@@ -102,7 +102,7 @@ def beam_search(
   """
   settings = settings or SampleSettings()
   automaton, context = settings.constraint, model.cfg.context
-  _check(prompt, width, max_symbols, length_penalty, context, automaton)
+  check_search(prompt, width, max_symbols, length_penalty, context, automaton)
   params = decoding_params(model, params)
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
@@ -133,7 +133,7 @@ def beam_search(
   return _found(jax.device_get(beams), max_symbols, length_penalty)
 
 
-def _check(
+def check_search(
   prompt: np.ndarray,
   width: int,
   max_symbols: int,
@@ -141,6 +141,7 @@ def _check(
   context: int,
   automaton: Automaton | None,
 ) -> None:
+  """Raises what `beam_search` does."""
   for name, value in (('width', width), ('max_symbols', max_symbols)):
     if value < 1:
       raise UserError(f'{name}={value} must be at least 1')

@@ -1,5 +1,6 @@
 """The host side: prompts in, pieces of text out, dispatch by dispatch."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -13,53 +14,14 @@ from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.prompt import encode_prompt
 from craft_jax.sample.rows import Piece, Row, decoder_after, setting_arrays
 from craft_jax.sample.settings import SampleSettings
-from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
 _UNLIMITED = 1 << 30  # symbols
-
-
-def start_symbols(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
-  """What an empty prompt starts from: one symbol, never part of the text.
-
-  BOS where the model was trained on several documents. A corpus without them
-  never shows BOS to the model; then a newline, or where the vocabulary has
-  none its most frequent symbol.
-  """
-  start = vocabulary.bos
-  if not documents:
-    newline = vocabulary.chars.find('\n') if vocabulary.chars else ord('\n')
-    start = max(newline, 0)
-  return np.array([start], vocabulary.dtype)
-
-
-def encode_prompt(
-  vocabulary: Vocabulary, prompt: str | bytes, documents: bool
-) -> np.ndarray:
-  """The ids of a prompt, `start_symbols` for an empty one.
-
-  Raises:
-    UserError: a character outside the vocabulary, unless it replaces them.
-  """
-  if not prompt:
-    return start_symbols(vocabulary, documents)
-  return vocabulary.encode(prompt)
-
-
-def show_prompt(vocabulary: Vocabulary, prompt: str | bytes) -> str:
-  """The prompt as text, without an incomplete character at its end.
-
-  The model may complete such a character, which then begins its text.
-  """
-  if isinstance(prompt, str):
-    return prompt
-  if vocabulary.kind == 'char':
-    return prompt.decode('utf-8', 'replace')
-  return StreamDecoder(vocabulary).feed(vocabulary.encode(prompt))
 
 
 def decoding_params(model: Decoder, params: Params) -> Params:
@@ -111,11 +73,12 @@ def generate(
   vocabulary: Vocabulary,
   prompts: Sequence[np.ndarray],
   settings: SampleSettings | Sequence[SampleSettings],
-  seed: int,
-  max_chars: int,
+  seed: int | Sequence[int],
+  max_chars: int | Sequence[int],
   *,
-  first_row: int = 0,
+  first_row: int | Sequence[int] = 0,
   steps_per_dispatch: int = STEPS_PER_DISPATCH,
+  num_top: int = 0,
 ) -> Iterator[list[Piece]]:
   """Continues every prompt, as one batch.
 
@@ -131,10 +94,12 @@ def generate(
     vocabulary: its symbols.
     prompts: ids, each with at least one; see `encode_prompt`.
     settings: of all prompts, or one per prompt.
-    seed: from 0 to 2^32 - 1.
-    max_chars: characters (code points) per sample, prompt excluded.
-    first_row: number of the first row, to write a part of a batch again.
+    seed: from 0 to 2^32 - 1; of all prompts, or one per prompt.
+    max_chars: characters (code points) per sample, prompt excluded; likewise.
+    first_row: number of the first row, to write a part of a batch again; or
+      the number of each row.
     steps_per_dispatch: symbols per row between pieces; changes no text.
+    num_top: most likely symbols to report beside each that is written.
 
   Yields:
     After each dispatch a `Piece` per row that was not finished before it.
@@ -143,45 +108,64 @@ def generate(
     UserError: the seed or the number of characters is out of range, or the
       shortest text of a constraint has more symbols than that.
   """
+  if not prompts or not all(len(prompt) for prompt in prompts):
+    raise ValueError('every prompt needs at least one symbol')
+  number = len(prompts)
+  wanted = _per_prompt('settings', settings, number)
+  seeds = _per_prompt('seeds', seed, number)
+  chars = _per_prompt('max_chars', max_chars, number)
+  if isinstance(first_row, int):
+    first_row = range(first_row, first_row + number)
+  numbers = _per_prompt('row numbers', first_row, number)
+  for each in zip(wanted, seeds, chars, strict=True):
+    check_request(*each)
+  params = decoding_params(model, params)
+  return _generate(
+    model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
+    steps_per_dispatch, num_top,
+  )  # fmt: skip
+
+
+def _per_prompt(name, given, number):
+  """A list, one per prompt, of what may be one of all."""
+  if isinstance(given, int | SampleSettings):
+    return [given] * number
+  if len(given) != number:
+    raise ValueError(f'{number} prompts, {len(given)} {name}')
+  return given
+
+
+def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:
+  """Whether `generate` takes them.
+
+  Raises:
+    UserError: as it does.
+  """
   if not 0 <= seed < 2**32:
     raise UserError(f'seed={seed} must be from 0 to {2**32 - 1}')
   if max_chars < 1:
     raise UserError(f'max_chars={max_chars} must be at least 1')
-  if not prompts or not all(len(prompt) for prompt in prompts):
-    raise ValueError('every prompt needs at least one symbol')
-  if isinstance(settings, SampleSettings):
-    settings = [settings] * len(prompts)
-  if len(settings) != len(prompts):
-    raise ValueError(f'{len(prompts)} prompts, {len(settings)} settings')
-  for wanted in settings:
-    least = wanted.constraint.distance[0] if wanted.constraint else 0
-    if least > max_chars:
-      raise UserError(
-        f'max_chars={max_chars} is too short: the constraint needs at least '
-        f'{least} symbols'
-      )
-  params = decoding_params(model, params)
-  return _generate(
-    model, params, vocabulary, prompts, settings, seed, max_chars, first_row,
-    steps_per_dispatch,
-  )  # fmt: skip
+  least = settings.constraint.distance[0] if settings.constraint else 0
+  if least > max_chars:
+    raise UserError(
+      f'max_chars={max_chars} is too short: the constraint needs at least '
+      f'{least} symbols'
+    )
 
 
 def _generate(
-  model, params, vocabulary, prompts, settings, seed, max_chars, first_row,
-  capacity,
+  model, params, vocabulary, prompts, settings, seeds, max_chars, numbers,
+  capacity, num_top,
 ):  # fmt: skip
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   context = model.cfg.context
   ends = (vocabulary.bos, vocabulary.eos)
   rows = []
-  for prompt, wanted in zip(prompts, settings, strict=True):
+  for prompt, wanted, chars in zip(prompts, settings, max_chars, strict=True):
     window = prompt[-context:].tolist()
     decoder = decoder_after(vocabulary, prompt)
-    rows.append(Row(window, decoder, max_chars, wanted.stop))
-  automata, state_B, left_B = _constraints(
-    vocabulary, rows, settings, max_chars
-  )
+    rows.append(Row(window, decoder, chars, wanted.stop))
+  automata, state_B, left_B = _constraints(vocabulary, rows, settings)
   tables, start_B = tables_lib.stack(automata, vocabulary.size, device)
   slots = slots_lib.open_slots(
     model,
@@ -191,8 +175,8 @@ def _generate(
         start_B + state_B,
         left_B,
         setting_arrays(settings, vocabulary.size),
-        np.array(seed, np.uint32),
-        first_row + np.arange(len(rows), dtype=np.uint32),
+        np.array(seeds, np.uint32),
+        np.array(numbers, np.uint32),
       ),
       device,
     ),
@@ -217,17 +201,33 @@ def _generate(
       (np.array([row.live for row in rows]), np.array(steps, np.int32)), device
     )
     slots, *out = slots_lib.decode(
-      model, vocabulary, params, tables, slots, live_B, num_steps, capacity
-    )
-    ids, logprobs = (a[:, :steps].tolist() for a in jax.device_get(out))
-    yield [
-      row.take(i, ids[i], logprobs[i], ends)
-      for i, row in enumerate(rows)
-      if row.live
-    ]
+      model, vocabulary, params, tables, slots, live_B, num_steps, capacity,
+      _top_bucket(num_top, vocabulary.size),
+    )  # fmt: skip
+    ids, logprobs, top = jax.tree.map(np.ndarray.tolist, jax.device_get(out))
+    pieces = [
+      row.take(i, ids[i][:steps], logprobs[i][:steps], ends)
+      for i, row in enumerate(rows) if row.live
+    ]  # fmt: skip
+    yield [_with_top(piece, top, num_top) for piece in pieces]
 
 
-def _constraints(vocabulary, rows, settings, max_chars):
+def _top_bucket(num_top, vocabulary_size):
+  """How many the device finds: a number of few, since each is a program."""
+  buckets = (0, min(20, vocabulary_size), vocabulary_size)
+  return next(n for n in buckets if num_top <= n)
+
+
+def _with_top(piece, top, num_top):
+  """The piece with the first `num_top` of the most likely symbols."""
+  if not num_top:
+    return piece
+  pairs = zip(top[1][piece.row], top[0][piece.row], strict=True)
+  found = [list(zip(*pair, strict=True))[:num_top] for pair in pairs]
+  return dataclasses.replace(piece, top=found[: len(piece.ids)])
+
+
+def _constraints(vocabulary, rows, settings):
   """Of each row the automaton, the state it starts in and its symbols at most.
 
   A constraint is sure to be met because its symbols are counted: under bytes it
@@ -238,7 +238,7 @@ def _constraints(vocabulary, rows, settings, max_chars):
   for row, wanted in zip(rows, settings, strict=True):
     automaton, state, left = wanted.constraint, 0, _UNLIMITED
     if automaton is not None:
-      left = max_chars
+      left = row.chars_left
     elif wanted.utf8 and vocabulary.kind == 'byte':
       automaton = valid_utf8(vocabulary)
       state = automaton.walk(row.decoder.pending)

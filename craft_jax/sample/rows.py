@@ -26,6 +26,8 @@ class Piece:
       character that is not complete yet are among them.
     logprobs: logarithms of the probabilities that the model gave them, before
       anything was added, forbidden or cut.
+    top: of each symbol the most likely ids there and the same logarithms of
+      theirs, falling; as many as were asked for.
   """
 
   row: int
@@ -33,6 +35,7 @@ class Piece:
   finish_reason: str
   ids: Sequence[int] = ()
   logprobs: Sequence[float] = ()
+  top: Sequence[Sequence[tuple[int, float]]] = ()
 
 
 @dataclasses.dataclass

@@ -20,6 +20,10 @@ from craft_jax.text.utf8 import CONTINUATIONS
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
+# The logarithms of the highest probabilities, falling, and whose they are.
+Top = tuple[Float[Array, 'B K'], Int[Array, 'B K']]
+TopOfAll = tuple[Float[Array, 'B C K'], Int[Array, 'B C K']]
+
 
 @flax.struct.dataclass
 class Slots:
@@ -53,7 +57,7 @@ def open_slots(
   state_B: Int[Array, 'B'],
   left_B: Int[Array, 'B'],
   settings: dict[str, Array],
-  seed: UInt[Array, ''],
+  seed_B: UInt[Array, 'B'],
   row_B: UInt[Array, 'B'],
 ) -> Slots:
   """Slots that have read nothing; the key of a row is `fold_in(seed, row)`.
@@ -64,11 +68,11 @@ def open_slots(
     state_B: where its constraint begins.
     left_B: symbols it may write.
     settings: the fields of `RowSettings` but for the keys.
-    seed: of all rows.
+    seed_B: of each row.
     row_B: numbers of the rows.
   """
   B = position_B.shape[0]
-  key_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), row_B)
+  key_B = jax.vmap(jax.random.fold_in)(jax.vmap(jax.random.key)(seed_B), row_B)
   return Slots(
     cache=model.init_cache(B, model.cfg.context),
     last_B=jnp.zeros(B, jnp.int32),
@@ -137,12 +141,13 @@ def step(
   tables: Tables,
   slots: Slots,
   live_B: Bool[Array, 'B'],
-) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B']]:
+  num_top: int = 0,
+) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
   """Reads the newest symbol of each live row and chooses the one after it.
 
-  A live row must have room in its cache. Pure; PAD for rows not live. The last
-  is the logarithm of the probability that the model gave the symbol, before
-  anything was added, forbidden or cut.
+  A live row must have room in its cache. Pure; PAD for rows not live. Then come
+  the logarithm of the probability that the model gave the symbol, before
+  anything was added, forbidden or cut, and the `num_top` highest of the same.
   """
   settings = slots.settings
   segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
@@ -186,12 +191,19 @@ def step(
     left_B=slots.left_B - writes_B,
   )
   token_B = jnp.where(live_B, token_B, vocabulary.pad)
-  return slots, token_B, log_BV[row_B, token_B]
+  return slots, token_B, log_BV[row_B, token_B], _top(log_BV, num_top)
+
+
+def _top(log_BV: Float[Array, 'B V'], num_top: int) -> Top:
+  if not num_top:  # not even a search for none
+    return log_BV[:, :0], jnp.zeros((len(log_BV), 0), jnp.int32)
+  top_BK, id_BK = jax.lax.top_k(log_BV, num_top)
+  return top_BK, id_BK
 
 
 @functools.partial(
   jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity'),
+  static_argnames=('model', 'vocabulary', 'capacity', 'num_top'),
   donate_argnames='slots',
 )
 def decode(
@@ -203,7 +215,8 @@ def decode(
   live_B: Bool[Array, 'B'],
   num_steps: Int[Array, ''],
   capacity: int,
-) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C']]:
+  num_top: int = 0,
+) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C'], TopOfAll]:
   """Writes up to `num_steps` symbols per live row in one dispatch.
 
   The trip count is traced, so any number of steps is one executable.
@@ -217,28 +230,39 @@ def decode(
     live_B: rows that write; each has room for `num_steps` symbols.
     num_steps: at most `capacity`.
     capacity: C, columns of the answer.
+    num_top: K, most likely symbols to report beside each.
 
   Returns:
-    The slots, the symbols (an end is the last of its row, PAD after it), and
-    the logarithms of their probabilities, see `step`.
+    The slots, the symbols (an end is the last of its row, PAD after it), the
+    logarithms of their probabilities, and those of the K most likely symbols
+    with their ids, see `step`.
   """
   out_BC = jnp.full((live_B.shape[0], capacity), vocabulary.pad, jnp.int32)
   log_BC = jnp.zeros(out_BC.shape)
+  shape = (*out_BC.shape, num_top)
+  top_BCK = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
 
   def more(carry):
     i, _, live_B, *_ = carry
     return (i < num_steps) & jnp.any(live_B)
 
   def body(carry):
-    i, slots, live_B, out_BC, log_BC = carry
-    slots, token_B, log_B = step(
-      model, vocabulary, params, tables, slots, live_B
+    i, slots, live_B, out_BC, log_BC, top_BCK = carry
+    slots, token_B, log_B, top_BK = step(
+      model, vocabulary, params, tables, slots, live_B, num_top
     )
     out_BC = jax.lax.dynamic_update_slice(out_BC, token_B[:, None], (0, i))
     log_BC = jax.lax.dynamic_update_slice(log_BC, log_B[:, None], (0, i))
+    top_BCK = jax.tree.map(
+      lambda all_BCK, new_BK: jax.lax.dynamic_update_slice(
+        all_BCK, new_BK[:, None], (0, i, 0)
+      ),
+      top_BCK,
+      top_BK,
+    )
     ended_B = (token_B == vocabulary.bos) | (token_B == vocabulary.eos)
-    return i + 1, slots, live_B & ~ended_B, out_BC, log_BC
+    return i + 1, slots, live_B & ~ended_B, out_BC, log_BC, top_BCK
 
-  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC, log_BC)
-  _, slots, _, out_BC, log_BC = jax.lax.while_loop(more, body, start)
-  return slots, out_BC, log_BC
+  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC, log_BC, top_BCK)
+  _, slots, _, out_BC, log_BC, top_BCK = jax.lax.while_loop(more, body, start)
+  return slots, out_BC, log_BC, top_BCK

@@ -4,6 +4,8 @@ import argparse
 import io
 import json
 import os
+import pty
+import select
 import subprocess
 import sys
 
@@ -16,8 +18,10 @@ from craft_jax import checkpoint
 from craft_jax.cli import sample
 from craft_jax.errors import UserError
 from craft_jax.model import build
+from craft_jax.sample.answers import Answers
 from craft_jax.settings import Config, Data, Model, Text
 from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.trained import load_model
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 VOCABULARY = Vocabulary('char', LETTERS + '\né')
@@ -231,19 +235,23 @@ def test_bias_and_penalties(run):
     (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 symbols'),
     (['--choice=A'], "choice 0: the vocabulary cannot write 'A'"),
     (['--regex=a', '--choice=b'], 'allows no text'),
-    (['--logit-bias=a'], '--logit-bias=a must be a character, = and a number'),
-    (['--logit-bias=a=x'], '--logit-bias=a=x must be'),
-    (['--logit-bias==1'], 'must be a character'),
+    (['--logit-bias=a'], 'must be of characters, each with a number'),
+    (['--logit-bias=a=x'], r"logit_bias=\['a=x'\] must be"),
+    (['--logit-bias==1'], 'must be of characters'),
     (['--min-p=2'], 'min_p=2.0 must be from 0 to 1'),
     (['--stop='], 'none of them empty'),
-    (['--beams=2', '--num-samples=3'], 'set --beams=3 or'),
+    (['--beams=2', '--num-samples=3'], 'set beams=3 or'),
     (['--beams=2'], 'beam search does not go beyond it'),
     (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
-    (['--max-chars=0'], '--max-chars=0 must be at least 1'),
-    (['--num-samples=-2'], '--num-samples=-2 must be at least 1'),
+    (['--max-chars=0'], 'max_chars=0 must be at least 1'),
+    (['--num-samples=-2'], 'num_samples=-2 must be at least 1'),
     (['--temperature=-1'], 'temperature=-1.0 must be finite'),
     (['--top-p=2'], 'top_p=2.0 must be from 0 to 1'),
     (['--seed=-1'], 'seed=-1 must be from 0'),
+    (['--best-of=2', '--num-samples=3'], 'set best_of=3 or more'),
+    (['--best-of=3', '--beams=3'], 'give one of the two'),
+    (['--beams=3', '--logprobs=1', '--json'], 'beams report no logprobs'),
+    (['--interactive', '--json'], 'leave --json out'),
     (['--step=7'], 'has no step 7; it has 1, 2'),
     (['--step=soon'], 'must be a number, latest or best'),
   ],
@@ -277,3 +285,307 @@ def test_a_reader_that_leaves_is_no_error(workdir):
     process.stdout.close()
     assert process.stderr.read() == b''
     assert process.wait(60) == 0
+
+
+def _rows(out):
+  return [json.loads(line) for line in out.splitlines()]
+
+
+def _log_probabilities(workdir, text):
+  """Of every symbol at every place after the first, by `apply` and NumPy."""
+  trained = load_model(workdir, 1)
+  x_BT = jnp.asarray(VOCABULARY.encode(text))[None].astype(jnp.int32)
+  logits_TV = np.asarray(trained.model.apply(trained.params, x_BT), np.float64)[
+    0, :-1
+  ]
+  return logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+
+
+def test_logprobs(run, workdir):
+  flags = ('--prompt=xy', '--max-chars=6', '--step=1', '--temperature=9',
+           '--top-k=3', '--logit-bias=q=2', '--seed=3')  # fmt: skip
+  (row,) = _rows(run(*flags, '--logprobs=4', '--format=jsonl'))
+  log_TV = _log_probabilities(workdir, 'xy' + row['text'])[1:]
+  assert ''.join(symbol['char'] for symbol in row['symbols']) == row['text']
+  for log_V, symbol in zip(log_TV, row['symbols'], strict=True):
+    at = VOCABULARY.encode(symbol['char'])[0]
+    assert symbol['logprob'] == pytest.approx(log_V[at], abs=1e-4)
+    best = np.argsort(-log_V, kind='stable')[:4]
+    got = [other['logprob'] for other in symbol['top']]
+    np.testing.assert_allclose(got, log_V[best], atol=1e-4)
+    assert set(symbol['top'][0]) <= {'char', 'special', 'logprob'}
+  (only,) = json.loads(run(*flags, '--logprobs=0', '--json'))['samples']
+  assert only['text'] == row['text']
+  assert all(set(s) == {'char', 'logprob'} for s in only['symbols'])
+  with pytest.raises(UserError, match='--logprobs needs --format=jsonl'):
+    run(*flags, '--logprobs=1')
+  with pytest.raises(UserError, match='at most the 32 symbols'):
+    run(*flags, '--logprobs=33', '--json')
+
+
+def test_the_symbols_are_those_of_the_text(run):
+  flags = ('--prompt=a', '--step=1', '--temperature=0', '--logprobs=1')
+  (row,) = _rows(run(*flags, '--stop=fg', '--format=jsonl'))
+  assert row['text'] == 'bcde'
+  assert [symbol['char'] for symbol in row['symbols']] == list('bcde')
+
+
+def test_echo(run, workdir):
+  flags = ('--prompt=mnxy', '--max-chars=3', '--step=1', '--temperature=0',
+           '--format=jsonl', '--echo')  # fmt: skip
+  (row,) = _rows(run(*flags))
+  assert row['text'] == 'mnxyzab' and row['prompt'] == 'mnxy'
+  (row,) = _rows(run(*flags, '--logprobs=1'))
+  first, *others = row['symbols']
+  assert first == {'char': 'm', 'logprob': None}
+  log_TV = _log_probabilities(workdir, 'mnxyzab')
+  at = VOCABULARY.encode('nxyzab')
+  np.testing.assert_allclose(
+    [symbol['logprob'] for symbol in others],
+    log_TV[np.arange(6), at],
+    atol=1e-4,
+  )
+  assert ['top' in symbol for symbol in others] == [False] * 3 + [True] * 3
+  (row,) = _rows(run(*flags[1:], '--prompt=', '--logprobs=0'))
+  assert len(row['symbols']) == 3
+
+
+def test_best_of(run):
+  flags = ('--prompt=a', '--max-chars=5', '--temperature=9', '--step=1',
+           '--format=jsonl', '--ignore-end')  # fmt: skip
+  drawn = _rows(run(*flags, '--num-samples=7', '--logprobs=0'))
+  means = {
+    row['sample']: np.mean([symbol['logprob'] for symbol in row['symbols']])
+    for row in drawn
+  }
+  best = _rows(run(*flags, '--num-samples=2', '--best-of=7'))
+  assert [row['sample'] for row in best] == sorted(
+    means, key=lambda i: -means[i]
+  )[:2]
+  for row in best:
+    assert row['text'] == drawn[row['sample']]['text']
+    assert row['mean_logprob'] == pytest.approx(means[row['sample']])
+  text = run(*flags[:4], '--ignore-end', '--num-samples=2', '--best-of=7')
+  assert text == ''.join(
+    f'--- sample {i} ---\na{row["text"]}' + '\n' * (row['text'][-1] != '\n')
+    for i, row in enumerate(best, 1)
+  )
+
+
+def _requests(tmp_path, *lines):
+  path = tmp_path / 'requests.jsonl'
+  path.write_text(
+    ''.join(
+      (line if isinstance(line, str) else json.dumps(line)) + '\n'
+      for line in lines
+    )
+  )
+  return f'--requests={path}'
+
+
+def test_requests(run, tmp_path):
+  wanted = [
+    {'prompt': 'a', 'max_chars': 3, 'temperature': 0, 'id': 'first'},
+    {'prompt': 'x', 'seed': 5, 'n': 2, 'temperature': 9, 'ignore_end': True},
+    {'prompt': 'x', 'beams': 2, 'max_chars': 2, 'id': 7},
+    {'prompt': 'a', 'regex': '[x-z]{3}', 'logprobs': 1, 'temperature': 0},
+    {'choice': ['no', 'bcdf'], 'stop': 'f', 'logit_bias': {'n': -99}},
+    {'prompt': 'k', 'forbidden_chars': 'lm', 'max_chars': 1},
+  ]
+  flag = _requests(tmp_path, wanted[0], '', *wanted[1:])
+  rows = _rows(run(flag, '--step=1', '--max-chars=9'))
+  assert [row.get('id') for row in rows] == [
+    'first',
+    *[None] * 2,
+    7,
+    *[None] * 3,
+  ]
+  assert [row['prompt'] for row in rows] == ['a', 'x', 'x', 'x', 'a', '', 'k']
+  assert rows[0]['text'] == 'bcd' and rows[3]['text'] == 'yz'
+  assert rows[4]['text'] == 'xyz' and rows[5]['text'] == 'bcd'
+  assert len(rows[4]['symbols'][0]['top']) == 1 and 'symbols' not in rows[3]
+  assert rows[6]['text'] not in 'lm'
+  # As the command writes them by themselves.
+  alone = run('--prompt=x', '--seed=5', '--num-samples=2', '--temperature=9',
+              '--ignore-end', '--step=1', '--max-chars=9',
+              '--format=jsonl')  # fmt: skip
+  assert _rows(alone) == rows[1:3]
+  lines = ('\n'.join(map(json.dumps, wanted)) + '\n').encode()
+  out = run('--requests=-', '--step=1', '--max-chars=9', stdin=lines)
+  assert _rows(out) == rows
+
+
+def test_many_requests_are_several_batches(run, tmp_path):
+  flag = _requests(
+    tmp_path, *({'prompt': c, 'n': 40, 'max_chars': 2} for c in 'adgx')
+  )
+  rows = _rows(run(flag, '--step=1', '--temperature=0'))
+  assert [row['text'] for row in rows] == [
+    text for text in ('bc', 'ef', 'hi', 'yz') for _ in range(40)
+  ]
+
+
+@pytest.mark.parametrize(
+  'line, words',
+  [
+    ('{"prompt": ', 'line 2: not JSON'),
+    ('[1]', r'line 2: must be an object like \{"prompt"'),
+    ({'temprature': 1}, "line 2: there is no setting 'temprature', did you "),
+    ({'top_k': 'x'}, "line 2: top_k='x' must be a whole number"),
+    ({'top_k': True}, 'line 2: top_k=True must be a whole number'),
+    ({'top_k': None}, 'line 2: top_k=None must be a whole number'),
+    ({'prompt': 3}, 'line 2: prompt=3 must be a text'),
+    ({'stop': [1]}, r'line 2: stop=\[1\] must be a text or a list of texts'),
+    ({'top_p': 3}, r'line 2: top_p=3.0 must be from 0 to 1'),
+    ({'seed': -1}, 'line 2: seed=-1 must be from 0'),
+    ({'echo': 1}, 'line 2: echo=1 must be true or false'),
+    ({'logit_bias': {'ab': 1}}, 'line 2: logit_bias=.* must be of characters'),
+    ({'prompt': 'A'}, r'line 2: .*U\+0041'),
+    ({'regex': '('}, 'line 2: .*pattern'),
+    ({'regex': 'a{9}', 'max_chars': 8}, 'line 2: .* needs at least 9 symbols'),
+    ({'beams': 2, 'max_chars': 99}, 'line 2: .* not go beyond it'),
+    ({'best_of': 2, 'n': 3}, 'line 2: best_of=2 has no 3 texts'),
+    ({'workdir': 'x'}, "line 2: there is no setting 'workdir'"),
+  ],
+)
+def test_mistakes_in_requests(run, tmp_path, line, words):
+  flag = _requests(tmp_path, {'prompt': 'a'}, line)
+  output = tmp_path / 'out.jsonl'
+  with pytest.raises(UserError, match=words):
+    run(flag, f'--output={output}')
+  assert not output.exists()
+
+
+def test_no_requests(run, tmp_path):
+  with pytest.raises(UserError, match='has no requests'):
+    run(_requests(tmp_path, ''))
+  with pytest.raises(UserError, match='leave --format out'):
+    run(_requests(tmp_path, {}), '--format=text')
+
+
+def test_output(run, tmp_path):
+  path = tmp_path / 'out'
+  flags = ('--prompt=a', '--max-chars=4', '--num-samples=3', '--step=1',
+           '--temperature=9')  # fmt: skip
+  for form in ('text', 'jsonl'):
+    assert run(*flags, f'--format={form}', f'--output={path}') == ''
+    assert path.read_text() == run(*flags, f'--format={form}')
+  assert [p.name for p in tmp_path.iterdir()] == ['out']
+  assert json.loads(run(*flags, '--json', f'--output={path}'))['chars']
+  with pytest.raises(UserError, match='there is no folder'):
+    run(*flags, f'--output={tmp_path}/none/out')
+  with pytest.raises(UserError, match='is a folder'):
+    run(*flags, f'--output={tmp_path}')
+
+
+def test_an_interrupt_keeps_the_finished_samples(run, tmp_path, monkeypatch):
+  lines = [{'prompt': c, 'n': 40, 'max_chars': 2} for c in 'adg']
+  flag = _requests(tmp_path, *lines)
+  path = tmp_path / 'out'
+  draw = Answers._draw
+
+  def interrupted(self, batch):
+    if batch[0].request.prompt == 'g':
+      raise KeyboardInterrupt
+    return draw(self, batch)
+
+  monkeypatch.setattr(Answers, '_draw', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    run(flag, '--step=1', f'--output={path}')
+  rows = _rows(path.read_text())
+  assert [row['prompt'] for row in rows] == ['a'] * 40 + ['d'] * 40
+  path.unlink()
+  with pytest.raises(KeyboardInterrupt):
+    run(_requests(tmp_path, lines[2]), '--step=1', f'--output={path}')
+  assert not path.exists()
+
+
+def test_the_bar_is_for_terminals(run, tmp_path, monkeypatch, capsys):
+  flags = ('--prompt=a', '--num-samples=3', '--step=1', '--max-chars=4',
+           f'--output={tmp_path / "out"}')  # fmt: skip
+  run(*flags)
+  assert capsys.readouterr().err == ''
+  monkeypatch.setattr('sys.stderr', _Terminal())
+  run(*flags)
+  assert '3/3' in sys.stderr.getvalue()
+  monkeypatch.setattr('sys.stderr', _Terminal())
+  run(*flags, '--quiet')
+  run(*flags[:1], *flags[2:])
+  assert sys.stderr.getvalue() == ''
+
+
+class _Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+def test_interactive(run, monkeypatch):
+  lines = iter([
+    ':set max-chars 3', ':set temperature 0', 'a', ':set n 2', 'x', ':set n',
+    ':set temprature 1', ':set top-k x', ':set prompt a', ':set json-schema no',
+    ':wrong', 'A', r'm\n', '', ':set regex [x-z]+', 'a', ':show', ':help',
+    KeyboardInterrupt,
+  ])  # fmt: skip
+
+  def ask(prompt):
+    line = next(lines, EOFError)
+    if not isinstance(line, str):
+      raise line
+    return line
+
+  monkeypatch.setattr('builtins.input', ask)
+  out = run('--interactive', '--step=1')
+  assert out.startswith('step 1; a prompt, or :help\nabcd\n--- sample 1 ---\n')
+  for words in (
+    '--- sample 2 ---\nxyza\n',
+    "craft: there is no setting 'temprature', did you mean 'temperature'?\n",
+    "craft: top_k='x' must be a whole number\n",
+    'craft: prompt has no meaning here',
+    'craft: no: No such file',
+    "craft: no command ':wrong'",
+    'U+0041 (LATIN CAPITAL LETTER A)',
+    'm\nabc\n',
+    '  max_chars = 3\n',
+    "  regex = '[x-z]+'\n",
+    ':quit',
+  ):
+    assert words in out, words
+
+
+@pytest.mark.slow
+def test_interactive_on_a_terminal(workdir):
+  """Ctrl-C ends the text, Ctrl-D the loop."""
+  master, slave = pty.openpty()
+  # The terminal sends Ctrl-C to the session that it belongs to.
+  program = (
+    'import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); '
+    'from craft_jax import main; main.console()'
+  )
+  command = [
+    sys.executable, '-c', program, 'sample', f'--workdir={workdir}',
+    '--interactive', '--step=1', '--temperature=0', '--max-chars=1000000',
+  ]  # fmt: skip
+  with subprocess.Popen(
+    command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
+  ) as process:
+    os.close(slave)
+
+    def wait_for(words):
+      seen = b''
+      while words not in seen:
+        assert select.select([master], [], [], 60)[0], seen[-200:]
+        seen += os.read(master, 65536)
+
+    wait_for(b'> ')
+    os.write(master, b'a\n')
+    wait_for(b'bcdefghijklmnop')
+    os.write(master, b'\x03')
+    wait_for(b'> ')
+    os.write(master, b':set max-chars 3\n')
+    wait_for(b'> ')
+    os.write(master, b'x\n')
+    wait_for(b'xyza')
+    wait_for(b'> ')  # before it the terminal itself would take Ctrl-D
+    os.write(master, b'\x04')
+    assert process.wait(60) == 0
+  os.close(master)

@@ -13,7 +13,7 @@ import pytest
 from craft_jax import checkpoint, score
 from craft_jax import main as entry
 from craft_jax.model import build
-from craft_jax.sample.generate import start_symbols
+from craft_jax.sample.prompt import start_symbols
 from craft_jax.settings import Config, Model, Text
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.trained import load_model

@@ -12,13 +12,16 @@ from craft_jax.constrain import compile_regex, compile_without
 from craft_jax.errors import UserError
 from craft_jax.model import build
 from craft_jax.sample import slots as slots_lib
+from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.choose import RowSettings, choose, permit
 from craft_jax.sample.generate import (
   bucket,
   decoding_params,
-  encode_prompt,
   generate,
   sample_text,
+)
+from craft_jax.sample.prompt import (
+  encode_prompt,
   show_prompt,
   start_symbols,
 )
@@ -336,6 +339,65 @@ def test_logprobs_are_those_of_the_model(toy):
   np.testing.assert_allclose(logprobs, want, atol=1e-4)
 
 
+@pytest.mark.parametrize('num_top', [1, 3, CHARS.size])
+def test_the_most_likely_symbols_are_those_of_the_model(toy, num_top):
+  model, params = toy
+  prompt = CHARS.encode('no')
+  settings = SampleSettings(0.3, 2, end=False, logit_bias={1: 5.0})
+  ids, top = [], []
+  for (piece,) in generate(
+    model, params, CHARS, [prompt], settings, 0, 9, steps_per_dispatch=4,
+    num_top=num_top,
+  ):  # fmt: skip
+    ids += piece.ids
+    top += piece.top
+  x_BT = jnp.asarray([[*prompt.tolist(), *ids]], jnp.int32)
+  logits_TV = np.asarray(model.apply(params, x_BT[:, :-1]), np.float64)[0, 1:]
+  log_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+  order_TV = np.argsort(-log_TV, axis=-1, kind='stable')[:, :num_top]
+  assert len(top) == 9
+  for log_V, order_V, pairs in zip(log_TV, order_TV, top, strict=True):
+    assert [symbol for symbol, _ in pairs] == order_V.tolist()
+    np.testing.assert_allclose([p for _, p in pairs], log_V[order_V], atol=1e-4)
+
+
+def test_without_the_most_likely_the_program_has_no_search(toy):
+  model, params = toy
+  text = {}
+  for num_top in (0, 5):
+    slots, tables, live_B = _opened(model, params)
+    text[num_top] = slots_lib.decode.lower(
+      model, CHARS, decoding_params(model, params), tables, slots, live_B,
+      jnp.int32(4), 4, num_top,
+    ).as_text()  # fmt: skip
+  assert 'chlo.top_k' in text[5] and 'chlo.top_k' not in text[0]
+
+
+def _opened(model, params):
+  tables, start_B = tables_lib.stack([None], CHARS.size, jax.devices()[0])
+  slots = slots_lib.open_slots(
+    model,
+    jnp.ones(1, jnp.int32),
+    jnp.asarray(start_B, jnp.int32),
+    jnp.full(1, 99, jnp.int32),
+    jax.tree.map(jnp.asarray, setting_arrays([WARM], CHARS.size)),
+    jnp.zeros(1, jnp.uint32),
+    jnp.zeros(1, jnp.uint32),
+  )
+  return slots, tables, jnp.ones(1, bool)
+
+
+def test_a_seed_a_number_and_a_length_of_each_row(toy):
+  prompts = [CHARS.encode(p) for p in ('t', 'the noise', 'a')]
+  got = texts(
+    *toy, prompts, seed=[5, 6, 5], chars=[7, 20, 9], first_row=[0, 3, 1]
+  )
+  for i, (seed, chars, row) in enumerate(((5, 7, 0), (6, 20, 3), (5, 9, 1))):
+    assert [got[i]] == texts(
+      *toy, [prompts[i]], seed=seed, chars=chars, first_row=row
+    )
+
+
 def test_the_end_stops_and_is_not_text():
   model, params = biased(CHARS, {0: 3.5, CHARS.bos: 0.0, CHARS.pad: 9.0})
   prompts = [CHARS.encode('t')] * 8
@@ -501,3 +563,5 @@ def test_mistakes(toy):
       generate(*toy, CHARS, prompts, WARM, 0, 5)
   with pytest.raises(ValueError, match='1 prompts, 2 settings'):
     generate(*toy, CHARS, prompt, [WARM, WARM], 0, 5)
+  with pytest.raises(ValueError, match='1 prompts, 2 seeds'):
+    generate(*toy, CHARS, prompt, WARM, [0, 1], 5)

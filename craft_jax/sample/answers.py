@@ -1,0 +1,343 @@
+"""Requests in, samples out, in batches."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from craft_jax import score
+from craft_jax.errors import UserError
+from craft_jax.sample.beam import beam_search, check_search
+from craft_jax.sample.generate import (
+  Piece,
+  check_request,
+  decoding_params,
+  generate,
+)
+from craft_jax.sample.prompt import encode_prompt, show_prompt
+from craft_jax.sample.request import Request
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.text.stream import StreamDecoder
+from craft_jax.text.vocabulary import SPECIALS, Vocabulary
+from craft_jax.trained import Trained
+from craft_jax.types import Params
+
+# Rows of a batch of several requests; one request is never cut.
+_MOST_ROWS = 64
+
+
+class Prepared(NamedTuple):
+  """A request that is sure to be taken.
+
+  Attributes:
+    request: as it was given.
+    id: what the samples are marked with; None for nothing.
+    ids: of the prompt.
+    shown: the prompt as text.
+    settings: for the sampler.
+  """
+
+  request: Request
+  id: Any
+  ids: np.ndarray
+  shown: str
+  settings: SampleSettings
+
+
+def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
+  """Everything of a request that can be wrong is found here.
+
+  Raises:
+    UserError: a prompt or a constraint that the vocabulary cannot write, a
+      number out of range, a beam search that does not fit the context.
+  """
+  vocabulary, documents = trained.vocabulary, trained.meta.documents
+  settings = request.settings(vocabulary, documents)
+  check_request(settings, request.seed, request.max_chars)
+  most = vocabulary.size
+  if request.logprobs is not None and request.logprobs > most:
+    raise UserError(
+      f'logprobs={request.logprobs} must be at most the {most} symbols of the '
+      'model'
+    )
+  ids = encode_prompt(vocabulary, request.prompt, documents)
+  if request.beams:
+    check_search(
+      ids,
+      request.beams,
+      request.max_chars,
+      request.length_penalty,
+      trained.cfg.model.context,
+      settings.constraint,
+    )
+  shown = show_prompt(vocabulary, request.prompt)
+  return Prepared(request, id, ids, shown, settings)
+
+
+@dataclasses.dataclass
+class Sample:
+  """A text that is written or being written.
+
+  Attributes:
+    prepared: its request.
+    number: index among those that were drawn.
+    text: so far, without the prompt.
+    finish_reason: see `generate.Piece`; '' while it goes on.
+    ids: the symbols written; of a finished text those that it consists of.
+    logprobs: of these, see `generate.Piece`.
+    top: likewise, as many as the request asks for.
+    prompt_logprobs: of the symbols of the prompt but for the first, where an
+      echo of them is asked for.
+  """
+
+  prepared: Prepared
+  number: int
+  text: str = ''
+  finish_reason: str = ''
+  ids: list[int] = dataclasses.field(default_factory=list)
+  logprobs: list[float] = dataclasses.field(default_factory=list)
+  top: list[Any] = dataclasses.field(default_factory=list)
+  prompt_logprobs: Sequence[float] = ()
+
+  def add(self, piece: Piece, vocabulary: Vocabulary) -> None:
+    """Takes what a dispatch has added."""
+    self.text += piece.text
+    self.finish_reason = piece.finish_reason
+    self.ids += piece.ids
+    self.logprobs += piece.logprobs
+    self.top += [pairs[: self.prepared.request.logprobs] for pairs in piece.top]
+    if self.finish_reason:
+      number = _num_symbols(vocabulary, self.prepared.ids, self.ids, self.text)
+      for symbols in (self.ids, self.logprobs, self.top):
+        del symbols[number:]
+
+  @property
+  def full_text(self) -> str:
+    """The text, after the prompt where the request has `echo`."""
+    return (self.prepared.shown if self.prepared.request.echo else '') + (
+      self.text
+    )
+
+  @property
+  def mean_logprob(self) -> float:
+    """Per symbol; minus infinity for a text without any."""
+    if not self.logprobs:
+      return -math.inf
+    return math.fsum(self.logprobs) / len(self.logprobs)
+
+  def to_json(self, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The object that `craft sample` prints."""
+    request = self.prepared.request
+    found: dict[str, Any] = {}
+    if self.prepared.id is not None:
+      found['id'] = self.prepared.id
+    found |= {
+      'prompt': self.prepared.shown,
+      'text': self.full_text,
+      'finish_reason': self.finish_reason,
+      'seed': request.seed,
+      'sample': self.number,
+    }
+    if request.best_of:
+      mean = self.mean_logprob
+      found['mean_logprob'] = mean if math.isfinite(mean) else None
+    if request.logprobs is not None:
+      found['symbols'] = self._symbols(vocabulary)
+    return found
+
+  def _symbols(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    """Each symbol with its figures; null for the first one of an echo."""
+    found = []
+    if self.prepared.request.echo and self.prepared.request.prompt:
+      found = [
+        show_symbol(vocabulary, symbol) | {'logprob': logprob}
+        for symbol, logprob in zip(
+          self.prepared.ids.tolist(), [None, *self.prompt_logprobs], strict=True
+        )
+      ]
+    for i, (symbol, logprob) in enumerate(
+      zip(self.ids, self.logprobs, strict=True)
+    ):
+      shown = show_symbol(vocabulary, symbol) | {'logprob': logprob}
+      if self.top:
+        shown['top'] = [
+          show_symbol(vocabulary, other) | {'logprob': its_logprob}
+          for other, its_logprob in self.top[i]
+        ]
+      found.append(shown)
+    return found
+
+
+def show_symbol(vocabulary: Vocabulary, symbol: int) -> dict[str, Any]:
+  """A symbol for JSON: `char`, `byte` (a number) or `special`."""
+  if symbol >= vocabulary.num_symbols:
+    return {'special': SPECIALS[symbol - vocabulary.num_symbols]}
+  if vocabulary.kind == 'byte':
+    return {'byte': symbol}
+  return {'char': vocabulary.chars[symbol]}
+
+
+def _num_symbols(
+  vocabulary: Vocabulary, prompt: np.ndarray, ids: list[int], text: str
+) -> int:
+  """How many of the symbols the text needs; the others came after its end."""
+  decoder = StreamDecoder(vocabulary)
+  decoder.feed(prompt[-3:])  # it may end within a character
+  length = 0
+  for i, symbol in enumerate(ids):
+    if length >= len(text):
+      return i
+    length += len(decoder.feed([symbol]))
+  return len(ids)
+
+
+class Answer:
+  """The samples of one request."""
+
+  def __init__(self, prepared: Prepared, number: int):
+    """Begins `number` samples."""
+    self.prepared = prepared
+    self.drawn = [Sample(prepared, i) for i in range(number)]
+
+  def samples(self) -> list[Sample]:
+    """Those to give, as far as they are certain."""
+    request = self.prepared.request
+    if not request.best_of:
+      return self.drawn
+    if not self.is_certain:
+      return []
+    # Stable: among equals the one that was drawn first.
+    best = sorted(self.drawn, key=lambda sample: -sample.mean_logprob)
+    return best[: request.num_samples]
+
+  @property
+  def is_certain(self) -> bool:
+    """Whether `samples` has all it will ever have, finished or not."""
+    return not self.prepared.request.best_of or all(
+      sample.finish_reason for sample in self.drawn
+    )
+
+
+class Answers:
+  """Requests being answered, in their order.
+
+  Attributes:
+    answers: of those that have begun.
+  """
+
+  def __init__(
+    self,
+    trained: Trained,
+    wanted: Sequence[Prepared],
+    params: Params | None = None,
+  ):
+    """Nothing is written before the iteration.
+
+    Args:
+      trained: the model.
+      wanted: the requests.
+      params: its `decoding_params`, where they are at hand.
+    """
+    self._trained, self._wanted = trained, wanted
+    self._params = params or decoding_params(trained.model, trained.params)
+    self.answers: list[Answer] = []
+
+  def __iter__(self) -> Iterator[list[Piece]]:
+    """The pieces of each dispatch; `samples` has them by then."""
+    for batch in _batches(self._wanted):
+      if batch[0].request.beams:
+        yield self._search(batch[0])
+      else:
+        yield from self._draw(batch)
+
+  def samples(self) -> list[Sample]:
+    """Those that are certain to be given, in order; the last may go on."""
+    found = []
+    for answer in self.answers:
+      if not answer.is_certain:
+        break
+      found += answer.samples()
+    return found
+
+  def _draw(self, batch: Sequence[Prepared]) -> Iterator[list[Piece]]:
+    vocabulary = self._trained.vocabulary
+    answers = [Answer(one, one.request.num_drawn) for one in batch]
+    rows = [sample for answer in answers for sample in answer.drawn]
+    self._add_echoes(answers)
+    self.answers += answers
+    requests = [row.prepared.request for row in rows]
+    for pieces in generate(
+      self._trained.model,
+      self._params,
+      vocabulary,
+      [row.prepared.ids for row in rows],
+      [row.prepared.settings for row in rows],
+      [request.seed for request in requests],
+      [request.max_chars for request in requests],
+      first_row=[row.number for row in rows],
+      num_top=max(request.logprobs or 0 for request in requests),
+    ):
+      for piece in pieces:
+        rows[piece.row].add(piece, vocabulary)
+      yield pieces
+
+  def _add_echoes(self, answers: Sequence[Answer]) -> None:
+    """Scores the prompts whose log-probabilities are asked for."""
+    asked = [
+      answer
+      for answer in answers
+      if answer.prepared.request.echo
+      and answer.prepared.request.logprobs is not None
+      and len(answer.prepared.ids) > 1
+    ]
+    nats = score.texts_nats(
+      self._trained.model,
+      self._trained.params,
+      [answer.prepared.ids for answer in asked],
+    )
+    for answer, its_nats in zip(asked, nats, strict=True):
+      for sample in answer.drawn:
+        sample.prompt_logprobs = (-its_nats).tolist()
+
+  def _search(self, one: Prepared) -> list[Piece]:
+    """The best texts of a beam search, fewer if there are no more."""
+    request, vocabulary = one.request, self._trained.vocabulary
+    found = beam_search(
+      self._trained.model,
+      self._params,
+      vocabulary,
+      one.ids,
+      request.beams,
+      request.max_chars,
+      request.length_penalty,
+      one.settings,
+    )[: request.num_samples]
+    answer = Answer(one, len(found))
+    pieces = [
+      Piece(i, vocabulary.decode(text.ids), text.finish_reason, text.ids)
+      for i, text in enumerate(found)
+    ]
+    for sample, piece in zip(answer.drawn, pieces, strict=True):
+      sample.add(piece, vocabulary)
+    self.answers.append(answer)
+    return pieces
+
+
+def _batches(wanted: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+  """Neighbours that are written together."""
+  batch: list[Prepared] = []
+  num_rows = 0
+  for one in wanted:
+    number = one.request.num_drawn
+    alone = bool(one.request.beams)
+    if batch and (
+      alone or batch[0].request.beams or num_rows + number > _MOST_ROWS
+    ):
+      yield batch
+      batch, num_rows = [], 0
+    batch.append(one)
+    num_rows += number
+  if batch:
+    yield batch
