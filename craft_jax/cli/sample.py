@@ -14,6 +14,7 @@ examples:
 """
 
 import argparse
+import contextlib
 import json
 import select
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 
 from craft_jax.cli import request_file, writers
 from craft_jax.errors import UserError
+from craft_jax.interrupts import Interrupts
 from craft_jax.sample import request as request_lib
 
 SUMMARY = 'write text with a trained model'
@@ -137,13 +139,19 @@ def _write(
   # Where texts appear on the terminal they are the progress.
   shows = bool(file) or args.json or not sys.stdout.isatty()
   bar = shows and total > 1 and sys.stderr.isatty() and not args.quiet
+  # Noted, not raised: in a callback of the interpreter it would be lost.
+  interrupts = Interrupts()
+  interrupts.defer()
+  watch = interrupts if file else contextlib.nullcontext()
   try:
-    with Progress(total, quiet=not bar) as progress:
+    with watch, Progress(total, quiet=not bar) as progress:
       for _ in clock.watch(iter(answers)):
         samples = answers.samples()
         if write is not None:
           write.update(samples)
         progress.update(sum(bool(s.finish_reason) for s in samples), {})
+        if interrupts.requested():
+          raise KeyboardInterrupt
   except BaseException:
     # Ctrl-C keeps what is finished.
     if file and not file.is_empty:

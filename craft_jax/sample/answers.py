@@ -183,6 +183,8 @@ def _num_symbols(
   vocabulary: Vocabulary, prompt: np.ndarray, ids: list[int], text: str
 ) -> int:
   """How many of the symbols the text needs; the others came after its end."""
+  if vocabulary.kind == 'char':
+    return min(len(text), len(ids))
   decoder = StreamDecoder(vocabulary)
   decoder.feed(prompt[-3:])  # it may end within a character
   length = 0
