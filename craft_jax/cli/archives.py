@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from craft_jax import xla_flags
+from craft_jax.cli import trained_flags
 from craft_jax.errors import UserError
 
 SUFFIX = '.craft'
@@ -13,20 +14,7 @@ SUFFIX = '.craft'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of both commands."""
-  parser.add_argument(
-    '--workdir', required=True, metavar='DIR', help='the run of the model'
-  )
-  parser.add_argument(
-    '--step',
-    default='latest',
-    metavar='N',
-    help='a step, latest or best (default: latest)',
-  )
-  parser.add_argument(
-    '--no-ema',
-    action='store_true',
-    help='use the raw weights of a run that averaged them',
-  )
+  trained_flags.add_arguments(parser)
   parser.add_argument(
     '--force', action='store_true', help='overwrite the output'
   )

@@ -13,22 +13,14 @@ examples:
 import argparse
 import json
 
-from craft_jax.cli import adaptive, distributed
+from craft_jax.cli import adaptive, distributed, trained_flags
 
 SUMMARY = 'evaluate a trained model on a whole split'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft eval`."""
-  parser.add_argument(
-    '--workdir', required=True, metavar='DIR', help='the run to evaluate'
-  )
-  parser.add_argument(
-    '--step',
-    default='latest',
-    metavar='STEP',
-    help='a step, latest or best (default: latest)',
-  )
+  trained_flags.add_arguments(parser)
   parser.add_argument(
     '--split',
     default='valid',
@@ -42,11 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='new symbols per window of the strided figures; 0 leaves them out '
     '(default: eval.stride of the run)',
-  )
-  parser.add_argument(
-    '--no-ema',
-    action='store_true',
-    help='the raw weights, where the run keeps averaged ones',
   )
   parser.add_argument(
     '--path',

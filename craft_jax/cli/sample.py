@@ -20,7 +20,7 @@ import select
 import sys
 from typing import Any
 
-from craft_jax.cli import request_file, writers
+from craft_jax.cli import request_file, trained_flags, writers
 from craft_jax.errors import UserError
 from craft_jax.interrupts import Interrupts
 from craft_jax.sample import request as request_lib
@@ -31,18 +31,7 @@ SUMMARY = 'write text with a trained model'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft sample`."""
   flag = parser.add_argument
-  flag('--workdir', required=True, metavar='DIR', help='the run directory')
-  flag(
-    '--step',
-    default='latest',
-    metavar='N',
-    help='a step, latest or best (default: latest)',
-  )
-  flag(
-    '--no-ema',
-    action='store_true',
-    help='use the raw weights of a run that averaged them',
-  )
+  trained_flags.add_arguments(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument('--prompt', metavar='TEXT', help='text to continue')
   source.add_argument(

@@ -17,7 +17,7 @@ import json
 import sys
 from typing import Any
 
-from craft_jax.cli import adaptive
+from craft_jax.cli import adaptive, trained_flags
 from craft_jax.errors import UserError
 
 SUMMARY = 'score given text under a trained model'
@@ -26,18 +26,7 @@ SUMMARY = 'score given text under a trained model'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft score`."""
   flag = parser.add_argument
-  flag('--workdir', required=True, metavar='DIR', help='the run directory')
-  flag(
-    '--step',
-    default='latest',
-    metavar='STEP',
-    help='a step, latest or best (default: latest)',
-  )
-  flag(
-    '--no-ema',
-    action='store_true',
-    help='the raw weights, where the run keeps averaged ones',
-  )
+  trained_flags.add_arguments(parser)
   flag(
     '--text',
     action='append',
