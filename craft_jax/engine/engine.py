@@ -7,18 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.constrain import Automaton, valid_utf8
+from craft_jax.constrain import Automaton
 from craft_jax.engine.device import Device, PrefixCache
 from craft_jax.engine.requests import Job, Request, Sample, check
 from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.rows import Piece, Row, decoder_after
-from craft_jax.text.utf8 import CONTINUATIONS
+from craft_jax.sample.rows import Piece, Row, constraint_of, decoder_after
+from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
-_UNLIMITED = 1 << 30  # symbols
 _WHOLE = 3  # characters that one symbol may complete beside its own
 
 
@@ -266,7 +265,7 @@ class Engine:
     ids = np.array(sample.ids)
     begins = np.ones(len(ids), bool)
     if self._vocabulary.kind == 'byte':
-      begins = (ids < CONTINUATIONS[0]) | (ids > CONTINUATIONS[1])
+      begins = begins_character(ids)
     sample.chars += int(begins.sum())
     sample.written += len(ids)
     if sample.job.automaton is not None:
@@ -289,21 +288,16 @@ class Engine:
     As `generate` has it; a text that ends with the context has less room.
     """
     settings = request.settings
+    most = request.max_chars if request.slide else min(request.max_chars, room)
     if settings.constraint is not None:
-      most = request.max_chars if request.slide else room
-      left = min(request.max_chars, most)
       least = int(settings.constraint.distance[0])
-      if least > left:
+      if least > most:
         raise UserError(
-          f'{left} symbols are too few (max_chars={request.max_chars}, room '
+          f'{most} symbols are too few (max_chars={request.max_chars}, room '
           f'for {room} in the context): the constraint needs at least {least}'
         )
-      return settings.constraint, 0, left
-    if settings.utf8 and self._vocabulary.kind == 'byte':
-      automaton = valid_utf8(self._vocabulary)
-      decoder = decoder_after(self._vocabulary, request.prompt)
-      return automaton, automaton.walk(decoder.pending), _UNLIMITED
-    return None, 0, _UNLIMITED
+    decoder = decoder_after(self._vocabulary, request.prompt)
+    return constraint_of(self._vocabulary, settings, decoder, most)
 
   def _forget(self, handle: int) -> None:
     job = self._jobs.pop(handle)

@@ -8,20 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from craft_jax.constrain import valid_utf8
 from craft_jax.data.windows import bucket
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.prompt import encode_prompt
-from craft_jax.sample.rows import Piece, Row, decoder_after, setting_arrays
+from craft_jax.sample.rows import (
+  Piece,
+  Row,
+  constraint_of,
+  decoder_after,
+  setting_arrays,
+)
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
-_UNLIMITED = 1 << 30  # symbols
 
 
 def decoding_params(model: Decoder, params: Params) -> Params:
@@ -228,23 +232,12 @@ def _with_top(piece, top, num_top):
 
 
 def _constraints(vocabulary, rows, settings):
-  """Of each row the automaton, the state it starts in and its symbols at most.
-
-  A constraint is sure to be met because its symbols are counted: under bytes it
-  may write fewer characters than were asked for. UTF-8 needs no such count: a
-  text ends with a whole character.
-  """
-  automata, state_B, left_B = [], [], []
-  for row, wanted in zip(rows, settings, strict=True):
-    automaton, state, left = wanted.constraint, 0, _UNLIMITED
-    if automaton is not None:
-      left = row.chars_left
-    elif wanted.utf8 and vocabulary.kind == 'byte':
-      automaton = valid_utf8(vocabulary)
-      state = automaton.walk(row.decoder.pending)
-    automata.append(automaton)
-    state_B.append(state)
-    left_B.append(left)
+  """`constraint_of` each row: the automata, then two arrays."""
+  found = [
+    constraint_of(vocabulary, wanted, row.decoder, row.chars_left)
+    for row, wanted in zip(rows, settings, strict=True)
+  ]
+  automata, state_B, left_B = zip(*found, strict=True)
   return automata, np.array(state_B, np.int32), np.array(left_B, np.int32)
 
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from craft_jax.constrain import Automaton, valid_utf8
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import Vocabulary
 
+_UNLIMITED = 1 << 30  # symbols
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
 
@@ -100,6 +102,32 @@ def decoder_after(vocabulary: Vocabulary, prompt: np.ndarray) -> StreamDecoder:
   decoder = StreamDecoder(vocabulary)
   decoder.feed(prompt[-_UTF8_TAIL:])
   return decoder
+
+
+def constraint_of(
+  vocabulary: Vocabulary,
+  settings: SampleSettings,
+  decoder: StreamDecoder,
+  most: int,
+) -> tuple[Automaton | None, int, int]:
+  """Of a text the automaton, the state it begins in and its symbols at most.
+
+  A constraint is sure to be met because its symbols are counted: under bytes it
+  may write fewer characters than were asked for. UTF-8 needs no such count: a
+  text ends with a whole character.
+
+  Args:
+    vocabulary: the symbols.
+    settings: of the text.
+    decoder: after the prompt.
+    most: symbols that a constraint may write.
+  """
+  if settings.constraint is not None:
+    return settings.constraint, 0, most
+  if settings.utf8 and vocabulary.kind == 'byte':
+    automaton = valid_utf8(vocabulary)
+    return automaton, automaton.walk(decoder.pending), _UNLIMITED
+  return None, 0, _UNLIMITED
 
 
 def setting_arrays(

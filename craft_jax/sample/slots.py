@@ -16,7 +16,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.choose import RowSettings, choose, penalize
 from craft_jax.sample.tables import Tables, restrict
-from craft_jax.text.utf8 import CONTINUATIONS
+from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
@@ -178,7 +178,7 @@ def step(
   id_V = jnp.arange(vocabulary.size)
   begins_V = jnp.ones_like(id_V)
   if vocabulary.kind == 'byte':
-    begins_V = (id_V < CONTINUATIONS[0]) | (id_V > CONTINUATIONS[1])
+    begins_V = begins_character(id_V)
   writes_B = live_B & (token_B < vocabulary.num_symbols)
   slots = dataclasses.replace(
     slots,

@@ -8,15 +8,21 @@ surrogate is written in the three-byte form of `surrogatepass`.
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from craft_jax.errors import UserError
 
 MAX_CODE_POINT = 0x10FFFF
-CONTINUATIONS = (0x80, 0xBF)  # the bytes of a character after its first
+_CONTINUATIONS = (0x80, 0xBF)  # the bytes of a character after its first
 _CHUNK = 1 << 22  # characters turned into code points at a time
 _ESCAPED = re.compile(rb'\xed([\xb2\xb3])([\x80-\xbf])')
+
+
+def begins_character(byte: Any) -> Any:
+  """Whether a byte begins a character of UTF-8; of an array each, any kind."""
+  return (byte < _CONTINUATIONS[0]) | (byte > _CONTINUATIONS[1])
 
 
 def to_bytes(text: str) -> bytes:
