@@ -220,12 +220,15 @@ class Decoder:
     x_BT: Int[Array, 'B T'],
     length_B: Int[Array, 'B'],
     segment_BT: Int[Array, 'B T'] | None = None,
+    depth: int | None = None,
   ) -> tuple[Cache, Float[Array, 'B T V']]:
     """Reads `length_B` of the T new symbols per row; logits at each of them.
 
     Rows may hold different lengths; logits past `length_B` are unspecified. A
     row must not outgrow the cache. `params` may hold `blocks` stacked or as
-    `layers` gives them, which saves taking them apart at each call.
+    `layers` gives them, which saves taking them apart at each call. Under
+    `depth` the first layers alone read, and the head looks at what they found:
+    cheap guesses, after which the symbols are to be read again by all.
     """
     T = x_BT.shape[1]
     S = cache.segment_BS.shape[1]
@@ -250,7 +253,7 @@ class Decoder:
       masks[window] = mask_BTS
     x_BTD = self._embed(params, x_BT, position_BT, symbol_BS, segment_BS)
     keys, values = list(cache.keys), list(cache.values)
-    for i, layer_params in enumerate(self.layers(params)):
+    for i, layer_params in enumerate(self.layers(params)[:depth]):
       read = self._block.apply(
         {'params': layer_params},
         x_BTD,

@@ -13,6 +13,7 @@ from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.prompt import encode_prompt
 from craft_jax.sample.rows import (
   Piece,
@@ -83,6 +84,7 @@ def generate(
   first_row: int | Sequence[int] = 0,
   steps_per_dispatch: int = STEPS_PER_DISPATCH,
   num_top: int = 0,
+  drafts: Drafts | None = FORCED,
 ) -> Iterator[list[Piece]]:
   """Continues every prompt, as one batch.
 
@@ -104,6 +106,7 @@ def generate(
       the number of each row.
     steps_per_dispatch: symbols per row between pieces; changes no text.
     num_top: most likely symbols to report beside each that is written.
+    drafts: which guesses are read ahead, see docs/sampling.md; None is none.
 
   Yields:
     After each dispatch a `Piece` per row that was not finished before it.
@@ -123,11 +126,18 @@ def generate(
   numbers = _per_prompt('row numbers', first_row, number)
   for each in zip(wanted, seeds, chars, strict=True):
     check_request(*each)
+  if drafts and not (drafts.match or drafts.layers or _forces(wanted)):
+    drafts = None
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
-    steps_per_dispatch, num_top,
+    steps_per_dispatch, num_top, drafts,
   )  # fmt: skip
+
+
+def _forces(settings: Sequence[SampleSettings]) -> bool:
+  """Whether a constraint may leave no choice; UTF-8 always does."""
+  return any(wanted.constraint is not None for wanted in settings)
 
 
 def _per_prompt(name, given, number):
@@ -159,7 +169,7 @@ def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:
 
 def _generate(
   model, params, vocabulary, prompts, settings, seeds, max_chars, numbers,
-  capacity, num_top,
+  capacity, num_top, drafts,
 ):  # fmt: skip
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   context = model.cfg.context
@@ -194,23 +204,23 @@ def _generate(
     if unread.any():
       slots = _read(model, vocabulary, params, slots, rows, unread, device)
       unread[:] = False
-    live = [row for row in rows if row.live]
-    # A character is at least one symbol, so no row can be done before this.
-    steps = min(
-      capacity,
-      max(row.chars_left for row in live),
-      min(context + 1 - len(row.window) for row in live),
+    # A character is at least one symbol, so none is done before this; with
+    # guesses a row would write on while the others take their turns.
+    most = min(capacity, max(row.chars_left for row in rows if row.live))
+    limit_B = np.array([most if row.live else 0 for row in rows], np.int32)
+    limit_B, num_steps = jax.device_put(
+      (limit_B, np.array(most, np.int32)), device
     )
-    live_B, num_steps = jax.device_put(
-      (np.array([row.live for row in rows]), np.array(steps, np.int32)), device
-    )
-    slots, *out = slots_lib.decode(
-      model, vocabulary, params, tables, slots, live_B, num_steps, capacity,
-      _top_bucket(num_top, vocabulary.size),
+    slots, written = slots_lib.decode(
+      model, vocabulary, params, tables, slots, limit_B, num_steps, capacity,
+      _top_bucket(num_top, vocabulary.size), drafts,
     )  # fmt: skip
-    ids, logprobs, top = jax.tree.map(np.ndarray.tolist, jax.device_get(out))
+    count, *out = jax.tree.map(
+      np.ndarray.tolist, jax.tree.leaves(jax.device_get(written))
+    )
+    ids, logprobs, *top = out
     pieces = [
-      row.take(i, ids[i][:steps], logprobs[i][:steps], ends)
+      row.take(i, ids[i][: count[i]], logprobs[i][: count[i]], ends)
       for i, row in enumerate(rows) if row.live
     ]  # fmt: skip
     yield [_with_top(piece, top, num_top) for piece in pieces]

@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
+from craft_jax.sample import drafts as drafts_lib
 from craft_jax.sample.choose import RowSettings, choose, penalize
+from craft_jax.sample.drafts import Drafts
 from craft_jax.sample.tables import Tables, restrict
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
@@ -23,6 +25,8 @@ from craft_jax.types import Params
 # The logarithms of the highest probabilities, falling, and whose they are.
 Top = tuple[Float[Array, 'B K'], Int[Array, 'B K']]
 TopOfAll = tuple[Float[Array, 'B C K'], Int[Array, 'B C K']]
+# The slots, the rows that go on, and what was written.
+_Loop = tuple['Slots', Bool[Array, 'B'], 'Written']
 
 
 @flax.struct.dataclass
@@ -48,6 +52,26 @@ class Slots:
   state_B: Int[Array, 'B']
   left_B: Int[Array, 'B']
   settings: RowSettings
+
+
+@flax.struct.dataclass
+class Written:
+  """What a dispatch wrote.
+
+  Attributes:
+    count_B: symbols of each row; an end is the last of its row.
+    symbol_BC: the symbols, PAD after them.
+    log_BC: the logarithm of the probability that the model gave each, before
+      anything was added, forbidden or cut.
+    top_BCK: the K highest of the same, falling.
+    top_id_BCK: whose they are.
+  """
+
+  count_B: Int[Array, 'B']
+  symbol_BC: Int[Array, 'B C']
+  log_BC: Float[Array, 'B C']
+  top_BCK: Float[Array, 'B C K']
+  top_id_BCK: Int[Array, 'B C K']
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
@@ -142,31 +166,75 @@ def step(
   slots: Slots,
   live_B: Bool[Array, 'B'],
   num_top: int = 0,
+  depth: int | None = None,
 ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
   """Reads the newest symbol of each live row and chooses the one after it.
 
   A live row must have room in its cache. Pure; PAD for rows not live. Then come
   the logarithm of the probability that the model gave the symbol, before
   anything was added, forbidden or cut, and the `num_top` highest of the same.
+  `depth` is that of `Decoder.extend`.
   """
-  settings = slots.settings
-  segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
-  cache, logits_BTV = model.extend(
+  slots, logits_BTV = _extend(
+    model,
+    vocabulary,
     params,
-    slots.cache,
+    slots,
     slots.last_B[:, None],
     live_B.astype(jnp.int32),
-    segment_B[:, None],
+    depth,
   )
-  log_BV = jax.nn.log_softmax(logits_BTV[:, 0], axis=-1)
-  logits_BV = logits_BTV[:, 0] + settings.bias_BV
+  length_B = slots.cache.length_B
+  return follow(
+    vocabulary, tables, slots, logits_BTV[:, 0], length_B, live_B, num_top
+  )
+
+
+def _extend(model, vocabulary, params, slots, x_BT, length_B, depth=None):
+  """Reads symbols of one document each; the first is the newest written."""
+  segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
+  segment_BT = jnp.broadcast_to(segment_B[:, None], x_BT.shape)
+  cache, logits_BTV = model.extend(
+    params, slots.cache, x_BT, length_B, segment_BT, depth
+  )
+  segment_B = jnp.where(length_B > 0, segment_B, slots.segment_B)
+  slots = dataclasses.replace(slots, cache=cache, segment_B=segment_B)
+  return slots, logits_BTV
+
+
+def follow(
+  vocabulary: Vocabulary,
+  tables: Tables,
+  slots: Slots,
+  logits_BV: Float[Array, 'B V'],
+  length_B: Int[Array, 'B'],
+  live_B: Bool[Array, 'B'],
+  num_top: int,
+) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
+  """Chooses a symbol of each live row.
+
+  Args:
+    vocabulary: its symbols.
+    tables: the constraints.
+    slots: with a cache that has read the text before it.
+    logits_BV: of the model.
+    length_B: symbols of the cache that are that text.
+    live_B: the others stay as they are.
+    num_top: most likely symbols to report.
+
+  Returns:
+    As `step`.
+  """
+  settings = slots.settings
+  log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+  logits_BV = logits_BV + settings.bias_BV
   logits_BV = jax.lax.cond(
     jnp.any(
       (settings.repetition_B != 1)
       | (settings.presence_B != 0)
       | (settings.frequency_B != 0)
     ),
-    lambda: penalize(logits_BV, settings, cache.symbol_BS, cache.length_B),
+    lambda: penalize(logits_BV, settings, slots.cache.symbol_BS, length_B),
     lambda: logits_BV,
   )
   may_end_B = settings.end_B & (slots.chars_B >= settings.min_chars_B)
@@ -182,9 +250,7 @@ def step(
   writes_B = live_B & (token_B < vocabulary.num_symbols)
   slots = dataclasses.replace(
     slots,
-    cache=cache,
     last_B=jnp.where(live_B, token_B, slots.last_B),
-    segment_B=jnp.where(live_B, segment_B, slots.segment_B),
     position_B=slots.position_B + live_B,
     chars_B=slots.chars_B + (writes_B & begins_V[token_B]),
     state_B=jnp.where(writes_B, next_BV[row_B, token_B], slots.state_B),
@@ -203,7 +269,7 @@ def _top(log_BV: Float[Array, 'B V'], num_top: int) -> Top:
 
 @functools.partial(
   jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity', 'num_top'),
+  static_argnames=('model', 'vocabulary', 'capacity', 'num_top', 'drafts'),
   donate_argnames='slots',
 )
 def decode(
@@ -212,12 +278,13 @@ def decode(
   params: Params,
   tables: Tables,
   slots: Slots,
-  live_B: Bool[Array, 'B'],
+  limit_B: Int[Array, 'B'],
   num_steps: Int[Array, ''],
   capacity: int,
   num_top: int = 0,
-) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C'], TopOfAll]:
-  """Writes up to `num_steps` symbols per live row in one dispatch.
+  drafts: Drafts | None = None,
+) -> tuple[Slots, Written]:
+  """Writes into every row that has a limit and room in its cache.
 
   The trip count is traced, so any number of steps is one executable.
 
@@ -227,42 +294,185 @@ def decode(
     params: its parameters.
     tables: the constraints.
     slots: donated.
-    live_B: rows that write; each has room for `num_steps` symbols.
-    num_steps: at most `capacity`.
+    limit_B: symbols that each row writes at most, itself at most `capacity`; 0
+      leaves it alone.
+    num_steps: turns, each of which writes at least one symbol into every row
+      that still goes on.
     capacity: C, columns of the answer.
     num_top: K, most likely symbols to report beside each.
+    drafts: which guesses are read ahead; None is none.
 
   Returns:
-    The slots, the symbols (an end is the last of its row, PAD after it), the
-    logarithms of their probabilities, and those of the K most likely symbols
-    with their ids, see `step`.
+    The slots, and what was written.
   """
-  out_BC = jnp.full((live_B.shape[0], capacity), vocabulary.pad, jnp.int32)
-  log_BC = jnp.zeros(out_BC.shape)
-  shape = (*out_BC.shape, num_top)
-  top_BCK = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
+  shape = (limit_B.shape[0], capacity)
+  written = Written(
+    jnp.zeros_like(limit_B),
+    jnp.full(shape, vocabulary.pad, jnp.int32),
+    jnp.zeros(shape),
+    jnp.zeros((*shape, num_top)),
+    jnp.zeros((*shape, num_top), jnp.int32),
+  )
+  room = slots.cache.symbol_BS.shape[1]
 
-  def more(carry):
-    i, _, live_B, *_ = carry
-    return (i < num_steps) & jnp.any(live_B)
+  def on(slots, written, live_B, wrote_B):
+    """Which of the live rows go on."""
+    last_B = slots.last_B
+    ended_B = (last_B == vocabulary.bos) | (last_B == vocabulary.eos)
+    return (
+      live_B
+      & ~(wrote_B & ended_B)
+      & (written.count_B < limit_B)
+      & (slots.cache.length_B < room)
+    )
 
-  def body(carry):
-    i, slots, live_B, out_BC, log_BC, top_BCK = carry
-    slots, token_B, log_B, top_BK = step(
+  def narrow(carry: _Loop) -> _Loop:
+    slots, live_B, written = carry
+    slots, *new = step(
       model, vocabulary, params, tables, slots, live_B, num_top
     )
-    out_BC = jax.lax.dynamic_update_slice(out_BC, token_B[:, None], (0, i))
-    log_BC = jax.lax.dynamic_update_slice(log_BC, log_B[:, None], (0, i))
-    top_BCK = jax.tree.map(
-      lambda all_BCK, new_BK: jax.lax.dynamic_update_slice(
-        all_BCK, new_BK[:, None], (0, i, 0)
-      ),
-      top_BCK,
-      top_BK,
-    )
-    ended_B = (token_B == vocabulary.bos) | (token_B == vocabulary.eos)
-    return i + 1, slots, live_B & ~ended_B, out_BC, log_BC, top_BCK
+    written = _append(written, live_B, *new)
+    return slots, on(slots, written, live_B, live_B), written
 
-  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC, log_BC, top_BCK)
-  _, slots, _, out_BC, log_BC, top_BCK = jax.lax.while_loop(more, body, start)
-  return slots, out_BC, log_BC, top_BCK
+  def turn(carry):
+    i, *loop = carry
+    if drafts is None:
+      return i + 1, *narrow(tuple(loop))
+    slots, live_B, written = loop
+    slots, guess_BD = _guess(
+      model, vocabulary, params, tables, slots, live_B, drafts
+    )
+    count_B = jnp.where(live_B, drafts_lib.counts(guess_BD), 0)
+    some_B = count_B > 0
+    gain = jnp.sum(jnp.where(some_B, count_B + 1, 0))
+    cost = drafts_lib.pass_cost(len(live_B))
+    pays = gain > cost * jnp.sum(live_B)
+
+    def wide(carry: _Loop) -> _Loop:
+      slots, live_B, written = carry
+      read_B = jnp.where(some_B, count_B + 1, 0)
+      read_B = jnp.minimum(read_B, limit_B - written.count_B)
+      read_B = jnp.minimum(read_B, room - slots.cache.length_B)
+      slots, written = _verify(
+        model, vocabulary, params, tables, slots, written, guess_BD, read_B,
+        num_top,
+      )  # fmt: skip
+      return slots, on(slots, written, live_B, some_B), written
+
+    carry = jax.lax.cond(
+      pays, wide, lambda carry: carry, (slots, live_B, written)
+    )
+    # A row without guesses takes the same step as if nobody had any.
+    rest = ~pays | jnp.any(live_B & ~some_B)
+    carry = jax.lax.cond(rest, narrow, lambda carry: carry, carry)
+    return i + 1, *carry
+
+  def more(carry):
+    i, _, live_B, _ = carry
+    return (i < num_steps) & jnp.any(live_B)
+
+  none_B = jnp.zeros(shape[0], bool)
+  live_B = on(slots, written, ~none_B, none_B)
+  start = (jnp.zeros((), jnp.int32), slots, live_B, written)
+  _, slots, _, written = jax.lax.while_loop(more, turn, start)
+  return slots, written
+
+
+def _append(written, live_B, token_B, log_B, top) -> Written:
+  """One symbol more of each live row."""
+  row_B = jnp.arange(len(live_B))
+  at_B = jnp.where(live_B, written.count_B, written.symbol_BC.shape[1])
+
+  def put(all_BC, new_B):
+    return all_BC.at[row_B, at_B].set(new_B, mode='drop')
+
+  return Written(
+    written.count_B + live_B,
+    put(written.symbol_BC, token_B),
+    put(written.log_BC, log_B),
+    put(written.top_BCK, top[0]),
+    put(written.top_id_BCK, top[1]),
+  )
+
+
+def _guess(model, vocabulary, params, tables, slots, live_B, drafts):
+  """The guesses of the rows, -1 for none; of the slots the cache may differ.
+
+  But only in what is past its length.
+  """
+  none_BD = jnp.full((len(live_B), drafts.length), -1, jnp.int32)
+  guess_BD = none_BD
+  cache = slots.cache
+  if drafts.match:
+    guess_BD = drafts_lib.lookup(
+      cache.symbol_BS, cache.length_B, slots.last_B, drafts.match,
+      drafts.length, vocabulary.num_symbols,
+    )  # fmt: skip
+  if drafts.layers:
+    slots, guess_BD = _write_ahead(
+      model, vocabulary, params, tables, slots, live_B, drafts
+    )
+  if drafts.forced:
+    forced_BD = jax.lax.cond(
+      jnp.any(live_B & (tables.forced_R[slots.state_B] >= 0)),
+      lambda: drafts_lib.forced(tables, slots.state_B, drafts.length),
+      lambda: none_BD,
+    )
+    guess_BD = jnp.where(forced_BD[:, :1] >= 0, forced_BD, guess_BD)
+  return slots, guess_BD
+
+
+def _write_ahead(model, vocabulary, params, tables, slots, live_B, drafts):
+  """What the first layers would write; the slots get only their cache."""
+  room = slots.cache.symbol_BS.shape[1]
+
+  def ahead(carry, _):
+    slots, live_B = carry
+    slots, token_B, *_ = step(
+      model, vocabulary, params, tables, slots, live_B, depth=drafts.layers
+    )
+    live_B &= token_B < vocabulary.num_symbols
+    guess_B = jnp.where(live_B, token_B, -1)
+    return (slots, live_B & (slots.cache.length_B < room)), guess_B
+
+  (after, _), guess_DB = jax.lax.scan(
+    ahead, (slots, live_B), length=drafts.length
+  )
+  cache = dataclasses.replace(after.cache, length_B=slots.cache.length_B)
+  return dataclasses.replace(slots, cache=cache), guess_DB.T
+
+
+def _verify(
+  model, vocabulary, params, tables, slots, written, guess_BD, read_B, num_top
+):  # fmt: skip
+  """Reads the newest symbol and guesses after it, and writes what follows.
+
+  That is a guess for as long as one is met, and then one symbol more. `read_B`
+  is how many symbols a row reads, and the most that it writes.
+  """
+  start_B = slots.cache.length_B
+  x_BT = jnp.concatenate(
+    [slots.last_B[:, None], jnp.maximum(guess_BD, 0)], axis=1
+  )
+  slots, logits_BTV = _extend(model, vocabulary, params, slots, x_BT, read_B)
+  live_B = read_B > 0
+
+  def more(carry):
+    return jnp.any(carry[2])
+
+  def body(carry):
+    i, slots, live_B, written = carry
+    slots, token_B, *new = follow(
+      vocabulary, tables, slots, logits_BTV[:, i], start_B + i + 1, live_B,
+      num_top,
+    )  # fmt: skip
+    written = _append(written, live_B, token_B, *new)
+    # Past the last guess nothing is read, so the row is done by then anyway.
+    met_B = token_B == guess_BD[:, jnp.minimum(i, guess_BD.shape[1] - 1)]
+    return i + 1, slots, live_B & met_B & (i + 1 < read_B), written
+
+  start = (jnp.zeros((), jnp.int32), slots, live_B, written)
+  _, slots, _, after = jax.lax.while_loop(more, body, start)
+  length_B = start_B + after.count_B - written.count_B
+  cache = dataclasses.replace(slots.cache, length_B=length_B)
+  return dataclasses.replace(slots, cache=cache), after

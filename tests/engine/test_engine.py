@@ -49,7 +49,10 @@ def toy():
 
 
 def engine_of(toy, vocabulary=CHARS, **changes):
-  defaults = {'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40}
+  """Without guesses, as what is read in one pass depends on who else has any."""
+  defaults = {
+    'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40, 'drafts': None
+  }  # fmt: skip
   return Engine(*toy, vocabulary, **(defaults | changes))
 
 

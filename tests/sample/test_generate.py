@@ -241,7 +241,8 @@ def test_constraints_and_free_rows_do_not_mix(toy):
 
 def test_other_constraints_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
-  texts(*toy, prompts)
+  first = dataclasses.replace(WARM, constraint=compile_regex('[no]+', CHARS))
+  texts(*toy, prompts, [first, WARM])
   programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
   before = [program._cache_size() for program in programs]
   for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
@@ -365,10 +366,10 @@ def test_without_the_most_likely_the_program_has_no_search(toy):
   model, params = toy
   text = {}
   for num_top in (0, 5):
-    slots, tables, live_B = _opened(model, params)
+    slots, tables = _opened(model, params)
     text[num_top] = slots_lib.decode.lower(
-      model, CHARS, decoding_params(model, params), tables, slots, live_B,
-      jnp.int32(4), 4, num_top,
+      model, CHARS, decoding_params(model, params), tables, slots,
+      jnp.array([4]), jnp.int32(4), 4, num_top,
     ).as_text()  # fmt: skip
   assert 'chlo.top_k' in text[5] and 'chlo.top_k' not in text[0]
 
@@ -384,7 +385,7 @@ def _opened(model, params):
     jnp.zeros(1, jnp.uint32),
     jnp.zeros(1, jnp.uint32),
   )
-  return slots, tables, jnp.ones(1, bool)
+  return slots, tables
 
 
 def test_a_seed_a_number_and_a_length_of_each_row(toy):
