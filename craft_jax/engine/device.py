@@ -16,7 +16,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample.choose import RowSettings
-from craft_jax.sample.drafts import Drafts
+from craft_jax.sample.drafts import FIRST_HIT, Drafts
 from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.rows import setting_arrays
 from craft_jax.sample.settings import SampleSettings
@@ -132,6 +132,7 @@ def place(
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
+    hit_B=jnp.full(1, FIRST_HIT),
     settings=RowSettings(key_B=key_B, **settings, **wide),
     **{f'{name}_B': field[name] for name in _FIELDS},
   )

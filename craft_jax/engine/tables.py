@@ -122,8 +122,8 @@ class TableStore:
       np.concatenate([c, np.zeros((_BLOCK - count, *c.shape[1:]), c.dtype)])
       for c in block
     ]
-    index_W, rows = jax.device_put((index_W, Tables(*padded)), self._device)
-    self.tables = write_rows(self.tables, index_W, rows)
+    index_W, *rows = jax.device_put((index_W, *padded), self._device)
+    self.tables = write_rows(self.tables, index_W, Tables(*rows))
 
 
 def _gap(parts, size: int, end: int) -> int | None:

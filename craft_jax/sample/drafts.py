@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from craft_jax.errors import UserError
 from craft_jax.sample.tables import Tables
@@ -17,6 +17,9 @@ from craft_jax.sample.tables import Tables
 _NONE = -1
 # Symbols looked at, so that of several places the one that agrees longest wins.
 _LONGEST_MATCH = 16
+# Of a row whose guesses have not been seen yet, the share that is met.
+FIRST_HIT = 0.7
+_NEWEST = 0.2  # weight of the newest guess in that share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,15 @@ class Drafts:
       what followed there (prompt lookup, arXiv:2304.04487); 0 is off.
     layers: that many of the first layers, with the head, write ahead
       (self-drafting, arXiv:2309.08168); 0 is off.
+    cost: of a pass, in steps of one symbol; it is made where more is expected
+      of it. 0 is `pass_cost`.
   """
 
   length: int = 7
   forced: bool = True
   match: int = 0
   layers: int = 0
+  cost: float = 0.0
 
   def __post_init__(self) -> None:
     if self.length < 1:
@@ -133,3 +139,26 @@ def lookup(
 def counts(guess_BD: Int[Array, 'B D']) -> Int[Array, 'B']:
   """Guesses of each row, those before its first -1."""
   return jnp.sum(jnp.cumprod(guess_BD >= 0, axis=1), axis=1)
+
+
+def expected(
+  guess_BD: Int[Array, 'B D'], hit_B: Float[Array, 'B']
+) -> Float[Array, 'B']:
+  """Symbols that a pass is expected to write; 0 for a row without a guess.
+
+  Args:
+    guess_BD: the guesses.
+    hit_B: share of them that is met; the first that is not ends the run.
+  """
+  D = guess_BD.shape[1]
+  is_guess_BD = jnp.cumprod(guess_BD >= 0, axis=1)
+  reach_BD = hit_B[:, None] ** jnp.arange(1, D + 1)[None]
+  met_B = jnp.sum(reach_BD * is_guess_BD, axis=1)
+  return jnp.where(guess_BD[:, 0] >= 0, 1 + met_B, 0.0)
+
+
+def learned(
+  hit_B: Float[Array, 'B'], met_B: Bool[Array, 'B']
+) -> Float[Array, 'B']:
+  """The share that is met after one guess more, read ahead or not."""
+  return (1 - _NEWEST) * hit_B + _NEWEST * met_B

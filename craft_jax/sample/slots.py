@@ -41,6 +41,7 @@ class Slots:
     chars_B: characters written so far.
     state_B: of the constraint, in the tables.
     left_B: symbols that may still be written.
+    hit_B: share of the guesses that were met lately.
     settings: how each row chooses.
   """
 
@@ -51,6 +52,7 @@ class Slots:
   chars_B: Int[Array, 'B']
   state_B: Int[Array, 'B']
   left_B: Int[Array, 'B']
+  hit_B: Float[Array, 'B']
   settings: RowSettings
 
 
@@ -105,6 +107,7 @@ def open_slots(
     chars_B=jnp.zeros(B, jnp.int32),
     state_B=state_B,
     left_B=left_B,
+    hit_B=jnp.full(B, drafts_lib.FIRST_HIT),
     settings=RowSettings(key_B=key_B, **settings),
   )
 
@@ -339,14 +342,16 @@ def decode(
     if drafts is None:
       return i + 1, *narrow(tuple(loop))
     slots, live_B, written = loop
-    slots, guess_BD = _guess(
+    slots, guess_BD, forced_B = _guess(
       model, vocabulary, params, tables, slots, live_B, drafts
     )
     count_B = jnp.where(live_B, drafts_lib.counts(guess_BD), 0)
     some_B = count_B > 0
-    gain = jnp.sum(jnp.where(some_B, count_B + 1, 0))
-    cost = drafts_lib.pass_cost(len(live_B))
-    pays = gain > cost * jnp.sum(live_B)
+    expected_B = drafts_lib.expected(
+      guess_BD, jnp.where(forced_B, 1.0, slots.hit_B)
+    )
+    cost = drafts.cost or drafts_lib.pass_cost(len(live_B))
+    pays = jnp.sum(jnp.where(some_B, expected_B, 0)) > cost * jnp.sum(live_B)
 
     def wide(carry: _Loop) -> _Loop:
       slots, live_B, written = carry
@@ -365,7 +370,11 @@ def decode(
     # A row without guesses takes the same step as if nobody had any.
     rest = ~pays | jnp.any(live_B & ~some_B)
     carry = jax.lax.cond(rest, narrow, lambda carry: carry, carry)
-    return i + 1, *carry
+    slots, live_B, after = carry
+    first_B = after.symbol_BC[jnp.arange(len(count_B)), written.count_B]
+    hit_B = drafts_lib.learned(slots.hit_B, first_B == guess_BD[:, 0])
+    hit_B = jnp.where(some_B & ~forced_B, hit_B, slots.hit_B)
+    return i + 1, dataclasses.replace(slots, hit_B=hit_B), live_B, after
 
   def more(carry):
     i, _, live_B, _ = carry
@@ -396,12 +405,12 @@ def _append(written, live_B, token_B, log_B, top) -> Written:
 
 
 def _guess(model, vocabulary, params, tables, slots, live_B, drafts):
-  """The guesses of the rows, -1 for none; of the slots the cache may differ.
+  """The guesses of the rows, -1 for none, and whose there is no doubt of.
 
-  But only in what is past its length.
+  The cache of the slots may change past its length.
   """
   none_BD = jnp.full((len(live_B), drafts.length), -1, jnp.int32)
-  guess_BD = none_BD
+  guess_BD, forced_B = none_BD, jnp.zeros(len(live_B), bool)
   cache = slots.cache
   if drafts.match:
     guess_BD = drafts_lib.lookup(
@@ -418,8 +427,9 @@ def _guess(model, vocabulary, params, tables, slots, live_B, drafts):
       lambda: drafts_lib.forced(tables, slots.state_B, drafts.length),
       lambda: none_BD,
     )
-    guess_BD = jnp.where(forced_BD[:, :1] >= 0, forced_BD, guess_BD)
-  return slots, guess_BD
+    forced_B = forced_BD[:, 0] >= 0
+    guess_BD = jnp.where(forced_B[:, None], forced_BD, guess_BD)
+  return slots, guess_BD, forced_B
 
 
 def _write_ahead(model, vocabulary, params, tables, slots, live_B, drafts):

@@ -49,7 +49,7 @@ def toy():
 
 
 def engine_of(toy, vocabulary=CHARS, **changes):
-  """Without guesses, as what is read in one pass depends on who else has any."""
+  """Without guesses, so that no bit depends on who else has any."""
   defaults = {
     'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40, 'drafts': None
   }  # fmt: skip
