@@ -132,7 +132,7 @@ def place(
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
-    hit_B=jnp.full(1, FIRST_HIT),
+    hit_B=jnp.full(1, FIRST_HIT, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings, **wide),
     **{f'{name}_B': field[name] for name in _FIELDS},
   )

@@ -107,7 +107,7 @@ def open_slots(
     chars_B=jnp.zeros(B, jnp.int32),
     state_B=state_B,
     left_B=left_B,
-    hit_B=jnp.full(B, drafts_lib.FIRST_HIT),
+    hit_B=jnp.full(B, drafts_lib.FIRST_HIT, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings),
   )
 
