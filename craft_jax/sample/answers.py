@@ -10,6 +10,7 @@ import numpy as np
 from craft_jax import score
 from craft_jax.errors import UserError
 from craft_jax.sample.beam import beam_search, check_search
+from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.generate import (
   Piece,
   check_request,
@@ -234,6 +235,7 @@ class Answers:
     trained: Trained,
     wanted: Sequence[Prepared],
     params: Params | None = None,
+    drafts: Drafts = FORCED,
   ):
     """Nothing is written before the iteration.
 
@@ -241,8 +243,9 @@ class Answers:
       trained: the model.
       wanted: the requests.
       params: its `decoding_params`, where they are at hand.
+      drafts: which guesses are read ahead.
     """
-    self._trained, self._wanted = trained, wanted
+    self._trained, self._wanted, self._drafts = trained, wanted, drafts
     self._params = params or decoding_params(trained.model, trained.params)
     self.answers: list[Answer] = []
 
@@ -253,6 +256,11 @@ class Answers:
         yield self._search(batch[0])
       else:
         yield from self._draw(batch)
+
+  @property
+  def num_samples(self) -> int:
+    """Those that will be given, of all requests."""
+    return sum(one.request.num_samples for one in self._wanted)
 
   def samples(self) -> list[Sample]:
     """Those that are certain to be given, in order; the last may go on."""
@@ -280,6 +288,7 @@ class Answers:
       [request.max_chars for request in requests],
       first_row=[row.number for row in rows],
       num_top=max(request.logprobs or 0 for request in requests),
+      drafts=self._drafts,
     ):
       for piece in pieces:
         rows[piece.row].add(piece, vocabulary)

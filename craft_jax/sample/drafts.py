@@ -58,6 +58,30 @@ class Drafts:
 FORCED = Drafts()
 
 
+def parse(text: str, depth: int) -> Drafts:
+  """The guesses that a user names: `off`, `lookup` or a number of layers.
+
+  What a constraint forces is always among them.
+
+  Args:
+    text: the name.
+    depth: layers of the model.
+
+  Raises:
+    UserError: it is none.
+  """
+  if text == 'off':
+    return FORCED
+  if text == 'lookup':
+    return Drafts(match=4)
+  if text.isascii() and text.isdigit() and 1 <= int(text) <= depth:
+    return Drafts(length=3, layers=int(text))
+  raise UserError(
+    f'speculate={text!r} must be off, lookup, or a number of first layers from 1 '
+    f'to {depth}'
+  )
+
+
 def pass_cost(rows: int) -> float:
   """What a pass over 8 symbols costs, in steps of one symbol.
 
