@@ -10,6 +10,7 @@ rates are characters per second, prompts included, until as many are written as
   python benchmarks/engine.py [--size cpu|gpu] [--slots 16] [--steps 8]
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -71,15 +72,16 @@ def _variants(
     ''.join(chr(ord('0') + i) for i in range(65))
   )
   model = build(cfg.model, vocabulary.size)
-  params = decoding_params(
-    model,
-    jax.tree.map(
-      lambda leaf: (
-        leaf + 0.02 * jax.random.normal(jax.random.key(1), leaf.shape)
-      ),
+
+  @jax.jit
+  def init() -> Any:
+    noise = functools.partial(jax.random.normal, jax.random.key(1))
+    return jax.tree.map(
+      lambda leaf: leaf + 0.02 * noise(leaf.shape),
       model.init(jax.random.key(0)),
-    ),
-  )
+    )
+
+  params = decoding_params(model, init())
   rng = np.random.default_rng(0)
   lengths = np.linspace(chars // 2, chars + chars // 2, slots).astype(int)
   shuffled = rng.permutation(lengths).tolist()
