@@ -171,6 +171,7 @@ def report_rates(
   unit: str,
   bars: Mapping[str, float] | None = None,
   devices: int | None = None,
+  **more: Any,
 ) -> None:
   """As `report`, of rates: more is better.
 
@@ -181,6 +182,7 @@ def report_rates(
     unit: of the rates, for the table.
     bars: least ratio wanted of a variant.
     devices: that were used, if not by this process.
+    **more: see `conclude`.
   """
   _table(
     question,
@@ -191,6 +193,7 @@ def report_rates(
     bars or {},
     'ratio at least',
     devices or jax.device_count(),
+    **more,
   )
 
 

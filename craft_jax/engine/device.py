@@ -14,13 +14,15 @@ from craft_jax.data.windows import bucket
 from craft_jax.engine import tables as tables_lib
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
+from craft_jax.sample import decode as decode_lib
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample.choose import RowSettings
+from craft_jax.sample.decode import Written
 from craft_jax.sample.drafts import FIRST_HIT, Drafts
 from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.rows import setting_arrays
 from craft_jax.sample.settings import SampleSettings
-from craft_jax.sample.slots import Slots, Written
+from craft_jax.sample.slots import Slots
 from craft_jax.sample.tables import Tables
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -163,7 +165,7 @@ def decode(
   capacity: int,
   drafts: Drafts | None,
 ) -> tuple[Slots, Written]:
-  """`slots.decode` of the rows that did not end in the dispatch before.
+  """`sample.decode` of the rows that did not end in the dispatch before.
 
   So it can be issued before anybody has looked at that dispatch.
 
@@ -182,7 +184,7 @@ def decode(
   """
   end_BC = (before_BC == vocabulary.bos) | (before_BC == vocabulary.eos)
   goes_B = fresh_B | ~jnp.any(end_BC, axis=1)
-  return slots_lib.decode(
+  return decode_lib.decode(
     model,
     vocabulary,
     params,

@@ -77,7 +77,7 @@ def parse(text: str, depth: int) -> Drafts:
   if text.isascii() and text.isdigit() and 1 <= int(text) <= depth:
     return Drafts(length=3, layers=int(text))
   raise UserError(
-    f'speculate={text!r} must be off, lookup, or a number of first layers from 1 '
+    f'speculate={text!r} must be off, lookup, or a number of first layers, 1 '
     f'to {depth}'
   )
 
@@ -86,7 +86,7 @@ def pass_cost(rows: int) -> float:
   """What a pass over 8 symbols costs, in steps of one symbol.
 
   On a CPU the product of few rows waits for memory, of many for arithmetic;
-  measured by `benchmarks/speculation.py`. An accelerator waits for memory.
+  measured by `benchmarks/guesses.py`. An accelerator waits for memory.
   """
   if jax.default_backend() != 'cpu':
     return 1.25

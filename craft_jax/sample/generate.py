@@ -13,6 +13,7 @@ from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.decode import decode
 from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.prompt import encode_prompt
 from craft_jax.sample.rows import (
@@ -106,7 +107,7 @@ def generate(
       the number of each row.
     steps_per_dispatch: symbols per row between pieces; changes no text.
     num_top: most likely symbols to report beside each that is written.
-    drafts: which guesses are read ahead, see docs/sampling.md; None is none.
+    drafts: which guesses are read ahead; None is none.
 
   Yields:
     After each dispatch a `Piece` per row that was not finished before it.
@@ -126,18 +127,22 @@ def generate(
   numbers = _per_prompt('row numbers', first_row, number)
   for each in zip(wanted, seeds, chars, strict=True):
     check_request(*each)
-  if drafts and not (drafts.match or drafts.layers or _forces(wanted)):
-    drafts = None
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
-    steps_per_dispatch, num_top, drafts,
+    steps_per_dispatch, num_top, _useful(drafts, wanted),
   )  # fmt: skip
 
 
-def _forces(settings: Sequence[SampleSettings]) -> bool:
-  """Whether a constraint may leave no choice; UTF-8 always does."""
-  return any(wanted.constraint is not None for wanted in settings)
+def _useful(
+  drafts: Drafts | None, settings: Sequence[SampleSettings]
+) -> Drafts | None:
+  """None, a smaller program, where no constraint can force a symbol."""
+  # That of UTF-8 always leaves a choice.
+  bound = any(wanted.constraint is not None for wanted in settings)
+  if drafts and not (drafts.match or drafts.layers or bound):
+    return None
+  return drafts
 
 
 def _per_prompt(name, given, number):
@@ -211,7 +216,7 @@ def _generate(
     limit_B, num_steps = jax.device_put(
       (limit_B, np.array(most, np.int32)), device
     )
-    slots, written = slots_lib.decode(
+    slots, written = decode(
       model, vocabulary, params, tables, slots, limit_B, num_steps, capacity,
       _top_bucket(num_top, vocabulary.size), drafts,
     )  # fmt: skip

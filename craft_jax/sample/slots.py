@@ -1,4 +1,4 @@
-"""The device side of sampling: slots, reading into them, decoding from them.
+"""The device side of sampling: slots, reading into them, a step of them.
 
 A slot is a row of every array below. Its output depends on its own row alone,
 up to the rounding of products of other shapes (docs/sampling.md).
@@ -14,9 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample import drafts as drafts_lib
 from craft_jax.sample.choose import RowSettings, choose, penalize
-from craft_jax.sample.drafts import Drafts
+from craft_jax.sample.drafts import FIRST_HIT
 from craft_jax.sample.tables import Tables, restrict
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
@@ -24,9 +23,6 @@ from craft_jax.types import Params
 
 # The logarithms of the highest probabilities, falling, and whose they are.
 Top = tuple[Float[Array, 'B K'], Int[Array, 'B K']]
-TopOfAll = tuple[Float[Array, 'B C K'], Int[Array, 'B C K']]
-# The slots, the rows that go on, and what was written.
-_Loop = tuple['Slots', Bool[Array, 'B'], 'Written']
 
 
 @flax.struct.dataclass
@@ -54,26 +50,6 @@ class Slots:
   left_B: Int[Array, 'B']
   hit_B: Float[Array, 'B']
   settings: RowSettings
-
-
-@flax.struct.dataclass
-class Written:
-  """What a dispatch wrote.
-
-  Attributes:
-    count_B: symbols of each row; an end is the last of its row.
-    symbol_BC: the symbols, PAD after them.
-    log_BC: the logarithm of the probability that the model gave each, before
-      anything was added, forbidden or cut.
-    top_BCK: the K highest of the same, falling.
-    top_id_BCK: whose they are.
-  """
-
-  count_B: Int[Array, 'B']
-  symbol_BC: Int[Array, 'B C']
-  log_BC: Float[Array, 'B C']
-  top_BCK: Float[Array, 'B C K']
-  top_id_BCK: Int[Array, 'B C K']
 
 
 @functools.partial(jax.jit, static_argnames=('model',))
@@ -107,7 +83,7 @@ def open_slots(
     chars_B=jnp.zeros(B, jnp.int32),
     state_B=state_B,
     left_B=left_B,
-    hit_B=jnp.full(B, drafts_lib.FIRST_HIT, jnp.float32),
+    hit_B=jnp.full(B, FIRST_HIT, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings),
   )
 
@@ -178,7 +154,7 @@ def step(
   anything was added, forbidden or cut, and the `num_top` highest of the same.
   `depth` is that of `Decoder.extend`.
   """
-  slots, logits_BTV = _extend(
+  slots, logits_BTV = extend(
     model,
     vocabulary,
     params,
@@ -193,8 +169,19 @@ def step(
   )
 
 
-def _extend(model, vocabulary, params, slots, x_BT, length_B, depth=None):
-  """Reads symbols of one document each; the first is the newest written."""
+def extend(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  params: Params,
+  slots: Slots,
+  x_BT: Int[Array, 'B T'],
+  length_B: Int[Array, 'B'],
+  depth: int | None = None,
+) -> tuple[Slots, Float[Array, 'B T V']]:
+  """`Decoder.extend` of slots by symbols of which the newest is the first.
+
+  None of the others begins a document.
+  """
   segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
   segment_BT = jnp.broadcast_to(segment_B[:, None], x_BT.shape)
   cache, logits_BTV = model.extend(
@@ -268,221 +255,3 @@ def _top(log_BV: Float[Array, 'B V'], num_top: int) -> Top:
     return log_BV[:, :0], jnp.zeros((len(log_BV), 0), jnp.int32)
   top_BK, id_BK = jax.lax.top_k(log_BV, num_top)
   return top_BK, id_BK
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity', 'num_top', 'drafts'),
-  donate_argnames='slots',
-)
-def decode(
-  model: Decoder,
-  vocabulary: Vocabulary,
-  params: Params,
-  tables: Tables,
-  slots: Slots,
-  limit_B: Int[Array, 'B'],
-  num_steps: Int[Array, ''],
-  capacity: int,
-  num_top: int = 0,
-  drafts: Drafts | None = None,
-) -> tuple[Slots, Written]:
-  """Writes into every row that has a limit and room in its cache.
-
-  The trip count is traced, so any number of steps is one executable.
-
-  Args:
-    model: the model.
-    vocabulary: its symbols.
-    params: its parameters.
-    tables: the constraints.
-    slots: donated.
-    limit_B: symbols that each row writes at most, itself at most `capacity`; 0
-      leaves it alone.
-    num_steps: turns, each of which writes at least one symbol into every row
-      that still goes on.
-    capacity: C, columns of the answer.
-    num_top: K, most likely symbols to report beside each.
-    drafts: which guesses are read ahead; None is none.
-
-  Returns:
-    The slots, and what was written.
-  """
-  shape = (limit_B.shape[0], capacity)
-  written = Written(
-    jnp.zeros_like(limit_B),
-    jnp.full(shape, vocabulary.pad, jnp.int32),
-    jnp.zeros(shape),
-    jnp.zeros((*shape, num_top)),
-    jnp.zeros((*shape, num_top), jnp.int32),
-  )
-  room = slots.cache.symbol_BS.shape[1]
-
-  def on(slots, written, live_B, wrote_B):
-    """Which of the live rows go on."""
-    last_B = slots.last_B
-    ended_B = (last_B == vocabulary.bos) | (last_B == vocabulary.eos)
-    return (
-      live_B
-      & ~(wrote_B & ended_B)
-      & (written.count_B < limit_B)
-      & (slots.cache.length_B < room)
-    )
-
-  def narrow(carry: _Loop) -> _Loop:
-    slots, live_B, written = carry
-    slots, *new = step(
-      model, vocabulary, params, tables, slots, live_B, num_top
-    )
-    written = _append(written, live_B, *new)
-    return slots, on(slots, written, live_B, live_B), written
-
-  def turn(carry):
-    i, *loop = carry
-    if drafts is None:
-      return i + 1, *narrow(tuple(loop))
-    slots, live_B, written = loop
-    slots, guess_BD, forced_B = _guess(
-      model, vocabulary, params, tables, slots, live_B, drafts
-    )
-    count_B = jnp.where(live_B, drafts_lib.counts(guess_BD), 0)
-    some_B = count_B > 0
-    expected_B = drafts_lib.expected(
-      guess_BD, jnp.where(forced_B, 1.0, slots.hit_B)
-    )
-    cost = drafts.cost or drafts_lib.pass_cost(len(live_B))
-    pays = jnp.sum(jnp.where(some_B, expected_B, 0)) > cost * jnp.sum(live_B)
-
-    def wide(carry: _Loop) -> _Loop:
-      slots, live_B, written = carry
-      read_B = jnp.where(some_B, count_B + 1, 0)
-      read_B = jnp.minimum(read_B, limit_B - written.count_B)
-      read_B = jnp.minimum(read_B, room - slots.cache.length_B)
-      slots, written = _verify(
-        model, vocabulary, params, tables, slots, written, guess_BD, read_B,
-        num_top,
-      )  # fmt: skip
-      return slots, on(slots, written, live_B, some_B), written
-
-    carry = jax.lax.cond(
-      pays, wide, lambda carry: carry, (slots, live_B, written)
-    )
-    # A row without guesses takes the same step as if nobody had any.
-    rest = ~pays | jnp.any(live_B & ~some_B)
-    carry = jax.lax.cond(rest, narrow, lambda carry: carry, carry)
-    slots, live_B, after = carry
-    first_B = after.symbol_BC[jnp.arange(len(count_B)), written.count_B]
-    hit_B = drafts_lib.learned(slots.hit_B, first_B == guess_BD[:, 0])
-    hit_B = jnp.where(some_B & ~forced_B, hit_B, slots.hit_B)
-    return i + 1, dataclasses.replace(slots, hit_B=hit_B), live_B, after
-
-  def more(carry):
-    i, _, live_B, _ = carry
-    return (i < num_steps) & jnp.any(live_B)
-
-  none_B = jnp.zeros(shape[0], bool)
-  live_B = on(slots, written, ~none_B, none_B)
-  start = (jnp.zeros((), jnp.int32), slots, live_B, written)
-  _, slots, _, written = jax.lax.while_loop(more, turn, start)
-  return slots, written
-
-
-def _append(written, live_B, token_B, log_B, top) -> Written:
-  """One symbol more of each live row."""
-  row_B = jnp.arange(len(live_B))
-  at_B = jnp.where(live_B, written.count_B, written.symbol_BC.shape[1])
-
-  def put(all_BC, new_B):
-    return all_BC.at[row_B, at_B].set(new_B, mode='drop')
-
-  return Written(
-    written.count_B + live_B,
-    put(written.symbol_BC, token_B),
-    put(written.log_BC, log_B),
-    put(written.top_BCK, top[0]),
-    put(written.top_id_BCK, top[1]),
-  )
-
-
-def _guess(model, vocabulary, params, tables, slots, live_B, drafts):
-  """The guesses of the rows, -1 for none, and whose there is no doubt of.
-
-  The cache of the slots may change past its length.
-  """
-  none_BD = jnp.full((len(live_B), drafts.length), -1, jnp.int32)
-  guess_BD, forced_B = none_BD, jnp.zeros(len(live_B), bool)
-  cache = slots.cache
-  if drafts.match:
-    guess_BD = drafts_lib.lookup(
-      cache.symbol_BS, cache.length_B, slots.last_B, drafts.match,
-      drafts.length, vocabulary.num_symbols,
-    )  # fmt: skip
-  if drafts.layers:
-    slots, guess_BD = _write_ahead(
-      model, vocabulary, params, tables, slots, live_B, drafts
-    )
-  if drafts.forced:
-    forced_BD = jax.lax.cond(
-      jnp.any(live_B & (tables.forced_R[slots.state_B] >= 0)),
-      lambda: drafts_lib.forced(tables, slots.state_B, drafts.length),
-      lambda: none_BD,
-    )
-    forced_B = forced_BD[:, 0] >= 0
-    guess_BD = jnp.where(forced_B[:, None], forced_BD, guess_BD)
-  return slots, guess_BD, forced_B
-
-
-def _write_ahead(model, vocabulary, params, tables, slots, live_B, drafts):
-  """What the first layers would write; the slots get only their cache."""
-  room = slots.cache.symbol_BS.shape[1]
-
-  def ahead(carry, _):
-    slots, live_B = carry
-    slots, token_B, *_ = step(
-      model, vocabulary, params, tables, slots, live_B, depth=drafts.layers
-    )
-    live_B &= token_B < vocabulary.num_symbols
-    guess_B = jnp.where(live_B, token_B, -1)
-    return (slots, live_B & (slots.cache.length_B < room)), guess_B
-
-  (after, _), guess_DB = jax.lax.scan(
-    ahead, (slots, live_B), length=drafts.length
-  )
-  cache = dataclasses.replace(after.cache, length_B=slots.cache.length_B)
-  return dataclasses.replace(slots, cache=cache), guess_DB.T
-
-
-def _verify(
-  model, vocabulary, params, tables, slots, written, guess_BD, read_B, num_top
-):  # fmt: skip
-  """Reads the newest symbol and guesses after it, and writes what follows.
-
-  That is a guess for as long as one is met, and then one symbol more. `read_B`
-  is how many symbols a row reads, and the most that it writes.
-  """
-  start_B = slots.cache.length_B
-  x_BT = jnp.concatenate(
-    [slots.last_B[:, None], jnp.maximum(guess_BD, 0)], axis=1
-  )
-  slots, logits_BTV = _extend(model, vocabulary, params, slots, x_BT, read_B)
-  live_B = read_B > 0
-
-  def more(carry):
-    return jnp.any(carry[2])
-
-  def body(carry):
-    i, slots, live_B, written = carry
-    slots, token_B, *new = follow(
-      vocabulary, tables, slots, logits_BTV[:, i], start_B + i + 1, live_B,
-      num_top,
-    )  # fmt: skip
-    written = _append(written, live_B, token_B, *new)
-    # Past the last guess nothing is read, so the row is done by then anyway.
-    met_B = token_B == guess_BD[:, jnp.minimum(i, guess_BD.shape[1] - 1)]
-    return i + 1, slots, live_B & met_B & (i + 1 < read_B), written
-
-  start = (jnp.zeros((), jnp.int32), slots, live_B, written)
-  _, slots, _, after = jax.lax.while_loop(more, body, start)
-  length_B = start_B + after.count_B - written.count_B
-  cache = dataclasses.replace(slots.cache, length_B=length_B)
-  return dataclasses.replace(slots, cache=cache), after

@@ -13,6 +13,7 @@ from craft_jax.model import build
 from craft_jax.sample import drafts as drafts_lib
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.decode import decode
 from craft_jax.sample.drafts import Drafts
 from craft_jax.sample.generate import decoding_params, generate
 from craft_jax.sample.rows import setting_arrays
@@ -164,7 +165,7 @@ def one_turn(toy, texts, drafts, settings=WARM, constraint=None, limit=16):
   params = decoding_params(model, params)
   tables, slots = opened(model, params, texts, settings, constraint)
   limit_B = jnp.full(len(texts), limit)
-  return slots_lib.decode(
+  return decode(
     model, CHARS, params, tables, slots, limit_B, jnp.int32(1), 16,
     drafts=drafts,
   )[1]  # fmt: skip

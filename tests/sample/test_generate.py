@@ -14,6 +14,7 @@ from craft_jax.model import build
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.choose import RowSettings, choose, permit
+from craft_jax.sample.decode import decode
 from craft_jax.sample.generate import (
   bucket,
   decoding_params,
@@ -187,7 +188,7 @@ def test_settings_of_rows_do_not_mix(toy):
 def test_other_settings_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   texts(*toy, prompts)
-  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  programs = (slots_lib.open_slots, slots_lib.read, decode)
   before = [program._cache_size() for program in programs]
   for settings in (GREEDY, WARM, SampleSettings(2.0, 3, 0.4)):
     for chars in (3, 40):
@@ -243,7 +244,7 @@ def test_other_constraints_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   first = dataclasses.replace(WARM, constraint=compile_regex('[no]+', CHARS))
   texts(*toy, prompts, [first, WARM])
-  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  programs = (slots_lib.open_slots, slots_lib.read, decode)
   before = [program._cache_size() for program in programs]
   for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
     automaton = compile_regex(pattern, CHARS)
@@ -367,7 +368,7 @@ def test_without_the_most_likely_the_program_has_no_search(toy):
   text = {}
   for num_top in (0, 5):
     slots, tables = _opened(model, params)
-    text[num_top] = slots_lib.decode.lower(
+    text[num_top] = decode.lower(
       model, CHARS, decoding_params(model, params), tables, slots,
       jnp.array([4]), jnp.int32(4), 4, num_top,
     ).as_text()  # fmt: skip
