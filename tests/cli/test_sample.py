@@ -194,7 +194,7 @@ def test_constraints(run, tmp_path):
     return sample['text'], sample['finish_reason']
 
   assert written('--regex=[x-z]{3}') == ('xyz', 'stop')
-  assert written('--choice=no', '--choice=bcdf') == ('bcdf', 'stop')
+  assert written('--choices', 'no', 'bcdf') == ('bcdf', 'stop')
   assert written('--allowed-chars=bde', '--max-chars=3')[0][0] == 'b'
   text, _ = written('--forbidden-chars=e', '--forbid=bc', '--max-chars=40')
   assert text[0] == 'b' and 'e' not in text and 'bc' not in text
@@ -233,8 +233,8 @@ def test_bias_and_penalties(run):
   [
     (['--regex=('], 'pattern'),
     (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 symbols'),
-    (['--choice=A'], "choice 0: the vocabulary cannot write 'A'"),
-    (['--regex=a', '--choice=b'], 'allows no text'),
+    (['--choices=A'], "choice 0: the vocabulary cannot write 'A'"),
+    (['--regex=a', '--choices=b'], 'allows no text'),
     (['--logit-bias=a'], 'must be of characters, each with a number'),
     (['--logit-bias=a=x'], r"logit_bias=\['a=x'\] must be"),
     (['--logit-bias==1'], 'must be of characters'),
@@ -389,7 +389,7 @@ def test_requests(run, tmp_path):
     {'prompt': 'x', 'seed': 5, 'n': 2, 'temperature': 9, 'ignore_end': True},
     {'prompt': 'x', 'beams': 2, 'max_chars': 2, 'id': 7},
     {'prompt': 'a', 'regex': '[x-z]{3}', 'logprobs': 1, 'temperature': 0},
-    {'choice': ['no', 'bcdf'], 'stop': 'f', 'logit_bias': {'n': -99}},
+    {'choices': ['no', 'bcdf'], 'stop': 'f', 'logit_bias': {'n': -99}},
     {'prompt': 'k', 'forbidden_chars': 'lm', 'max_chars': 1},
   ]
   flag = _requests(tmp_path, wanted[0], '', *wanted[1:])
@@ -519,11 +519,13 @@ class _Terminal(io.StringIO):
     return True
 
 
-def test_interactive(run, monkeypatch):
+def test_interactive_settings_change(run, monkeypatch):
   lines = iter([
     ':set max-chars 3', ':set temperature 0', 'a', ':set n 2', 'x', ':set n',
     ':set temprature 1', ':set top-k x', ':set prompt a', ':set json-schema no',
-    ':wrong', 'A', r'm\n', '', ':set regex [x-z]+', 'a', ':show', ':help',
+    ':wrong', 'A', r'm\n', '', ':set regex [x-z]+', 'a', ':set regex',
+    ':set choices ["no way", "b, c"]', ':set logit-bias {"é": 9}', ':show',
+    ':set stop [', ':set logit-bias 3', ':show', ':help',
     KeyboardInterrupt,
   ])  # fmt: skip
 
@@ -546,7 +548,11 @@ def test_interactive(run, monkeypatch):
     'U+0041 (LATIN CAPITAL LETTER A)',
     'm\nabc\n',
     '  max_chars = 3\n',
-    "  regex = '[x-z]+'\n",
+    "  choices = ('no way', 'b, c')\n",
+    "  logit_bias = {'é': 9.0}\n",
+    "  stop = ('[',)\n",
+    "craft: logit_bias='3' must be of characters",
+    '  regex = None\n',
     ':quit',
   ):
     assert words in out, words

@@ -275,11 +275,14 @@ def test_forbidden_strings_never_occur(toy):
 
 
 @pytest.mark.parametrize('steps', [1, 3, 32])
-def test_the_text_ends_before_a_stop_text(toy, steps):
+def test_stop_strings_end_the_text(toy, steps):
   prompts = [CHARS.encode('t')] * 6
   whole = texts(*toy, prompts, chars=60)
   words = ('ee', 'a ', 'the n')
-  settings = dataclasses.replace(WARM, stop=words)
+  # One that begins before 'ee', and ends after it.
+  outer = next(full[at - 1 : at + 3] for full, _ in whole
+               if (at := full.find('ee')) > 0)  # fmt: skip
+  settings = dataclasses.replace(WARM, stop=(*words, outer))
   got = texts(*toy, prompts, settings, chars=60, steps_per_dispatch=steps)
   assert any(reason == 'stop' for _, reason in got)
   for (text, reason), (full, _) in zip(got, whole, strict=True):
