@@ -15,6 +15,7 @@ from craft_jax.sample.generate import (
   check_request,
   decoding_params,
   generate,
+  top_bucket,
 )
 from craft_jax.sample.prompt import encode_prompt, show_prompt
 from craft_jax.sample.request import Request
@@ -90,6 +91,7 @@ class Sample:
     top: likewise, as many as the request asks for.
     prompt_logprobs: of the symbols of the prompt but for the first, where an
       echo of them is asked for.
+    prompt_top: likewise, as `top`.
   """
 
   prepared: Prepared
@@ -100,6 +102,7 @@ class Sample:
   logprobs: list[float] = dataclasses.field(default_factory=list)
   top: list[Any] = dataclasses.field(default_factory=list)
   prompt_logprobs: Sequence[float] = ()
+  prompt_top: Sequence[Any] = ()
 
   def add(self, piece: Piece, vocabulary: Vocabulary) -> None:
     """Takes what a dispatch has added."""
@@ -149,22 +152,19 @@ class Sample:
 
   def _symbols(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
     """Each symbol with its figures; null for the first one of an echo."""
-    found = []
+    ids, top = self.ids, self.top
+    logprobs: list[float | None] = [*self.logprobs]
     if self.prepared.request.echo and self.prepared.request.prompt:
-      found = [
-        show_symbol(vocabulary, symbol) | {'logprob': logprob}
-        for symbol, logprob in zip(
-          self.prepared.ids.tolist(), [None, *self.prompt_logprobs], strict=True
-        )
-      ]
-    for i, (symbol, logprob) in enumerate(
-      zip(self.ids, self.logprobs, strict=True)
-    ):
+      ids = self.prepared.ids.tolist() + ids
+      logprobs = [None, *self.prompt_logprobs, *logprobs]
+      top = [None, *self.prompt_top, *top]
+    found = []
+    for i, (symbol, logprob) in enumerate(zip(ids, logprobs, strict=True)):
       shown = show_symbol(vocabulary, symbol) | {'logprob': logprob}
-      if self.top:
-        shown['top'] = [
+      if self.prepared.request.logprobs:
+        shown['top'] = top[i] and [
           show_symbol(vocabulary, other) | {'logprob': its_logprob}
-          for other, its_logprob in self.top[i]
+          for other, its_logprob in top[i]
         ]
       found.append(shown)
     return found
@@ -294,14 +294,20 @@ class Answers:
       and answer.prepared.request.logprobs is not None
       and len(answer.prepared.ids) > 1
     ]
-    nats = score.texts_nats(
+    most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
+    scored = score.texts_scores(
       self._trained.model,
       self._trained.params,
       [answer.prepared.ids for answer in asked],
+      num_top=top_bucket(most, self._trained.vocabulary.size),
     )
-    for answer, its_nats in zip(asked, nats, strict=True):
+    for answer, one in zip(asked, scored, strict=True):
+      number = answer.prepared.request.logprobs
+      pairs = zip(one.top_ids.tolist(), one.top.tolist(), strict=True)
+      top = [list(zip(*pair, strict=True))[:number] for pair in pairs]
       for sample in answer.drawn:
-        sample.prompt_logprobs = (-its_nats).tolist()
+        sample.prompt_logprobs = (-one.nats).tolist()
+        sample.prompt_top = top
 
   def _search(self, one: Prepared) -> list[Piece]:
     """The best texts of a beam search, fewer if there are no more."""

@@ -206,7 +206,7 @@ def _generate(
     )
     slots, *out = slots_lib.decode(
       model, vocabulary, params, tables, slots, live_B, num_steps, capacity,
-      _top_bucket(num_top, vocabulary.size),
+      top_bucket(num_top, vocabulary.size),
     )  # fmt: skip
     ids, logprobs, top = jax.tree.map(np.ndarray.tolist, jax.device_get(out))
     pieces = [
@@ -216,7 +216,7 @@ def _generate(
     yield [_with_top(piece, top, num_top) for piece in pieces]
 
 
-def _top_bucket(num_top, vocabulary_size):
+def top_bucket(num_top: int, vocabulary_size: int) -> int:
   """How many the device finds: a number of few, since each is a program."""
   buckets = (0, min(20, vocabulary_size), vocabulary_size)
   return next(n for n in buckets if num_top <= n)

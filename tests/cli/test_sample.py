@@ -335,9 +335,9 @@ def test_echo(run, workdir):
            '--format=jsonl', '--echo')  # fmt: skip
   (row,) = _rows(run(*flags))
   assert row['text'] == 'mnxyzab' and row['prompt'] == 'mnxy'
-  (row,) = _rows(run(*flags, '--logprobs=1'))
+  (row,) = _rows(run(*flags, '--logprobs=3'))
   first, *others = row['symbols']
-  assert first == {'char': 'm', 'logprob': None}
+  assert first == {'char': 'm', 'logprob': None, 'top': None}
   log_TV = _log_probabilities(workdir, 'mnxyzab')
   at = VOCABULARY.encode('nxyzab')
   np.testing.assert_allclose(
@@ -345,9 +345,19 @@ def test_echo(run, workdir):
     log_TV[np.arange(6), at],
     atol=1e-4,
   )
-  assert ['top' in symbol for symbol in others] == [False] * 3 + [True] * 3
+  for log_V, symbol in zip(log_TV, others, strict=True):
+    best = np.sort(log_V)[:-4:-1]
+    got = [other['logprob'] for other in symbol['top']]
+    np.testing.assert_allclose(got, best, atol=1e-4)
+    likeliest = symbol['top'][0]['char']
+    assert VOCABULARY.encode(likeliest)[0] == np.argmax(log_V)
   (row,) = _rows(run(*flags[1:], '--prompt=', '--logprobs=0'))
   assert len(row['symbols']) == 3
+  # A prompt of one symbol is not scored, others in the batch may be.
+  (row,) = _rows(run(*flags[1:], '--prompt=x', '--logprobs=1'))
+  assert [s['top'] and len(s['top']) for s in row['symbols']] == [None, 1, 1, 1]
+  (row,) = _rows(run(*flags, '--logprobs=0'))
+  assert not any('top' in symbol for symbol in row['symbols'])
 
 
 def test_best_of(run):
@@ -575,12 +585,17 @@ def test_interactive_on_a_terminal(workdir):
     command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
   ) as process:
     os.close(slave)
+    seen = b''
 
     def wait_for(words):
-      seen = b''
+      nonlocal seen
       while words not in seen:
-        assert select.select([master], [], [], 60)[0], seen[-200:]
+        if not select.select([master], [], [], 60)[0]:
+          process.kill()  # else the end of the block waits for it
+          pytest.fail(f'no {words} after {seen[-200:]}')
         seen += os.read(master, 65536)
+      # One read may bring what is waited for next as well.
+      seen = seen.partition(words)[2]
 
     wait_for(b'> ')
     os.write(master, b'a\n')
