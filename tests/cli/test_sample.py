@@ -11,6 +11,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
 
@@ -186,21 +187,110 @@ def test_json_is_the_only_line(run):
   assert only['finish_reason'] == 'length' and only['prompt'] == 'a'
 
 
-def test_constraints(run, tmp_path):
-  flags = ('--prompt=a', '--temperature=0', '--step=1', '--json')
+@pytest.fixture
+def written(run):
+  """The text, and why it ended, greedy after an `a`."""
 
-  def written(*more):
-    (sample,) = json.loads(run(*flags, *more))['samples']
+  def written(*flags):
+    (sample,) = json.loads(
+      run('--prompt=a', '--temperature=0', '--step=1', '--json', *flags)
+    )['samples']
     return sample['text'], sample['finish_reason']
 
+  return written
+
+
+def test_regex(written):
   assert written('--regex=[x-z]{3}') == ('xyz', 'stop')
+  assert written('--regex=[a-z]+é', '--max-chars=4') == ('bcdé', 'length')
+
+
+def test_choices(written):
   assert written('--choices', 'no', 'bcdf') == ('bcdf', 'stop')
-  assert written('--allowed-chars=bde', '--max-chars=3')[0][0] == 'b'
-  text, _ = written('--forbidden-chars=e', '--forbid=bc', '--max-chars=40')
+  assert written('--choices=no', '--choices=bcdf') == ('bcdf', 'stop')
+  with pytest.raises(UserError, match=r"choice 1: .* write ','"):
+    written('--choices', 'no', 'b,c')
+
+
+def test_allowed_chars(written):
+  text, reason = written('--allowed-chars=bde', '--max-chars=9')
+  assert text[0] == 'b' and set(text) <= set('bde') and reason == 'length'
+
+
+def test_forbidden_chars(written):
+  text, _ = written('--forbidden-chars=eg', '--max-chars=40')
+  assert text[:3] == 'bcd' and not set(text) & set('eg') and len(text) == 40
+
+
+def test_bad_strings(written):
+  text, _ = written('--forbid', 'bc', 'e', '--max-chars=40')
   assert text[0] == 'b' and 'e' not in text and 'bc' not in text
-  assert written('--stop=fg', '--stop=k') == ('bcde', 'stop')
+
+
+def test_stop_strings(written):
+  assert written('--stop', 'fg', 'k') == ('bcde', 'stop')
+  assert written('--stop', 'bcdefg', 'de') == ('bc', 'stop')
+  assert written('--stop=fg', '--max-chars=5') == ('bcdef', 'length')
+
+
+def test_several_constraints_hold_at_once(written):
   text, _ = written('--regex=[a-f]*', '--forbid=cd', '--max-chars=9')
   assert len(text) == 9 and set(text) <= set('abcdef') and 'cd' not in text
+  assert written('--regex=..', '--choices', 'bcd', 'xy')[0] == 'xy'
+  with pytest.raises(UserError, match='allows no text'):
+    written('--regex=[a-c]', '--allowed-chars=xyz')
+
+
+def test_max_chars(run):
+  for chars in (1, 2, 31, 32, 33, 80):  # beyond a dispatch and the context
+    out = run('--prompt=a', '--temperature=0', '--step=1',
+              f'--max-chars={chars}')  # fmt: skip
+    assert out.strip() == (LETTERS * 4)[: chars + 1]
+
+
+def test_seed(run):
+  flags = ('--prompt=a', '--temperature=9', '--step=1', '--max-chars=20')
+  assert run(*flags, '--seed=3') == run(*flags, '--seed=3')
+  assert run(*flags, '--seed=3') != run(*flags, '--seed=4')
+  assert run(*flags) == run(*flags, '--seed=0')
+
+
+def test_n_samples_are_different_and_the_first_is_that_alone(run):
+  flags = ('--prompt=a', '--temperature=9', '--step=1', '--max-chars=20',
+           '--format=jsonl')  # fmt: skip
+  rows = _rows(run(*flags, '--num-samples=4'))
+  assert len({row['text'] for row in rows}) == 4
+  assert _rows(run(*flags)) == rows[:1]
+
+
+def test_json_schema(run, byte_run, tmp_path):
+  schema = {
+    'type': 'object',
+    'properties': {
+      'name': {'type': 'string', 'maxLength': 3},
+      'age': {'type': 'integer', 'minimum': 0, 'maximum': 99},
+    },
+    'required': ['name', 'age'],
+  }
+  path = tmp_path / 'schema.json'
+  path.write_text(json.dumps(schema))
+  flags = (f'--json-schema={path}', '--num-samples=8', '--json')
+  rows = json.loads(run(*flags, workdir=byte_run))['samples']
+  for row in rows:
+    jsonschema.validate(json.loads(row['text']), schema)
+  # With others at once.
+  flags += (r'--regex=\{"name":"x+",.*7.', '--forbidden-chars=é1')
+  for row in json.loads(run(*flags, workdir=byte_run))['samples']:
+    value = json.loads(row['text'])
+    assert set(value['name']) == {'x'} and value['age'] % 10 == 7
+    assert value['age'] != 17
+  # A file of requests has the schema itself.
+  flag = _requests(tmp_path, {'json_schema': schema, 'seed': 0, 'n': 8})
+  again = _rows(run(flag, workdir=byte_run))
+  assert [row['text'] for row in again] == [row['text'] for row in rows]
+
+
+def test_json_schemas_that_cannot_be(written, tmp_path):
   path = tmp_path / 'schema.json'
   path.write_text('{"const": 5}')
   with pytest.raises(UserError, match='cannot write'):
@@ -219,7 +309,7 @@ def test_beams(run):
   assert texts[0]['finish_reason'] == 'length'
 
 
-def test_bias_and_penalties(run):
+def test_logit_bias_and_penalties(run):
   flags = ('--prompt=a', '--temperature=0', '--step=1', '--max-chars=4')
   assert run(*flags, '--logit-bias=x=99') == 'axxxx\n'
   assert run(*flags, '--logit-bias=b=-99')[1] != 'b'
