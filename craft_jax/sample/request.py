@@ -177,6 +177,11 @@ class Request:
     SampleSettings(**self._shared())
     if not math.isfinite(self.length_penalty):
       raise UserError(f'length_penalty={self.length_penalty} must be finite')
+    if self.min_chars > self.max_chars:
+      raise UserError(
+        f'min_chars={self.min_chars} is over max_chars={self.max_chars}; raise '
+        'one or lower the other'
+      )
     self._check_numbers()
 
   def _check_numbers(self) -> None:

@@ -334,6 +334,7 @@ def test_logit_bias_and_penalties(run):
     (['--beams=2'], 'beam search does not go beyond it'),
     (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
     (['--max-chars=0'], 'max_chars=0 must be at least 1'),
+    (['--min-chars=9', '--max-chars=8'], 'min_chars=9 is over max_chars=8'),
     (['--num-samples=-2'], 'num_samples=-2 must be at least 1'),
     (['--temperature=-1'], 'temperature=-1.0 must be finite'),
     (['--top-p=2'], 'top_p=2.0 must be from 0 to 1'),
