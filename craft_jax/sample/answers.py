@@ -19,6 +19,7 @@ from craft_jax.sample.generate import (
 )
 from craft_jax.sample.prompt import encode_prompt, show_prompt
 from craft_jax.sample.request import Request
+from craft_jax.sample.rows import decoder_after
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
@@ -66,12 +67,13 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
   ids = encode_prompt(vocabulary, request.prompt, documents)
   if request.beams:
     check_search(
+      vocabulary,
       ids,
       request.beams,
       request.max_chars,
       request.length_penalty,
       trained.cfg.model.context,
-      settings.constraint,
+      settings,
     )
   shown = show_prompt(vocabulary, request.prompt)
   return Prepared(request, id, ids, shown, settings)
@@ -324,7 +326,12 @@ class Answers:
     )[: request.num_samples]
     answer = Answer(one, len(found))
     pieces = [
-      Piece(i, vocabulary.decode(text.ids), text.finish_reason, text.ids)
+      Piece(
+        i,
+        decoder_after(vocabulary, one.ids).feed(text.ids),
+        text.finish_reason,
+        text.ids,
+      )
       for i, text in enumerate(found)
     ]
     for sample, piece in zip(answer.drawn, pieces, strict=True):

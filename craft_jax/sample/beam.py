@@ -20,6 +20,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.generate import bucket, decoding_params
+from craft_jax.sample.rows import constraint_of, decoder_after
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -95,14 +96,18 @@ def beam_search(
     max_symbols: of a text, the end left out.
     length_penalty: 0 compares probabilities, which favours short texts, 1 the
       mean of the logarithms; above, longer is better.
-    settings: only `end`, `min_chars` (in symbols here) and `constraint` matter.
+    settings: only `end`, `min_chars` (in symbols here), `constraint` and `utf8`
+      matter.
 
   Raises:
     UserError: prompt and text do not fit the context, or a number is wrong.
   """
   settings = settings or SampleSettings()
-  automaton, context = settings.constraint, model.cfg.context
-  check_search(prompt, width, max_symbols, length_penalty, context, automaton)
+  context = model.cfg.context
+  check_search(
+    vocabulary, prompt, width, max_symbols, length_penalty, context, settings
+  )
+  automaton, begin, _ = _constraint(vocabulary, prompt, settings, max_symbols)
   params = decoding_params(model, params)
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
@@ -121,7 +126,7 @@ def beam_search(
         window_T,
         np.int32(length),
         np.int32(prompt[-1]),
-        np.int32(state),
+        np.int32(state + begin),
         np.int32(max_symbols),
         np.float32(length_penalty),
         np.array(settings.end),
@@ -133,13 +138,25 @@ def beam_search(
   return _found(jax.device_get(beams), max_symbols, length_penalty)
 
 
+def _constraint(
+  vocabulary: Vocabulary,
+  prompt: np.ndarray,
+  settings: SampleSettings,
+  max_symbols: int,
+) -> tuple[Automaton | None, int, int]:
+  """`rows.constraint_of` the text."""
+  decoder = decoder_after(vocabulary, prompt)
+  return constraint_of(vocabulary, settings, decoder, max_symbols)
+
+
 def check_search(
+  vocabulary: Vocabulary,
   prompt: np.ndarray,
   width: int,
   max_symbols: int,
   length_penalty: float,
   context: int,
-  automaton: Automaton | None,
+  settings: SampleSettings,
 ) -> None:
   """Raises what `beam_search` does."""
   for name, value in (('width', width), ('max_symbols', max_symbols)):
@@ -156,10 +173,11 @@ def check_search(
       f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
-  if automaton is not None and automaton.distance[0] > max_symbols:
+  automaton, begin, _ = _constraint(vocabulary, prompt, settings, max_symbols)
+  if automaton is not None and automaton.distance[begin] > max_symbols:
     raise UserError(
       f'max_symbols={max_symbols} is too short: the constraint needs at least '
-      f'{automaton.distance[0]}'
+      f'{automaton.distance[begin]}'
     )
 
 

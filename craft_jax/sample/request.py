@@ -200,6 +200,8 @@ class Request:
         f'beams={self.beams} find no {self.num_samples} texts; set '
         f'beams={self.num_samples} or more'
       )
+    if self.beams and self.stop:
+      raise UserError('beams look for no stop texts; leave one of the two out')
     if self.beams and self.logprobs is not None:
       raise UserError(
         'beams report no logprobs of single symbols; leave one of the two out'

@@ -342,6 +342,7 @@ def test_logit_bias_and_penalties(run):
     (['--best-of=2', '--num-samples=3'], 'set best_of=3 or more'),
     (['--best-of=3', '--beams=3'], 'give one of the two'),
     (['--beams=3', '--logprobs=1', '--json'], 'beams report no logprobs'),
+    (['--beams=3', '--stop=a'], 'beams look for no stop texts'),
     (['--interactive', '--json'], 'leave --json out'),
     (['--step=7'], 'has no step 7; it has 1, 2'),
     (['--step=soon'], 'must be a number, latest or best'),
