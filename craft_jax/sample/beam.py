@@ -96,24 +96,20 @@ def beam_search(
     max_symbols: of a text, the end left out.
     length_penalty: 0 compares probabilities, which favours short texts, 1 the
       mean of the logarithms; above, longer is better.
-    settings: only `end`, `min_chars` (in symbols here), `constraint` and `utf8`
-      matter.
+    settings: of them `end`, `min_chars` (in symbols), `constraint`, `utf8`.
 
   Raises:
     UserError: prompt and text do not fit the context, or a number is wrong.
   """
   settings = settings or SampleSettings()
   context = model.cfg.context
-  check_search(
+  automaton, begin = check_search(
     vocabulary, prompt, width, max_symbols, length_penalty, context, settings
   )
-  automaton, begin, _ = _constraint(vocabulary, prompt, settings, max_symbols)
   params = decoding_params(model, params)
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
-  length = len(prompt) - 1
-  window_T = np.full(bucket(length, context), vocabulary.pad, np.int32)
-  window_T[:length] = prompt[:-1]
+  T = bucket(len(prompt) - 1, context)
   beams = _search(
     model,
     vocabulary,
@@ -123,8 +119,8 @@ def beam_search(
     tables,
     *jax.device_put(
       (
-        window_T,
-        np.int32(length),
+        _padded(prompt[:-1], T, vocabulary.pad),
+        np.int32(len(prompt) - 1),
         np.int32(prompt[-1]),
         np.int32(state + begin),
         np.int32(max_symbols),
@@ -138,15 +134,11 @@ def beam_search(
   return _found(jax.device_get(beams), max_symbols, length_penalty)
 
 
-def _constraint(
-  vocabulary: Vocabulary,
-  prompt: np.ndarray,
-  settings: SampleSettings,
-  max_symbols: int,
-) -> tuple[Automaton | None, int, int]:
-  """`rows.constraint_of` the text."""
-  decoder = decoder_after(vocabulary, prompt)
-  return constraint_of(vocabulary, settings, decoder, max_symbols)
+def _padded(ids: np.ndarray, length: int, pad: int) -> np.ndarray:
+  """The ids, filled up to a length."""
+  padded_T = np.full(length, pad, np.int32)
+  padded_T[: len(ids)] = ids
+  return padded_T
 
 
 def check_search(
@@ -157,8 +149,8 @@ def check_search(
   length_penalty: float,
   context: int,
   settings: SampleSettings,
-) -> None:
-  """Raises what `beam_search` does."""
+) -> tuple[Automaton | None, int]:
+  """The automaton of a text and its first state; raises as `beam_search`."""
   for name, value in (('width', width), ('max_symbols', max_symbols)):
     if value < 1:
       raise UserError(f'{name}={value} must be at least 1')
@@ -173,12 +165,16 @@ def check_search(
       f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
-  automaton, begin, _ = _constraint(vocabulary, prompt, settings, max_symbols)
+  decoder = decoder_after(vocabulary, prompt)
+  automaton, begin, _ = constraint_of(
+    vocabulary, settings, decoder, max_symbols
+  )
   if automaton is not None and automaton.distance[begin] > max_symbols:
     raise UserError(
       f'max_symbols={max_symbols} is too short: the constraint needs at least '
       f'{automaton.distance[begin]}'
     )
+  return automaton, begin
 
 
 def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
