@@ -167,6 +167,21 @@ def _compressors(result: Result) -> Iterator[Row]:
     yield Row(f'{name}, {result["split"]} split', figure)
 
 
+def _constraints(result: Result) -> Iterator[Row]:
+  """The slowest of those that are compiled, and of those that are refused."""
+  rows = result['variants']
+  for what, is_refused in (('compiled', False), ('refused', True)):
+    names = [name for name in rows if ('refused' in rows[name]) is is_refused]
+    slowest = max(names, key=lambda name: rows[name]['milliseconds'])
+    figure = f'{rows[slowest]["milliseconds"]:.0f} ms'
+    cell = slowest.replace('|', '\\|')
+    yield Row(
+      f'slowest of {len(names)} {what}, {cell}',
+      figure,
+      bar=_bar(result, rows[slowest]),
+    )
+
+
 def _other(result: Result) -> Iterator[Row]:
   """Of a script that has no function here: what its bars are about."""
   key = result.get('bars', _BARS).partition(' ')[0]
@@ -183,6 +198,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'train_step': _train_step,
   'decode': _decode,
   'constrained': _compared,
+  'constraints': _constraints,
   'startup': _startup,
   'data': _compared,
   'scaling': _compared,

@@ -238,3 +238,16 @@ def test_a_script_without_a_function(lines):
   assert lines('new', variants=variants, bars='speed at least') == [
     ('a', 'speed 2.5', '', 'at least 2')
   ]
+
+
+def test_constraints_show_the_slowest(lines):
+  rows = {
+    name: {'milliseconds': ms, 'bar': 1000.0} | more
+    for name, ms, more in (
+      ('a|b', 20.0, {}), ('c', 1.0, {}), ('d', 1200.0, {'refused': 'no'}),
+    )
+  }  # fmt: skip
+  assert lines('constraints', variants=rows, bars='milliseconds at most') == [
+    (r'slowest of 2 compiled, a\|b', '20 ms', '', 'at most 1000'),
+    ('slowest of 1 refused, d', '1200 ms', '', 'at most 1000, **missed**'),
+  ]

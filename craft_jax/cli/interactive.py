@@ -15,7 +15,8 @@ from craft_jax.types import Params
 
 _HELP = """\
 Any other line is a prompt; \\n in it is a newline, \\\\ a backslash.
-  :set NAME VALUE   as the flag --NAME=VALUE; without a value, the usual one
+  :set NAME VALUE   as the flag --NAME=VALUE; without a value, the usual one;
+                    several as JSON, like :set choices ["yes", "no"]
   :show             what is set
   :help             this
   :quit             or Ctrl-D; Ctrl-C ends a text"""

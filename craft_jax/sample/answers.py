@@ -16,9 +16,11 @@ from craft_jax.sample.generate import (
   check_request,
   decoding_params,
   generate,
+  top_bucket,
 )
 from craft_jax.sample.prompt import encode_prompt, show_prompt
 from craft_jax.sample.request import Request
+from craft_jax.sample.rows import decoder_after
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
@@ -66,12 +68,13 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
   ids = encode_prompt(vocabulary, request.prompt, documents)
   if request.beams:
     check_search(
+      vocabulary,
       ids,
       request.beams,
       request.max_chars,
       request.length_penalty,
       trained.cfg.model.context,
-      settings.constraint,
+      settings,
     )
   shown = show_prompt(vocabulary, request.prompt)
   return Prepared(request, id, ids, shown, settings)
@@ -91,6 +94,7 @@ class Sample:
     top: likewise, as many as the request asks for.
     prompt_logprobs: of the symbols of the prompt but for the first, where an
       echo of them is asked for.
+    prompt_top: likewise, as `top`.
   """
 
   prepared: Prepared
@@ -101,6 +105,7 @@ class Sample:
   logprobs: list[float] = dataclasses.field(default_factory=list)
   top: list[Any] = dataclasses.field(default_factory=list)
   prompt_logprobs: Sequence[float] = ()
+  prompt_top: Sequence[Any] = ()
 
   def add(self, piece: Piece, vocabulary: Vocabulary) -> None:
     """Takes what a dispatch has added."""
@@ -150,22 +155,19 @@ class Sample:
 
   def _symbols(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
     """Each symbol with its figures; null for the first one of an echo."""
-    found = []
+    ids, top = self.ids, self.top
+    logprobs: list[float | None] = [*self.logprobs]
     if self.prepared.request.echo and self.prepared.request.prompt:
-      found = [
-        show_symbol(vocabulary, symbol) | {'logprob': logprob}
-        for symbol, logprob in zip(
-          self.prepared.ids.tolist(), [None, *self.prompt_logprobs], strict=True
-        )
-      ]
-    for i, (symbol, logprob) in enumerate(
-      zip(self.ids, self.logprobs, strict=True)
-    ):
+      ids = self.prepared.ids.tolist() + ids
+      logprobs = [None, *self.prompt_logprobs, *logprobs]
+      top = [None, *self.prompt_top, *top]
+    found = []
+    for i, (symbol, logprob) in enumerate(zip(ids, logprobs, strict=True)):
       shown = show_symbol(vocabulary, symbol) | {'logprob': logprob}
-      if self.top:
-        shown['top'] = [
+      if self.prepared.request.logprobs:
+        shown['top'] = top[i] and [
           show_symbol(vocabulary, other) | {'logprob': its_logprob}
-          for other, its_logprob in self.top[i]
+          for other, its_logprob in top[i]
         ]
       found.append(shown)
     return found
@@ -303,14 +305,20 @@ class Answers:
       and answer.prepared.request.logprobs is not None
       and len(answer.prepared.ids) > 1
     ]
-    nats = score.texts_nats(
+    most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
+    scored = score.texts_scores(
       self._trained.model,
       self._trained.params,
       [answer.prepared.ids for answer in asked],
+      num_top=top_bucket(most, self._trained.vocabulary.size),
     )
-    for answer, its_nats in zip(asked, nats, strict=True):
+    for answer, one in zip(asked, scored, strict=True):
+      number = answer.prepared.request.logprobs
+      pairs = zip(one.top_ids.tolist(), one.top.tolist(), strict=True)
+      top = [list(zip(*pair, strict=True))[:number] for pair in pairs]
       for sample in answer.drawn:
-        sample.prompt_logprobs = (-its_nats).tolist()
+        sample.prompt_logprobs = (-one.nats).tolist()
+        sample.prompt_top = top
 
   def _search(self, one: Prepared) -> list[Piece]:
     """The best texts of a beam search, fewer if there are no more."""
@@ -327,7 +335,12 @@ class Answers:
     )[: request.num_samples]
     answer = Answer(one, len(found))
     pieces = [
-      Piece(i, vocabulary.decode(text.ids), text.finish_reason, text.ids)
+      Piece(
+        i,
+        decoder_after(vocabulary, one.ids).feed(text.ids),
+        text.finish_reason,
+        text.ids,
+      )
       for i, text in enumerate(found)
     ]
     for sample, piece in zip(answer.drawn, pieces, strict=True):

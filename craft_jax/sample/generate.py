@@ -209,16 +209,15 @@ def _generate(
     if unread.any():
       slots = _read(model, vocabulary, params, slots, rows, unread, device)
       unread[:] = False
-    # A character is at least one symbol, so none is done before this; with
-    # guesses a row would write on while the others take their turns.
-    most = min(capacity, max(row.chars_left for row in rows if row.live))
-    limit_B = np.array([most if row.live else 0 for row in rows], np.int32)
-    limit_B, num_steps = jax.device_put(
-      (limit_B, np.array(most, np.int32)), device
+    # A character is at least one symbol, so no row is done before this.
+    limit_B = np.array(
+      [min(capacity, row.chars_left) if row.live else 0 for row in rows],
+      np.int32,
     )
+    limit_B, num_steps = jax.device_put((limit_B, limit_B.max()), device)
     slots, written = decode(
       model, vocabulary, params, tables, slots, limit_B, num_steps, capacity,
-      _top_bucket(num_top, vocabulary.size), drafts,
+      top_bucket(num_top, vocabulary.size), drafts,
     )  # fmt: skip
     count, *out = jax.tree.map(
       np.ndarray.tolist, jax.tree.leaves(jax.device_get(written))
@@ -231,7 +230,7 @@ def _generate(
     yield [_with_top(piece, top, num_top) for piece in pieces]
 
 
-def _top_bucket(num_top, vocabulary_size):
+def top_bucket(num_top: int, vocabulary_size: int) -> int:
   """How many the device finds: a number of few, since each is a program."""
   buckets = (0, min(20, vocabulary_size), vocabulary_size)
   return next(n for n in buckets if num_top <= n)

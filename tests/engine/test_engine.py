@@ -128,6 +128,22 @@ def test_texts_are_those_of_generate(changes):
     assert [[p.text, p.finish_reason] for p in pieces] == want
 
 
+@pytest.mark.parametrize('steps', [1, 3, 32])
+def test_stop_strings_within_each_other_end_as_in_generate(toy, steps):
+  model, params = toy
+  prompts = [CHARS.encode(c) for c in 'tash']
+  for stop in (('e', 'tese'), ('a', ' na', 'ona '), ('s', 'hs', 'is')):
+    settings = dataclasses.replace(WARM, stop=stop)
+    got = engine_of(toy, steps=steps).run(
+      [Request(prompt, 30, settings, slide=True) for prompt in prompts]
+    )
+    for prompt, (piece,) in zip(prompts, got, strict=True):
+      pieces = generate(model, params, CHARS, [prompt], settings, 0, 30)
+      want = [part for (part,) in pieces]
+      assert piece.text == ''.join(part.text for part in want)
+      assert piece.finish_reason == want[-1].finish_reason
+
+
 def test_the_prefix_cache_changes_no_bit(toy):
   requests = mixed(8)
   shared = CHARS.encode('the nation is one so the')

@@ -161,7 +161,7 @@ def test_batch_and_dispatch_change_no_text(toy):
     assert texts(*toy, prompts, steps_per_dispatch=steps) == together
 
 
-def test_seeds(toy):
+def test_seed(toy):
   prompt = [CHARS.encode('t')]
   four = texts(*toy, prompt * 4, seed=5)
   assert four == texts(*toy, prompt * 4, seed=5)
@@ -213,7 +213,7 @@ def biased(vocabulary, logits_of):
   return model, params
 
 
-def test_a_constraint_is_met_as_a_whole(toy):
+def test_a_constraint_is_met_as_a_whole_and_never_truncated(toy):
   """Whatever the model would write, at any length, and never cut short."""
   patterns = [r'(the|no)( (rain|noise))*', 'h{3}', '(ta|to|n)+e', '[aeio]*']
   automata = [compile_regex(p, CHARS) for p in patterns]
@@ -264,7 +264,7 @@ def test_a_constraint_that_does_not_fit_is_one_line(toy):
     generate(*toy, CHARS, [CHARS.encode('t')], settings, 0, 19)
 
 
-def test_forbidden_strings_never_occur(toy):
+def test_bad_strings_never_occur(toy):
   prompts = [CHARS.encode('t')] * 8
   words = ('e', 'th', 'tion', 'on')
   plain = ''.join(text for text, _ in texts(*toy, prompts, chars=60))
@@ -277,11 +277,14 @@ def test_forbidden_strings_never_occur(toy):
 
 
 @pytest.mark.parametrize('steps', [1, 3, 32])
-def test_the_text_ends_before_a_stop_text(toy, steps):
+def test_stop_strings_end_the_text(toy, steps):
   prompts = [CHARS.encode('t')] * 6
   whole = texts(*toy, prompts, chars=60)
   words = ('ee', 'a ', 'the n')
-  settings = dataclasses.replace(WARM, stop=words)
+  # One that begins before 'ee', and ends after it.
+  outer = next(full[at - 1 : at + 3] for full, _ in whole
+               if (at := full.find('ee')) > 0)  # fmt: skip
+  settings = dataclasses.replace(WARM, stop=(*words, outer))
   got = texts(*toy, prompts, settings, chars=60, steps_per_dispatch=steps)
   assert any(reason == 'stop' for _, reason in got)
   for (text, reason), (full, _) in zip(got, whole, strict=True):
@@ -290,7 +293,7 @@ def test_the_text_ends_before_a_stop_text(toy, steps):
     assert reason == ('stop' if found else 'length')
 
 
-def test_bias_and_least_length():
+def test_logit_bias_and_min_chars():
   model, params = biased(CHARS, {0: 3.0, 1: 0.0, CHARS.bos: 2.9})
   prompts = [CHARS.encode('t')] * 8
   settings = SampleSettings(1.0, min_chars=7, logit_bias={0: -40.0, 5: 3.0})
@@ -313,7 +316,7 @@ def test_a_penalty_ends_repetition():
   assert texts(model, params, prompts, settings, chars=6)[0][0] == 'e e e '
 
 
-def test_only_valid_utf8(monkeypatch):
+def test_valid_utf8(monkeypatch):
   data = sorted(set('é漢😀a'.encode()))
   model, params = biased(BYTES, dict.fromkeys([*data, 0xFF], 1.0))
   prompt = BYTES.encode('漢'.encode()[:2])  # its last byte is still to come
