@@ -111,6 +111,8 @@ def load(
   workdir: epath.PathLike,
   step: checkpoint.Which = 'latest',
   ema: bool = True,
+  weights: str = 'auto',
+  cache: str = 'auto',
 ) -> LanguageModel:
   """The model of a run directory; arguments and errors of `load_model`."""
-  return LanguageModel(load_model(workdir, step, ema))
+  return LanguageModel(load_model(workdir, step, ema, weights, cache))
