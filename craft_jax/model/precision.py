@@ -75,13 +75,14 @@ def _int8_einsum(spec, a, kernel, precision):
   of `a` is rounded to int8 too. Elsewhere the kernel is converted on its way
   into the product.
   """
+  scale_11F = kernel.scale[None, None]
   if jax.default_backend() != 'cpu':
     values = round_operand(kernel.values, precision)
     a = round_operand(a, precision)
-    return product(spec, precision, a, values) * kernel.scale
+    return product(spec, precision, a, values) * scale_11F
   rows = quantized(a, axis=-1)
   sums = product(spec, 'int8', rows.values, kernel.values)
-  return sums * rows.scale[..., None] * kernel.scale
+  return sums * rows.scale[..., None] * scale_11F
 
 
 def kernel_einsum(
