@@ -116,10 +116,13 @@ def load(
   workdir: epath.PathLike,
   step: checkpoint.Which = 'latest',
   ema: bool = True,
+  weights: str = 'auto',
+  cache: str = 'auto',
   speculate: str = 'off',
 ) -> LanguageModel:
   """The model of a run directory.
 
   Arguments and errors of `load_model`; `speculate` is that of `craft sample`.
   """
-  return LanguageModel(load_model(workdir, step, ema), speculate)
+  trained = load_model(workdir, step, ema, weights, cache)
+  return LanguageModel(trained, speculate)

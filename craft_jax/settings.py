@@ -390,3 +390,10 @@ class Config:
   checkpoint: Checkpoint = Checkpoint()
   mesh: Mesh = Mesh()
   log: Log = Log()
+
+
+# --- not of a run, but of how a trained model is used ---
+
+# 'auto' is what changes no number and is fastest on the device.
+WEIGHTS = ('auto', 'int8')
+CACHES = ('auto', 'float32', 'bfloat16', 'int8')

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft sample`."""
   flag = parser.add_argument
   trained_flags.add_arguments(parser)
+  trained_flags.add_weights(parser)
+  trained_flags.add_cache(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument('--prompt', metavar='TEXT', help='text to continue')
   source.add_argument(
@@ -88,12 +90,13 @@ def run(args: argparse.Namespace) -> int:
     lines = request_file.read(args.requests, usual)
   sink = writers.File(args.output) if args.output else None
 
+  from craft_jax.sample import drafts
   from craft_jax.sample.answers import Answers
   from craft_jax.trained import load_model
 
-  trained = load_model(args.workdir, args.step, ema=not args.no_ema)
-  from craft_jax.sample import drafts
-
+  trained = load_model(
+    args.workdir, args.step, not args.no_ema, args.weights, args.cache
+  )
   guesses = drafts.parse(args.speculate, trained.cfg.model.depth)
   if args.interactive:
     from craft_jax.cli import interactive

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from craft_jax.model import cache as cache_lib
 from craft_jax.model import ngrams, positions
 from craft_jax.model.attention import Attention, allowed
 from craft_jax.model.cache import Cache
 from craft_jax.model.layers import Dense, Mlp, Norm
 from craft_jax.model.precision import einsum
+from craft_jax.model.quantize import Quantized, rows
 from craft_jax.settings import Model as ModelConfig
 from craft_jax.sharding import constrain
 from craft_jax.types import Params
@@ -86,19 +88,30 @@ def _dropout(
   return jnp.where(keep, x_BTD / (1 - rate), 0.0)
 
 
-def _gathered(params: Params, *names: str) -> Float[Array, '...']:
+def _gathered(params: Params, *names: str) -> Float[Array, '...'] | Quantized:
   """A parameter outside the blocks, gathered for use: these are small."""
-  return constrain.gather(params[names[0]][names[1]], names)
+  param = params[names[0]][names[1]]
+  if isinstance(param, Quantized):
+    return param  # not trained, so not spread
+  return constrain.gather(param, names)
 
 
 class Decoder:
   """The four functions of a model (DESIGN: `init apply init_cache extend`).
 
-  A plain holder of static settings: every method is pure.
+  A plain holder of static settings: every method is pure. Parameters may be
+  those of `init`, or what `quantize` makes of them.
   """
 
-  def __init__(self, cfg: ModelConfig, vocabulary_size: int, precision: str):
+  def __init__(
+    self,
+    cfg: ModelConfig,
+    vocabulary_size: int,
+    precision: str,
+    cache: str = 'auto',
+  ):
     self.cfg = cfg
+    self.cache = cache
     self.vocabulary_size = vocabulary_size
     self.precision = precision
     self._block = Block(cfg, precision, vocabulary_size)
@@ -198,16 +211,17 @@ class Decoder:
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `batch` rows of at most `length` symbols."""
-    cfg = self.cfg
+    cfg, dtype = self.cfg, self.cache
     heads = cfg.num_kv_heads or cfg.num_heads
     shape = (batch, heads, length, cfg.width // cfg.num_heads)
-    # What a product would round anyway is kept rounded: the same numbers. To
-    # write bfloat16 into several rows a CPU converts the whole cache.
-    widen = jax.default_backend() == 'cpu' and batch > 1
-    dtype = jnp.dtype('float32' if widen else self.precision)
+    if dtype == 'auto':
+      # What a product would round anyway is kept rounded: the same numbers. To
+      # write bfloat16 into several rows a CPU converts the whole cache.
+      widen = jax.default_backend() == 'cpu' and batch > 1
+      dtype = 'float32' if widen else self.precision
     return Cache(
-      keys=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
-      values=tuple(jnp.zeros(shape, dtype) for _ in range(cfg.depth)),
+      keys=tuple(cache_lib.empty(shape, dtype) for _ in range(cfg.depth)),
+      values=tuple(cache_lib.empty(shape, dtype) for _ in range(cfg.depth)),
       symbol_BS=jnp.zeros((batch, length), jnp.int32),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
@@ -322,8 +336,8 @@ class Decoder:
         self.vocabulary_size,
       )
       table_nRD = _gathered(params, 'ngrams', 'embedding')
-      for table_RD, row_BT in zip(table_nRD, row_nBT, strict=True):
-        x_BTD += table_RD[row_BT]
+      for i, row_BT in enumerate(row_nBT):
+        x_BTD += rows(table_nRD, i, row_BT)
     if cfg.position == 'learned':
       x_BTD += _gathered(params, 'positions', 'embedding')[position_BT]
     if cfg.position == 'sinusoidal':
