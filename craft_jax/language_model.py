@@ -117,12 +117,12 @@ def load(
   step: checkpoint.Which = 'latest',
   ema: bool = True,
   weights: str = 'auto',
-  cache: str = 'auto',
+  kv_cache: str = 'auto',
   speculate: str = 'off',
 ) -> LanguageModel:
   """The model of a run directory.
 
   Arguments and errors of `load_model`; `speculate` is that of `craft sample`.
   """
-  trained = load_model(workdir, step, ema, weights, cache)
+  trained = load_model(workdir, step, ema, weights, kv_cache)
   return LanguageModel(trained, speculate)

@@ -39,7 +39,7 @@ def load_model(
   step: checkpoint.Which = 'latest',
   ema: bool = True,
   weights: str = 'auto',
-  cache: str = 'auto',
+  kv_cache: str = 'auto',
 ) -> Trained:
   """Loads a checkpoint.
 
@@ -48,14 +48,14 @@ def load_model(
     step: a step, 'latest' or 'best'.
     ema: False takes the raw parameters even where the run averaged them.
     weights: 'int8' rounds them, see `model.quantize`.
-    cache: how keys and values are kept, see `model.build`.
+    kv_cache: how keys and values are kept, see `model.build`.
 
   Raises:
     UserError: no such checkpoint, or a damaged one; no such weights or cache.
   """
   for name, value, known in (
     ('weights', weights, WEIGHTS),
-    ('cache', cache, CACHES),
+    ('kv_cache', kv_cache, CACHES),
   ):
     if value not in known:
       raise UserError(
@@ -63,7 +63,7 @@ def load_model(
       )
   found = checkpoint.resolve_step(workdir, step)
   meta = checkpoint.open_meta(workdir, found)
-  model = build(meta.config.model, meta.vocabulary.size, cache)
+  model = build(meta.config.model, meta.vocabulary.size, kv_cache)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),

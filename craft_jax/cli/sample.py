@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flag = parser.add_argument
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
-  trained_flags.add_cache(parser)
+  trained_flags.add_kv_cache(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument('--prompt', metavar='TEXT', help='text to continue')
   source.add_argument(
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
   from craft_jax.trained import load_model
 
   trained = load_model(
-    args.workdir, args.step, not args.no_ema, args.weights, args.cache
+    args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
   )
   guesses = drafts.parse(args.speculate, trained.cfg.model.depth)
   if args.interactive:

