@@ -7,7 +7,7 @@ Every prompt is new, so each is read, between two dispatches and alone. Under
 rates are characters per second, prompts included, until as many are written as
 `generate` writes. Parameters are random: speed does not depend on them.
 
-  python benchmarks/engine.py [--size cpu|gpu] [--slots 16] [--steps 8]
+  python benchmarks/engine.py [--size cpu|gpu] [--slots 16] [--steps 0]
 """
 
 import functools
@@ -45,7 +45,10 @@ def main() -> None:
   parser.add_argument('--size', choices=_SIZES, default='gpu')
   parser.add_argument('--slots', type=int, default=16)
   parser.add_argument(
-    '--steps', type=int, default=8, help='symbols per dispatch (default: 8)'
+    '--steps',
+    type=int,
+    default=0,
+    help="turns per dispatch (default: the engine's)",
   )
   args = parser.parse_args()
   xla_flags.use()

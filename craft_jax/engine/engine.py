@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from craft_jax.constrain import Automaton
@@ -35,7 +36,8 @@ class Engine:
     vocabulary: its symbols.
     slots: texts written at once.
     steps: turns per dispatch, each of at least a symbol per text; fewer let
-      texts join and leave sooner.
+      texts join and leave sooner, more start fewer programs. 0 is 4 on a CPU
+      and 16 elsewhere.
     chunk: symbols of a prompt read in one piece, at most.
     reading: symbols of prompts read between two dispatches; more lets new
       requests begin sooner, less keeps those that run from waiting.
@@ -52,7 +54,7 @@ class Engine:
     params: Params,
     vocabulary: Vocabulary,
     slots: int = 16,
-    steps: int = 8,
+    steps: int = 0,
     chunk: int = 256,
     reading: int = 1024,
     waiting: int = 256,
@@ -60,6 +62,7 @@ class Engine:
     drafts: Drafts | None = FORCED,
   ):
     self._vocabulary, self._context = vocabulary, model.cfg.context
+    steps = steps or (4 if jax.default_backend() == 'cpu' else 16)
     self._chunk = min(chunk, self._context)
     columns = _AHEAD * steps if drafts else steps
     reading = max(reading, self._chunk)

@@ -160,37 +160,62 @@ def _narrow(given: _Given, loop: _Loop) -> _Loop:
   return slots, given.still(slots, written, live_B, live_B), written
 
 
+class _Looked(NamedTuple):
+  """A loop with guesses: whose there is no doubt of, and if a pass pays."""
+
+  loop: _Loop
+  guess_BD: Int[Array, 'B D']
+  forced_B: Bool[Array, 'B']
+  pays: Bool[Array, '']
+
+  @property
+  def count_B(self) -> Int[Array, 'B']:
+    """Guesses of the live rows."""
+    return jnp.where(self.loop[1], drafts_lib.counts(self.guess_BD), 0)
+
+
 def _turn(given: _Given, loop: _Loop) -> _Loop:
-  """A pass over guesses where it pays, and a step for who had none."""
+  """Passes over guesses while they pay, then a step of every row.
+
+  A row without guesses takes the same steps as if nobody had any.
+  """
+
+  def wide(looked: _Looked) -> _Looked:
+    slots, live_B, written = looked.loop
+    count_B = looked.count_B
+    read_B = given.read_B(slots, written, count_B)
+    slots, after = _verify(given, slots, written, looked.guess_BD, read_B)
+    slots = _learned(slots, written, after, looked)
+    live_B = given.still(slots, after, live_B, count_B > 0)
+    return _look(given, (slots, live_B, after))
+
+  looked = jax.lax.while_loop(
+    lambda looked: looked.pays, wide, _look(given, loop)
+  )
+  slots, live_B, after = _narrow(given, looked.loop)
+  return _learned(slots, looked.loop[2], after, looked), live_B, after
+
+
+def _look(given: _Given, loop: _Loop) -> _Looked:
+  slots, live_B, written = loop
   drafts = given.drafts
   assert drafts is not None
-  slots, live_B, written = loop
   slots, guess_BD, forced_B = _guess(given, slots, live_B)
-  count_B = jnp.where(live_B, drafts_lib.counts(guess_BD), 0)
-  some_B = count_B > 0
-  expected_B = drafts_lib.expected(
-    guess_BD, jnp.where(forced_B, 1.0, slots.hit_B)
-  )
+  hit_B = jnp.where(forced_B, 1.0, slots.hit_B)
+  expected_B = jnp.where(live_B, drafts_lib.expected(guess_BD, hit_B), 0)
   cost = drafts.cost or drafts_lib.pass_cost(len(live_B))
-  pays = jnp.sum(jnp.where(some_B, expected_B, 0)) > cost * jnp.sum(live_B)
+  pays = jnp.sum(expected_B) > cost * jnp.sum(live_B)
+  return _Looked((slots, live_B, written), guess_BD, forced_B, pays)
 
-  def wide(loop: _Loop) -> _Loop:
-    slots, live_B, written = loop
-    read_B = given.read_B(slots, written, count_B)
-    slots, written = _verify(given, slots, written, guess_BD, read_B)
-    return slots, given.still(slots, written, live_B, some_B), written
 
-  loop = jax.lax.cond(pays, wide, lambda loop: loop, (slots, live_B, written))
-  # A row without guesses takes the same step as if nobody had any.
-  rest = ~pays | jnp.any(live_B & ~some_B)
-  loop = jax.lax.cond(
-    rest, functools.partial(_narrow, given), lambda loop: loop, loop
-  )
-  slots, live_B, after = loop
-  first_B = after.symbol_BC[jnp.arange(len(count_B)), written.count_B]
-  hit_B = drafts_lib.learned(slots.hit_B, first_B == guess_BD[:, 0])
-  hit_B = jnp.where(some_B & ~forced_B, hit_B, slots.hit_B)
-  return dataclasses.replace(slots, hit_B=hit_B), live_B, after
+def _learned(slots, before, after, looked):
+  """The slots, knowing of each row's first guess whether it was met."""
+  count_B = before.count_B
+  first_B = after.symbol_BC[jnp.arange(len(count_B)), count_B]
+  hit_B = drafts_lib.learned(slots.hit_B, first_B == looked.guess_BD[:, 0])
+  unsure_B = (looked.count_B > 0) & ~looked.forced_B
+  hit_B = jnp.where(unsure_B, hit_B, slots.hit_B)
+  return dataclasses.replace(slots, hit_B=hit_B)
 
 
 def _append(written, live_B, token_B, log_B, top) -> Written:

@@ -172,10 +172,12 @@ def one_turn(toy, texts, drafts, settings=WARM, constraint=None, limit=16):
 
 
 def test_a_forced_run_is_one_turn(toy):
-  """Seven guesses are met in a turn, and a symbol follows them."""
-  runs = compile_regex('the nation is here', CHARS)
+  """Pass after pass of seven guesses and a symbol, then the end."""
+  runs = compile_regex('the nation is', CHARS)
   written = one_turn(toy, ['a'], Drafts(), constraint=runs)
-  assert CHARS.decode(written.symbol_BC[0, : written.count_B[0]]) == 'the nati'
+  *symbols, end = written.symbol_BC[0, : written.count_B[0]].tolist()
+  assert CHARS.decode(symbols) == 'the nation is'
+  assert end in (CHARS.bos, CHARS.eos)
   plain = one_turn(toy, ['a'], None, constraint=runs)
   assert plain.count_B.tolist() == [1]
 
@@ -183,7 +185,7 @@ def test_a_forced_run_is_one_turn(toy):
 def test_guesses_of_all_layers_are_all_met(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
-    assert written.count_B.tolist() == [8, 8]
+    assert written.count_B.tolist() == [16, 16]  # all that is asked for
 
 
 def test_a_turn_keeps_to_the_limit_and_the_room(toy):
