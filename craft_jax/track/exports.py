@@ -226,7 +226,7 @@ class WandbWriter:
     facts: Mapping[str, Any],
   ):
     """Makes the run, or goes on with the one that was made before."""
-    mode = os.environ.get('WANDB_MODE', 'offline')
+    mode: Any = os.environ.get('WANDB_MODE', 'offline')
     if mode != 'online':
       os.environ.setdefault('WANDB_ERROR_REPORTING', 'false')
     import wandb

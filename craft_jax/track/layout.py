@@ -10,3 +10,4 @@ TENSORBOARD = 'tensorboard'
 # What `status` in the metadata may be; see `craft_jax.track.runs.status_of`.
 RUNNING, FINISHED, STOPPED, FAILED = 'running', 'finished', 'stopped', 'failed'
 DEAD = 'dead'  # says `running`, but no process holds the lock
+STATUSES = (RUNNING, FINISHED, STOPPED, FAILED, DEAD)
