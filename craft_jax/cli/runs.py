@@ -1,9 +1,10 @@
-"""List, compare, plot and delete runs.
+"""List, compare, plot, report and delete runs.
 
 list     a line per run, sorted and filtered
 show     what one run is, how it was made, where it stands
 compare  what differs, the figures at equal effort, and which is better
 plot     curves as a picture
+report   one HTML file: curves to hover over, differences, samples
 rm, gc   delete runs, or what is of no use any more; without --yes only says
          what would go
 
@@ -70,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'where vocabularies differ)',
   )
   _add_plot(action('plot', 'curves as a picture', '+'))
+  sub = action('report', 'one HTML file: curves, differences, samples', '+')
+  _add_filter(sub)
+  sub.add_argument(
+    '--output',
+    default='runs.html',
+    metavar='FILE',
+    help='(default: runs.html)',
+  )
   for name, text, nargs in (
     ('rm', 'delete runs', '+'),
     ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
@@ -253,6 +262,24 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   return '\n'.join([*(f'note: {n}' for n in notes), text]), data
 
 
+def _report(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax import files
+  from craft_jax.cli import runs_text
+  from craft_jax.track import compare, report
+
+  if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
+    raise UserError(f'--output={args.output} must end in .html')
+  found, notes = _open(args.dirs, args.where)
+  if not found:
+    raise UserError('no runs to report; craft runs list shows those there are')
+  compared = compare.compare(found)
+  page = report.page(found, compared, runs_text.verdict(compared))
+  files.write_atomic(args.output, page)
+  text = f'{args.output}: {len(found)} runs, {len(page) / 1e6:.2f} MB'
+  data = {'output': args.output, 'runs': len(found), 'bytes': len(page)}
+  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+
+
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
@@ -290,6 +317,7 @@ _ACTIONS: dict[str, Callable[[argparse.Namespace], tuple[str, Any]]] = {
   'show': _show,
   'compare': _compare,
   'plot': _plot,
+  'report': _report,
   'rm': _rm,
   'gc': _gc,
 }

@@ -132,10 +132,10 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
       if row.get('val_bpb') is not None:
         text += f', {figure(row["val_bpb"])} bits per byte'
       lines.append((f'{name} valid', text))
-  series = curves.Series(run, 'loss').along('steps')
-  if len(series.y):
-    ends = f'{series.y[0]:.3f} to {series.y[-1]:.3f}'
-    lines.append(('loss', f'{sparkline(series.y.tolist())}  {ends}'))
+  _, losses = curves.Series(run, 'loss').along('steps').points()
+  if len(losses):
+    ends = f'{losses[0]:.3f} to {losses[-1]:.3f}'
+    lines.append(('loss', f'{sparkline(losses.tolist())}  {ends}'))
   shown = [f'{name:<12} {value}' for name, value in lines]
   shown += ['', 'settings that differ from the defaults']
   shown += [f'  {name} = {value!r}' for name, value in changed.items()]

@@ -15,7 +15,7 @@ from craft_jax.track.runs import Run, is_run
 
 _STEP = re.compile(r'0|[1-9][0-9]*')
 # Of `files.write_atomic` and `tail.keep`: a hidden name and eight letters.
-_TEMPORARY = re.compile(r'\..+\.(json|jsonl|npz|diff)\.[a-z0-9_]{8}')
+_TEMPORARY = re.compile(r'\..*(json|jsonl|columns|diff)\.[a-z0-9_]{8}')
 _OLD_SECONDS = 3600.0  # a file that is being written is younger
 
 

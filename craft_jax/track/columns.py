@@ -1,13 +1,13 @@
-"""The rows of a run as columns, kept beside them in NumPy's own format.
+"""The rows of a run as columns, kept beside them.
 
-pyarrow parses them where it is installed (the extra `runs`); else the standard
-library does, several times slower. Rows that came since are added.
+The file is a line of JSON that says where each column is, then float64 of the
+machine's byte order; a column is mapped, so that only what is looked at is
+read. pyarrow parses the rows where it is installed (the extra `runs`); else the
+standard library does, several times slower. Rows that came since are added.
 """
 
-import io
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,90 +16,90 @@ import numpy as np
 from craft_jax.track import tail
 from craft_jax.track.layout import METRICS
 
-COLUMNS = '.columns.npz'
+COLUMNS = '.columns'
 TRAIN, EVAL = 'train', 'eval'
 _FORMAT = 1
 _LEFT_OUT = frozenset({'batch'})
 # A row is of the table whose key it has.
 _TABLES = {TRAIN: 'learning_rate', EVAL: 'val_count'}
-_UNREADABLE = (
-  OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile,
-)  # fmt: skip
 Table = dict[str, np.ndarray]
 
 
 def read(folder: pathlib.Path, table: str, names: Iterable[str]) -> Table:
   """Columns of float64 by name, each as long as `step`; NaN where missing.
 
+  Not to be written to.
+
   Args:
     folder: the run directory.
     table: `TRAIN` (rows of steps) or `EVAL` (rows of evaluations).
     names: of columns; one that no row has is left out.
   """
-  wanted = ['step', *(name for name in names if name != 'step')]
-  tables = _fresh(folder)
-  if tables is not None:
-    found = tables[table]
-    return {name: found[name] for name in wanted if name in found}
-  with open(folder / COLUMNS, 'rb') as file, np.load(file) as kept:
-    return {
-      name: kept[f'{table}/{name}']
-      for name in wanted
-      if f'{table}/{name}' in kept
-    }
+  found = _fresh(folder)[table]
+  return {name: found[name] for name in ('step', *names) if name in found}
 
 
-def _fresh(folder: pathlib.Path) -> dict[str, Table] | None:
-  """All tables, read and kept anew; None if those that are kept are whole."""
+def _fresh(folder: pathlib.Path) -> dict[str, Table]:
+  """All tables, as they are kept where that is whole, else read and kept."""
   path = folder / METRICS
   if not path.exists():
     return {table: {'step': np.zeros(0)} for table in _TABLES}
   size = path.stat().st_size
   try:
-    with open(folder / COLUMNS, 'rb') as file, np.load(file) as kept:
-      meta = json.loads(bytes(kept['meta']))
-      before = bytes(kept['tail'])
-      valid = meta['format'] == _FORMAT and meta['offset'] <= size
-      if valid and tail.goes_on(path, meta['offset'], before):
-        if meta['offset'] == size:
-          return None
-        return _grown(folder, kept, meta['offset'], before)
-  except _UNREADABLE:
+    head, tables = _kept(folder / COLUMNS)
+    offset, before = head['offset'], head['tail'].encode('latin-1')
+    if offset <= size and tail.goes_on(path, offset, before):
+      if offset == size:
+        return tables
+      return _grown(folder, tables, offset, before)
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
     pass  # none, damaged, or another version's
   return _grown(folder, {}, 0, b'')
 
 
 def _grown(
-  folder: pathlib.Path, kept: Mapping[str, Any], offset: int, before: bytes
+  folder: pathlib.Path, kept: Mapping[str, Table], offset: int, before: bytes
 ) -> dict[str, Table]:
   """The kept tables and the rows after `offset`; they are kept."""
-  parts: dict[str, list[Table]] = {table: [] for table in _TABLES}
-  for name in kept:
-    table, _, column = name.partition('/')
-    if column:
-      parts[table] = parts[table] or [{}]
-      parts[table][0][column] = kept[name]
+  parts = {table: [kept[table]] if kept else [] for table in _TABLES}
   for block, end in tail.whole_lines(folder / METRICS, offset):
     for table, rows in _parsed(block).items():
       parts[table].append(rows)
     offset, before = end, tail.tail_of(block, before)
   tables = {table: _joined(rows) for table, rows in parts.items()}
-  arrays = {
-    f'{table}/{name}': column
-    for table, columns in tables.items()
-    for name, column in columns.items()
-  }
-  meta = json.dumps({'format': _FORMAT, 'offset': offset}).encode()
-  buffer = io.BytesIO()
-  np.savez(
-    buffer,
-    allow_pickle=False,
-    meta=np.frombuffer(meta, np.uint8),
-    tail=np.frombuffer(before, np.uint8),
-    **arrays,
-  )
-  tail.keep(folder / COLUMNS, buffer.getvalue())
+  where, columns = {}, []
+  for table, names in tables.items():
+    where[table] = {'rows': len(names['step']), 'columns': list(names)}
+    columns += list(names.values())
+  head = {'format': _FORMAT, 'offset': offset, 'tail': before.decode('latin-1')}
+  line = json.dumps(head | {'tables': where}).encode()
+  line += b' ' * (-(len(line) + 1) % 64) + b'\n'  # columns begin aligned
+  tail.keep(folder / COLUMNS, b''.join([line, *(c.tobytes() for c in columns)]))
   return tables
+
+
+def _kept(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Table]]:
+  """The head of what is kept, and the tables, mapped."""
+  with open(path, 'rb') as file:
+    line = file.readline(1 << 20)
+  head = json.loads(line)
+  counts = [t['rows'] * len(t['columns']) for t in head['tables'].values()]
+  if head['format'] != _FORMAT or set(head['tables']) != set(_TABLES):
+    raise ValueError('another version')
+  if path.stat().st_size != len(line) + 8 * sum(counts):
+    raise ValueError('cut short')
+  if not sum(counts):  # nothing cannot be mapped
+    flat: np.ndarray = np.zeros(0)
+  else:
+    flat = np.memmap(path, np.float64, 'r', len(line), (sum(counts),))
+  tables: dict[str, Table] = {}
+  at = 0
+  for table, facts in head['tables'].items():
+    tables[table] = {}
+    for name in facts['columns']:
+      tables[table][name] = flat[at : at + facts['rows']]
+      at += facts['rows']
+  return head, tables
 
 
 def _joined(parts: list[Table]) -> Table:

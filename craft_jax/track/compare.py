@@ -137,7 +137,7 @@ def _groups(results: Sequence[Result]) -> list[Group]:
     corpus = result.run.metadata.get('corpus_fingerprint')
     key = (tuple(sorted(identity.items())), corpus)
     found.setdefault(key, []).append(result)
-  names = _short_names([r.run.name for r in results])
+  names = short_names([r.run.name for r in results])
   return [
     Group(
       members,
@@ -148,7 +148,7 @@ def _groups(results: Sequence[Result]) -> list[Group]:
   ]
 
 
-def _short_names(names: Sequence[str]) -> dict[str, str]:
+def short_names(names: Sequence[str]) -> dict[str, str]:
   """The names without the folder that they share."""
   folders = [os.path.dirname(os.path.normpath(name)) for name in names]
   absolute = {os.path.isabs(folder) for folder in folders}

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from craft_jax.errors import UserError, hint
 from craft_jax.track import columns
 from craft_jax.track.runs import Run
 
@@ -27,36 +26,49 @@ _RECENT = 0.1  # of the way: what a training figure is the mean over
 class Curve:
   """A figure of a run by where the run was.
 
+  Long ones are mapped from a file: look at no more than is wanted.
+
   Attributes:
-    x: ascending, by the axis.
-    y: the figure; never NaN.
+    x: ascending, by the axis, over `scale`.
+    y: the figure, as long; NaN where it is not known.
+    scale: what `x` is to be multiplied with.
   """
 
   x: np.ndarray
   y: np.ndarray
+  scale: float = 1.0
 
   @property
   def end(self) -> float:
     """Where it ends; NaN of an empty one."""
-    return float(self.x[-1]) if len(self.x) else math.nan
+    return float(self.x[-1]) * self.scale if len(self.x) else math.nan
 
-  def at(self, x: float) -> float | None:
-    """Between the points around `x`; None outside of them."""
-    slack = 1e-9 * abs(x)
-    if not len(self.x) or not self.x[0] - slack <= x <= self.x[-1] + slack:
+  def points(self) -> tuple[np.ndarray, np.ndarray]:
+    """All places and figures that are known."""
+    good = np.isfinite(self.x) & np.isfinite(self.y)
+    return self.x[good] * self.scale, self.y[good]
+
+  def at(self, place: float) -> float | None:
+    """Between the points around a place; None outside of them."""
+    x, y = self.points()
+    slack = 1e-9 * abs(place)
+    if not len(x) or not x[0] - slack <= place <= x[-1] + slack:
       return None
-    return float(np.interp(x, self.x, self.y))
+    return float(np.interp(place, x, y))
 
-  def recent(self, x: float) -> float | None:
-    """The mean over the last tenth of the way to `x`; None before the start.
+  def recent(self, place: float) -> float | None:
+    """The mean over the last tenth of the way there; None before the start.
 
     A single step of training is noise.
     """
+    x = place / self.scale
     last = int(np.searchsorted(self.x, x * (1 + 1e-9), side='right'))
     if not last:
       return None
     first = int(np.searchsorted(self.x, x * (1 - _RECENT)))
-    return float(self.y[min(first, last - 1) : last].mean())
+    some = self.y[min(first, last - 1) : last]
+    known = some[np.isfinite(some)]
+    return float(known.mean()) if len(known) else None
 
 
 def training_of(metric: str) -> str:
@@ -82,27 +94,16 @@ class Series:
     Args:
       axis: a key of `AXES`.
     """
-    x, y = self._x(axis), self._found.get(self._name)
+    x = self._found.get('seconds' if axis == 'seconds' else 'step')
+    y, factors = self._found.get(self._name), [1.0]
+    if axis not in ('steps', 'seconds'):
+      units = ('symbols_per_step', f'{axis}_per_symbol')
+      known = [self._run.unit(unit) for unit in units]
+      factors = [factor for factor in known if factor is not None]
+      x = x if len(factors) == len(known) else None
     if x is None or y is None:
       return Curve(np.zeros(0), np.zeros(0))
-    good = np.isfinite(x) & np.isfinite(y)
-    return Curve(x[good], y[good])
-
-  def _x(self, axis: str) -> np.ndarray | None:
-    if axis == 'steps':
-      return self._found['step']
-    if axis == 'seconds':
-      return self._found.get('seconds')
-    units = ['symbols_per_step', f'{axis}_per_symbol']
-    factors = [self._run.unit(unit) for unit in units]
-    if None in factors:
-      return None
-    return self._found['step'] * math.prod(f for f in factors if f is not None)
-
-
-def check_axis(axis: str) -> None:
-  """Raises UserError unless `axis` is a key of `AXES`."""
-  if axis not in AXES:
-    raise UserError(
-      f'no axis {axis!r}{hint(axis, AXES)}; use one of {", ".join(AXES)}'
-    )
+    if len(x) and np.isnan(x[0]):  # begun by a version that had no clock
+      timed = np.isfinite(x)
+      x, y = x[timed], y[timed]
+    return Curve(x, y, math.prod(factors))

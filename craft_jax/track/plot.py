@@ -86,12 +86,11 @@ def draw(
   drawn = 0
   for number, run in enumerate(runs):
     for metric in metrics:
-      found = curves.Series(run, metric).along(axis)
-      if not len(found.x):
+      x, y = curves.Series(run, metric).along(axis).points()
+      if not len(x):
         continue
       evaluated = metric.startswith('val_')
-      y = found.y if evaluated else smoothed(found.y, smooth)
-      x, y = thinned(found.x, y)
+      x, y = thinned(x, y if evaluated else smoothed(y, smooth))
       axes.plot(
         x, y,
         color=f'C{number % 10}',

@@ -114,6 +114,13 @@ def test_plot(home):
   assert (home / 'a/b.svg').read_text().startswith('<?xml')
 
 
+def test_report(home):
+  found = result('runs', 'report', 'runs', '--output=r.html', cwd=home)
+  page = (home / 'r.html').read_text()
+  assert found['runs'] == 3 and len(page) == found['bytes']
+  assert 'half, step 10' in page and '<td>model.width</td>' in page
+
+
 def test_rm_and_gc_only_tell_until_yes(home):
   shutil.copytree(home / 'runs/half', home / 'old/one')
   shutil.copytree(home / 'runs/half', home / 'old/two')
@@ -143,6 +150,7 @@ def test_rm_and_gc_only_tell_until_yes(home):
     (['compare', 'runs', '--metric=val_los'], "did you mean 'val_loss'"),
     (['plot', 'runs', '--output=x.gif'], 'must end in one of'),
     (['plot', 'runs', '--metric=los'], "did you mean 'loss'"),
+    (['report', 'runs', '--output=x.pdf'], 'must end in .html'),
     (['rm', 'runs'], 'is not a run directory'),
     ([], 'required: action'),
   ],

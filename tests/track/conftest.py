@@ -43,7 +43,7 @@ def make_run(tmp_path):
               'log': {'every': 1}}  # fmt: skip
     for key, value in (settings or {}).items():
       section, _, leaf = key.rpartition('.')
-      (config[section] if section else config)[leaf] = value
+      (config.setdefault(section, {}) if section else config)[leaf] = value
     facts = {'status': 'finished', 'exit_reason': 'finished',
              'start_time': '2026-01-02T03:04:05+00:00', 'params': 12345,
              'corpus_fingerprint': 'c', 'vocabulary_fingerprint': 'v',
