@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_jax.track import clean, compare, curves
+from craft_jax.track import clean, compare, curves, layout
 from craft_jax.track.progress import clock
 from craft_jax.track.runs import Run, sample_of
 from craft_jax.track.verdict import Result
@@ -106,7 +106,9 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
   facts, meta, digest = run.facts, run.metadata, run.digest
   starts = [*meta.get('earlier', []), meta]
   status = run.status
-  if run.status not in ('finished', 'running'):
+  if run.status == layout.DEAD:
+    status += ': killed, or its machine went; the same command goes on'
+  elif run.status not in (layout.FINISHED, layout.RUNNING):
     status += f': {meta.get("exit_reason")}'
   lines = [
     ('run', run.name),

@@ -10,7 +10,8 @@ from craft_jax.errors import one_line
 from craft_jax.track.writers import Writer
 
 _MOST_WAITING = 20_000  # rows; about 20 MB
-_END_SECONDS = 60.0  # for what is still to be written when a run ends
+_END_SECONDS = 20.0  # for what is still to be written when a run stops
+_PATIENCE = 10  # times as long when it has finished: nobody waits to kill it
 
 
 class Background:
@@ -34,7 +35,8 @@ class Background:
       make: opens the writer.
       warn: told of a failure.
       most_waiting: rows that may wait to be written; more are left out.
-      end_seconds: to wait at the end for those that are.
+      end_seconds: to wait for those that are when the run stops; longer when
+        it has finished.
     """
     self._name, self._make, self._warn = name, make, warn
     self._end_seconds = end_seconds
@@ -58,13 +60,13 @@ class Background:
   def finish(self, summary: Mapping[str, Any]) -> None:
     """Records the figures of the run and waits until all is written."""
     self._put('finish', dict(summary))
-    self._end()
+    self._end(_PATIENCE * self._end_seconds)
 
   def close(self) -> None:
     """Waits until all is written. Repeatable."""
     if not self._ended:
       self._put('close')
-      self._end()
+      self._end(self._end_seconds)
 
   def _put(self, method: str, *args: Any) -> None:
     if self._failed or self._ended:
@@ -74,15 +76,15 @@ class Background:
     except queue.Full:
       self._fail('it falls behind')
 
-  def _end(self) -> None:
+  def _end(self, seconds: float) -> None:
     if self._ended:
       return
     self._ended = True
     with contextlib.suppress(queue.Full):
       self._queue.put_nowait(None)
-    self._thread.join(self._end_seconds)
+    self._thread.join(seconds)
     if self._thread.is_alive():
-      self._fail(f'it has not ended after {self._end_seconds:.0f} s')
+      self._fail(f'it has not ended after {seconds:.0f} s')
 
   def _fail(self, why: str) -> None:
     if not self._failed:

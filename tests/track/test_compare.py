@@ -146,6 +146,7 @@ def test_smoothing_and_thinning():
   assert (x == thin).all() and x[0] == 49.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'name, head',
   [('p.png', b'\x89PNG'), ('p.svg', b'<?xml'), ('p.pdf', b'%PDF')],
