@@ -50,7 +50,7 @@ def main() -> None:
   cfg = load_config('shakespeare', flags)
   vocabulary = Vocabulary.from_text(string.printable[:95])
   model = build(cfg.model, vocabulary.size)
-  params = decoding_params(model, model.init(jax.random.key(0)))
+  params = decoding_params(model, jax.jit(model.init)(jax.random.key(0)))
   prompt = vocabulary.encode('0123456789' * _PROMPT)[:_PROMPT]
 
   def run(automata: list[Automaton | None]) -> None:

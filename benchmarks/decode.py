@@ -40,7 +40,7 @@ def main() -> None:
   parser = measure.arguments(__doc__ or '', 5)
   parser.add_argument('--size', choices=_SIZES, default='gpu')
   parser.add_argument('--batches', default='1,16,64,256')
-  parser.add_argument('--only', help='variants with one of these in their name')
+  parser.add_argument('--only', help='peers: names, or parts of them')
   args = parser.parse_args()
   rows: dict[str, dict[str, object]] = {}
   print(f'Writing text: size {args.size}; {measure.hardware()}')
@@ -88,14 +88,10 @@ def _of_batch(
       [*torch[1], '--transformers', '--bfloat16'],
     ),
   }
-  wanted = args.only.split(',') if args.only else ['']
+  wanted = {'craft', *measure.chosen(commands, args.only)}
   if batch > _MOST_WITHOUT_CACHE:
     commands = {v: c for v, c in commands.items() if 'no cache' not in v}
-  commands = {
-    variant: command
-    for variant, command in commands.items()
-    if variant == 'craft' or any(part in variant for part in wanted)
-  }
+  commands = {v: c for v, c in commands.items() if v in wanted}
   with workers.opened(commands) as found:
     seconds = measure.alternate(found, args.pairs)
     facts = found['craft'].facts

@@ -10,6 +10,7 @@ rates are characters per second, prompts included, until as many are written as
   python benchmarks/engine.py [--size cpu|gpu] [--slots 16] [--steps 8]
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from craft_jax.config import load_config
 from craft_jax.engine.engine import Engine
 from craft_jax.engine.requests import Request
 from craft_jax.model import build
+from craft_jax.model.transformer import Decoder
 from craft_jax.sample.generate import decoding_params, generate
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
@@ -71,15 +73,7 @@ def _variants(
     ''.join(chr(ord('0') + i) for i in range(65))
   )
   model = build(cfg.model, vocabulary.size)
-  params = decoding_params(
-    model,
-    jax.tree.map(
-      lambda leaf: (
-        leaf + 0.02 * jax.random.normal(jax.random.key(1), leaf.shape)
-      ),
-      model.init(jax.random.key(0)),
-    ),
-  )
+  params = decoding_params(model, _random(model))
   rng = np.random.default_rng(0)
   lengths = np.linspace(chars // 2, chars + chars // 2, slots).astype(int)
   shuffled = rng.permutation(lengths).tolist()
@@ -123,6 +117,16 @@ def _variants(
     'engine, equal lengths': lambda: through([chars]),
     'engine, mixed lengths': lambda: through(shuffled),
   }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _random(model: Decoder) -> Any:
+  """Parameters, none of them zero, by one program."""
+  noise = functools.partial(jax.random.normal, jax.random.key(1))
+  return jax.tree.map(
+    lambda leaf: leaf + 0.02 * noise(leaf.shape),
+    model.init(jax.random.key(0)),
+  )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,8 @@
 """What does this device do? The benchmarks beside peers, each result kept.
 
-In one command: on a GPU a choice that takes less than ten minutes on an H100,
-with PyTorch beside it, on a CPU the longer one that README.md shows. What does
-not end in the minutes given is stopped, and named with what was left out.
+In one command: on a GPU a choice, its PyTorch peers being those that are fast
+there, on a CPU the longer one that README.md shows. What does not end in the
+minutes given is stopped, and named with what was left out.
 
   pip install torch transformers
   python benchmarks/everything.py --data tinyshakespeare.txt [--minutes 10]
@@ -20,10 +20,12 @@ _ROOT = pathlib.Path(__file__).parents[1]
 # The most telling first: the script and its flags.
 _GPU = (
   ('train_step', '--size=gpu', '--set=train.batch_size=64', '--steps=100',
-   '--pairs=3', '--only=craft,torch bfloat16'),
+   '--pairs=3', '--only=craft,own recipe,bfloat16 compiled'),
   ('train_step', '--size=124m', '--steps=10', '--pairs=3',
-   '--only=craft,torch bfloat16'),
-  ('decode', '--batches=1,16,64', '--pairs=2'),
+   '--only=craft,bfloat16 compiled'),
+  ('decode', '--batches=1,16,64', '--pairs=2', '--only=transformers'),
+  ('engine', '--pairs=3'),
+  ('constrained', '--pairs=3'),
   ('train_step', '--sweep=dispatch', '--size=gpu', '--steps=64', '--pairs=2'),
   ('startup', '--pairs=1'),
   ('data', '--pairs=2'),
@@ -45,7 +47,7 @@ _CPU = (
   ('checkpoint',),
   ('meshes',),
 )
-_NEED_NO_DATA = ('decode', 'constrained', 'precision')
+_NEED_NO_DATA = ('decode', 'constrained', 'engine', 'precision')
 
 
 def main() -> None:

@@ -61,6 +61,20 @@ def overrides(args: argparse.Namespace, *more: str) -> list[str]:
   return [*more, *data, *args.set]
 
 
+def chosen(variants: Mapping[str, _Result], only: str | None) -> set[str]:
+  """The names that `--only` asks for; all if it does not.
+
+  Args:
+    variants: by name.
+    only: names, or parts of names, with commas between.
+  """
+  found: set[str] = set()
+  for word in only.split(',') if only else ['']:
+    parts = [name for name in variants if word in name]
+    found.update([word] if word in variants else parts)
+  return found
+
+
 def in_turns(
   variants: Mapping[str, Callable[[], _Result]], rounds: int
 ) -> dict[str, list[_Result]]:
@@ -157,6 +171,7 @@ def report_rates(
   unit: str,
   bars: Mapping[str, float] | None = None,
   devices: int | None = None,
+  **more: Any,
 ) -> None:
   """As `report`, of rates: more is better.
 
@@ -167,6 +182,7 @@ def report_rates(
     unit: of the rates, for the table.
     bars: least ratio wanted of a variant.
     devices: that were used, if not by this process.
+    **more: see `conclude`.
   """
   _table(
     question,
@@ -177,6 +193,7 @@ def report_rates(
     bars or {},
     'ratio at least',
     devices or jax.device_count(),
+    **more,
   )
 
 
@@ -307,10 +324,13 @@ def conclude(
 
 def command() -> list[str]:
   """The command line of a script; of files their names, not where they lie."""
-  return [
-    pathlib.Path(word).name if os.path.isfile(word) else word
-    for word in sys.argv[1:]
-  ]
+  words = []
+  for word in sys.argv[1:]:
+    flag, is_flag, value = word.partition('=')
+    path, flag = (value, f'{flag}=') if is_flag else (word, '')
+    name = pathlib.Path(path).name
+    words.append(f'{flag}{name}' if os.path.isfile(path) else word)
+  return words
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:

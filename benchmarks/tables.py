@@ -167,6 +167,38 @@ def _compressors(result: Result) -> Iterator[Row]:
     yield Row(f'{name}, {result["split"]} split', figure)
 
 
+def _constraints(result: Result) -> Iterator[Row]:
+  """The slowest of those that are compiled, and of those that are refused."""
+  rows = result['variants']
+  for what, is_refused in (('compiled', False), ('refused', True)):
+    names = [name for name in rows if ('refused' in rows[name]) is is_refused]
+    slowest = max(names, key=lambda name: rows[name]['milliseconds'])
+    figure = f'{rows[slowest]["milliseconds"]:.0f} ms'
+    cell = slowest.replace('|', '\\|')
+    yield Row(
+      f'slowest of {len(names)} {what}, {cell}',
+      figure,
+      bar=_bar(result, rows[slowest]),
+    )
+
+
+def _quantized(result: Result) -> Iterator[Row]:
+  """Bytes and bits of each variant, and its speed beside the first."""
+  first = next(iter(result['variants']))
+  for name, row in result['variants'].items():
+    weights, cache = row['weight_bytes'] / 1e6, row['cache_bytes'] / 1e6
+    figure = f'{weights:.2f} MB, and {cache:.2f} MB a text'
+    if 'bits_per_byte' in row:
+      figure += f'; {row["bits_per_byte"]:.4f} bits per byte'
+    ratio = ''
+    if name != first:
+      ratio = (
+        f'{row["speedup_1"]:.3g} x {first}, {row["speedup_16"]:.3g} x with '
+        'sixteen texts'
+      )
+    yield Row(name, figure, ratio)
+
+
 def _other(result: Result) -> Iterator[Row]:
   """Of a script that has no function here: what its bars are about."""
   key = result.get('bars', _BARS).partition(' ')[0]
@@ -183,6 +215,9 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'train_step': _train_step,
   'decode': _decode,
   'constrained': _compared,
+  'engine': _compared,
+  'constraints': _constraints,
+  'quantized': _quantized,
   'startup': _startup,
   'data': _compared,
   'scaling': _compared,

@@ -120,13 +120,9 @@ def _compare(
       )
       for variant, more in _PEERS.items()
     }  # fmt: skip
-    wanted = args.only.split(',') if args.only else list(commands)
-    chosen = {
-      variant: command
-      for variant, command in commands.items()
-      if any(part in variant for part in wanted)
-    }
-    with workers.opened(chosen) as found:
+    wanted = measure.chosen(commands, args.only)
+    commands = {v: c for v, c in commands.items() if v in wanted}
+    with workers.opened(commands) as found:
       seconds = measure.alternate(found, args.pairs)
       rows = _rows(found, seconds, cfg, steps, args.size)
   _report(args, rows, seconds, steps)
@@ -143,7 +139,7 @@ def _arguments() -> argparse.Namespace:
   )
   parser.add_argument('--sweep', choices=_SWEEPS, help='no peers, see above')
   parser.add_argument('--steps', type=int, help='steps in each turn')
-  parser.add_argument('--only', help='variants with one of these in their name')
+  parser.add_argument('--only', help='variants: names, or parts of them')
   return parser.parse_args()
 
 

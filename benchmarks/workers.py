@@ -11,6 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 _PEERS = pathlib.Path(__file__).parent / 'peers'
+# Several of them, and the benchmark itself, share one accelerator: JAX is to
+# take of its memory what it needs. Inherited, and read when JAX asks for a
+# device.
+os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
 
 
 class Worker:
@@ -28,8 +32,6 @@ class Worker:
       stdout=subprocess.PIPE,
       stderr=self._errors,
       text=True,
-      # Several of them share one accelerator.
-      env=os.environ | {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
     )
     self.facts = self._answer()
     self.peak_bytes = 0

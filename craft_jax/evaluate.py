@@ -156,6 +156,7 @@ def evaluate_run(
   split: str = 'valid',
   stride: int | None = None,
   ema: bool = True,
+  weights: str = 'auto',
   path: str | None = None,
   adaptation: dynamic.Adaptation | None = None,
   cache: bool = False,
@@ -168,6 +169,7 @@ def evaluate_run(
     split: 'train', 'valid' or 'test'.
     stride: see `Evaluator`.
     ema: take averaged weights where there are any.
+    weights: see `load_model`.
     path: where the text is now, if not at the run's `data.path`.
     adaptation: adds the figures of weights that adapt.
     cache: adds those of counts beside the model.
@@ -186,7 +188,7 @@ def evaluate_run(
     cfg = dataclasses.replace(cfg, data=data)
   stride = _stride(cfg, stride)
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
-  trained = load_model(workdir, step, ema)
+  trained = load_model(workdir, step, ema, weights)
   corpus = open_corpus(cfg, trained.vocabulary)
   part = _part(corpus, split, trained.meta.fingerprint)
   prefix = PREFIXES[split]

@@ -8,6 +8,7 @@ from etils import epath
 
 from craft_jax import checkpoint
 from craft_jax.errors import UserError
+from craft_jax.sample import drafts
 from craft_jax.sample.answers import Answers, Sample, prepare
 from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.request import Request, field_name
@@ -29,9 +30,10 @@ class LanguageModel:
     trained: the model and its parameters.
   """
 
-  def __init__(self, trained: Trained):
-    """Of what `trained.load_model` gives."""
+  def __init__(self, trained: Trained, speculate: str = 'off'):
+    """Of what `trained.load_model` gives; how to guess, see `drafts.parse`."""
     self.trained = trained
+    self._drafts = drafts.parse(speculate, trained.cfg.model.depth)
 
   @property
   def cfg(self) -> Config:
@@ -81,7 +83,10 @@ class LanguageModel:
 
   def _answers(self, request: Request) -> Answers:
     return Answers(
-      self.trained, [prepare(self.trained, request)], self._decoding_params
+      self.trained,
+      [prepare(self.trained, request)],
+      self._decoding_params,
+      self._drafts,
     )
 
   @functools.cached_property
@@ -111,6 +116,13 @@ def load(
   workdir: epath.PathLike,
   step: checkpoint.Which = 'latest',
   ema: bool = True,
+  weights: str = 'auto',
+  kv_cache: str = 'auto',
+  speculate: str = 'off',
 ) -> LanguageModel:
-  """The model of a run directory; arguments and errors of `load_model`."""
-  return LanguageModel(load_model(workdir, step, ema))
+  """The model of a run directory.
+
+  Arguments and errors of `load_model`; `speculate` is that of `craft sample`.
+  """
+  trained = load_model(workdir, step, ema, weights, kv_cache)
+  return LanguageModel(trained, speculate)

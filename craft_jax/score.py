@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -19,6 +20,10 @@ from craft_jax.model.transformer import Decoder
 from craft_jax.text import utf8
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
+
+# `-ln p` of each target, then the logarithms of the highest probabilities in
+# its place, falling, and whose they are.
+Scored = tuple[Float[Array, 'B T'], Float[Array, 'B T K'], Int[Array, 'B T K']]
 
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 26  # of one dispatch: 256 MiB in float32
@@ -31,11 +36,15 @@ class Piece(NamedTuple):
     text: index of the text.
     first: index of the first of them, the given symbol not counted.
     nats: float32 `[n]`, `-ln p` of each.
+    top: float32 `[n, K]`, `ln p` of the most likely symbols there, falling.
+    top_ids: int32 `[n, K]`, these symbols; of equals the lower id comes first.
   """
 
   text: int
   first: int
   nats: np.ndarray
+  top: np.ndarray
+  top_ids: np.ndarray
 
 
 class _Row(NamedTuple):
@@ -57,16 +66,23 @@ def check_stride(stride: int, context: int) -> int:
   return stride or max(context // 2, 1)
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jax.jit, static_argnames=('model', 'num_top'))
 def window_nats(
   model: Decoder,
   params: Params,
   x_BT: Int[Array, 'B T'],
   y_BT: Int[Array, 'B T'],
   segment_BT: Int[Array, 'B T'],
-) -> Float[Array, 'B T']:
-  """`-ln p` of each target."""
-  return token_losses(model.apply(params, x_BT, segment_BT), y_BT)[1]
+  num_top: int = 0,
+) -> Scored:
+  """The scores of each target, with `num_top` others."""
+  logits_BTV = model.apply(params, x_BT, segment_BT)
+  nats_BT = token_losses(logits_BTV, y_BT)[1]
+  if not num_top:  # not even a search for none
+    none_BTK = logits_BTV[..., :0]
+    return nats_BT, none_BTK, none_BTK.astype(jnp.int32)
+  log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
+  return nats_BT, *jax.lax.top_k(log_BTV, num_top)
 
 
 def score_pieces(
@@ -76,6 +92,7 @@ def score_pieces(
   *,
   stride: int = 0,
   separator: int | None = None,
+  num_top: int = 0,
 ) -> Iterator[Piece]:
   """Scores every symbol of every text but its first, once.
 
@@ -92,6 +109,7 @@ def score_pieces(
     stride: from 1 to the context; 0 is half of the context.
     separator: id between documents, at which attention stops under
       `model.documents`; None where a text is one document.
+    num_top: K, most likely symbols to report beside each.
 
   Yields:
     The pieces of a text in order; texts may take turns.
@@ -106,7 +124,7 @@ def score_pieces(
   for rows, x_BT, y_BT in _batches(model, texts, stride):
     segment_BT = np.cumsum(x_BT == separator, axis=1, dtype=np.int32)
     # Fetched one batch late, so that the device never waits for the host.
-    now = rows, window_nats(model, params, x_BT, y_BT, segment_BT)
+    now = rows, window_nats(model, params, x_BT, y_BT, segment_BT, num_top)
     if before is not None:
       yield from _pieces(texts, *before)
     before = now
@@ -132,18 +150,25 @@ def token_nats(
   return np.concatenate([piece.nats for piece in pieces])
 
 
-def texts_nats(
+def texts_scores(
   model: Decoder,
   params: Params,
   texts: Sequence[np.ndarray],
   *,
   stride: int = 0,
-) -> list[np.ndarray]:
-  """`token_nats` of each text, batched over all of them."""
-  found: list[list[np.ndarray]] = [[] for _ in texts]
-  for piece in score_pieces(model, params, texts, stride=stride):
-    found[piece.text].append(piece.nats)
-  return [np.concatenate(nats) for nats in found]
+  num_top: int = 0,
+) -> list[Piece]:
+  """Each text as one `Piece`, batched over all of them."""
+  found: list[list[Piece]] = [[] for _ in texts]
+  for piece in score_pieces(
+    model, params, texts, stride=stride, num_top=num_top
+  ):
+    found[piece.text].append(piece)
+  return [
+    Piece(i, 0, *(np.concatenate(part) for part in zip(*arrays, strict=True)))
+    for i, pieces in enumerate(found)
+    for arrays in [[piece[2:] for piece in pieces]]
+  ]
 
 
 def _batches(
@@ -192,12 +217,14 @@ def _arrays(
 
 
 def _pieces(
-  texts: Sequence[np.ndarray], rows: list[_Row], nats_BT: Any
+  texts: Sequence[np.ndarray], rows: list[_Row], scored: Scored
 ) -> Iterator[Piece]:
   """What the windows of a batch score, padding left out."""
-  for row, nats_T in zip(rows, jax.device_get(nats_BT), strict=False):
-    stop = len(texts[row.text]) - 1 - row.start
-    yield Piece(row.text, row.start + row.skip, nats_T[row.skip : stop])
+  of_rows = zip(*jax.device_get(scored), strict=True)
+  for row, arrays in zip(rows, of_rows, strict=False):
+    part = slice(row.skip, len(texts[row.text]) - 1 - row.start)
+    found = [array[part] for array in arrays]
+    yield Piece(row.text, row.start + row.skip, *found)
 
 
 def characters(

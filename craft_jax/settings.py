@@ -193,8 +193,8 @@ class Model:
   dropout: float = setting(0.0, 'Dropout rate.', low=0.0, high=0.95)
   unroll: int = setting(
     0,
-    'Layers unrolled per scan iteration; 0 is all on a CPU without remat, else '
-    '1.',
+    'Layers unrolled per scan iteration; 0 is all of up to 32 without remat, '
+    'else 1.',
     low=0,
     free=True,
   )
@@ -398,3 +398,10 @@ class Config:
   checkpoint: Checkpoint = Checkpoint()
   mesh: Mesh = Mesh()
   log: Log = Log()
+
+
+# --- not of a run, but of how a trained model is used ---
+
+# 'auto' is what changes no number and is fastest on the device.
+WEIGHTS = ('auto', 'int8')
+CACHES = ('auto', 'float32', 'bfloat16', 'int8')

@@ -6,9 +6,11 @@ import jax
 from etils import epath
 
 from craft_jax import checkpoint
+from craft_jax.errors import UserError, hint
 from craft_jax.model import build
+from craft_jax.model.quantize import quantize
 from craft_jax.model.transformer import Decoder
-from craft_jax.settings import Config
+from craft_jax.settings import CACHES, WEIGHTS, Config
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
@@ -20,7 +22,8 @@ class Trained(NamedTuple):
     cfg: the config of the run.
     vocabulary: its symbols.
     model: built from both.
-    params: averaged where the run kept an average, on the first device.
+    params: averaged where the run kept an average, on the first device;
+      rounded if that was asked for.
     meta: the rest: step, metrics, corpus fingerprint.
   """
 
@@ -32,7 +35,11 @@ class Trained(NamedTuple):
 
 
 def load_model(
-  workdir: epath.PathLike, step: checkpoint.Which = 'latest', ema: bool = True
+  workdir: epath.PathLike,
+  step: checkpoint.Which = 'latest',
+  ema: bool = True,
+  weights: str = 'auto',
+  kv_cache: str = 'auto',
 ) -> Trained:
   """Loads a checkpoint.
 
@@ -40,17 +47,29 @@ def load_model(
     workdir: the run directory.
     step: a step, 'latest' or 'best'.
     ema: False takes the raw parameters even where the run averaged them.
+    weights: 'int8' rounds them, see `model.quantize`.
+    kv_cache: how keys and values are kept, see `model.build`.
 
   Raises:
-    UserError: no such checkpoint, or a damaged one.
+    UserError: no such checkpoint, or a damaged one; no such weights or cache.
   """
+  for name, value, known in (
+    ('weights', weights, WEIGHTS),
+    ('kv_cache', kv_cache, CACHES),
+  ):
+    if value not in known:
+      raise UserError(
+        f'{name}={value!r} is none of {", ".join(known)}{hint(value, known)}'
+      )
   found = checkpoint.resolve_step(workdir, step)
   meta = checkpoint.open_meta(workdir, found)
-  model = build(meta.config.model, meta.vocabulary.size)
+  model = build(meta.config.model, meta.vocabulary.size, kv_cache)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
     jax.eval_shape(model.init, jax.random.key(0)),
   )
   params = checkpoint.restore_params(workdir, found, abstract, ema=ema)
+  if weights == 'int8':
+    params = jax.jit(quantize)(params)
   return Trained(meta.config, meta.vocabulary, model, params, meta)

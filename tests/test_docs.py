@@ -5,6 +5,9 @@ over bytes), `console` (its lines that begin
 with `$ craft`, and `$ printf` to make a file, are run; a page's blocks share a
 folder and run in order) or `text` (shown only). There is no list of
 exceptions: a block that cannot be run is `text`.
+
+What stands below a command is its output, compared with what it prints; `...`
+is any text. If it begins with `craft: `, it is what a mistake is answered with.
 """
 
 import os
@@ -54,17 +57,35 @@ def blocks(page: pathlib.Path, text: str) -> list[Block]:
 
 _BLOCKS = [b for p in _PAGES for b in blocks(p, p.read_text(encoding='utf-8'))]
 _CONSOLE = {
-  page: '\n'.join(
+  page: ''.join(
     b.text for b in _BLOCKS if b.page == page and b.language == 'console'
   )
   for page in _PAGES
 }
 
 
-def commands(console: str) -> list[str]:
-  """The lines of console blocks that are run, without their prompt."""
+class Step(NamedTuple):
+  """A command without its prompt, and the output shown below it, or ''."""
+
+  command: str
+  output: str
+
+
+def steps(console: str) -> list[Step]:
+  """What is run of console blocks."""
   text = console.replace('\\\n', ' ')
-  return re.findall(r'^\$ ((?:craft|printf)\b.*)$', text, re.MULTILINE)
+  shown = re.findall(r'^\$ (.*)\n((?:(?!\$ ).*\n)*)', text, re.MULTILINE)
+  return [
+    Step(command, output)
+    for command, output in shown
+    if re.match(r'(craft|printf)\b', command)
+  ]
+
+
+def is_as_shown(text: str, shown: str) -> bool:
+  """Whether an output is what a page shows."""
+  parts = [re.escape(part) for part in shown.strip().split('...')]
+  return re.fullmatch('.*'.join(parts), text.strip(), re.DOTALL) is not None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +114,7 @@ def test_python_runs(block, tmp_path, monkeypatch, byte_run):
   [
     pytest.param(page, marks=[pytest.mark.slow] if _HEAVY.search(text) else [])
     for page, text in _CONSOLE.items()
-    if commands(text)
+    if steps(text)
   ],
   ids=lambda page: page.name,
 )
@@ -110,7 +131,7 @@ def test_commands_run(page, tmp_path):
     'PATH': f'{craft.parent}{os.pathsep}{os.environ["PATH"]}',
     'PYTHONPATH': str(_ROOT),
   }
-  for command in commands(_CONSOLE[page]):
+  for command, shown in steps(_CONSOLE[page]):
     done = subprocess.run(
       ['bash', '-o', 'pipefail', '-c', command],
       cwd=folder,
@@ -119,7 +140,11 @@ def test_commands_run(page, tmp_path):
       text=True,
       stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, f'$ {command}\n{done.stdout}{done.stderr}'
+    is_mistake = shown.startswith('craft: ')
+    said = f'$ {command}\n{done.stdout}{done.stderr}'
+    assert done.returncode == (2 if is_mistake else 0), said
+    text = done.stderr if is_mistake else done.stdout
+    assert not shown or is_as_shown(text, shown), said
 
 
 @pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.name)
@@ -148,8 +173,21 @@ def test_blocks_and_commands_are_found():
   text = 'a\n```console\n$ craft x \\\n  --y\nout\n$ ls\n```\nb\n```\nz\n```\n'
   console, plain = blocks(page, text)
   assert (console.line, console.language) == (2, 'console')
-  assert commands(console.text) == ['craft x    --y']
+  assert steps(console.text) == [Step('craft x    --y', 'out\n')]
   assert plain == Block(page, 9, '', 'z\n')
+
+
+def test_outputs_are_compared():
+  two = steps('$ craft a\none\ntwo\n$ printf x > y\n$ craft b\n')
+  assert two == [
+    Step('craft a', 'one\ntwo\n'), Step('printf x > y', ''),
+    Step('craft b', ''),
+  ]  # fmt: skip
+  assert is_as_shown('one\ntwo\n', 'one\ntwo\n')
+  assert is_as_shown('{"a": -0.25, "b": 1}\n', '{"a": -0..., "b": 1}\n')
+  assert is_as_shown('1\n2\n3\n4\n', '1\n...\n4\n')
+  for wrong in ('one', 'one\ntwo\nthree', 'One\ntwo', ''):
+    assert not is_as_shown(wrong, 'one\ntwo\n')
 
 
 def test_no_placeholder_is_left():

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -97,10 +98,29 @@ def test_many_equal_one_by_one(setting):
   _, vocabulary, model, params = setting
   ids = vocabulary.encode(TEXT)
   texts = [ids[i : i + n] for i, n in enumerate((2, 150, 9, 40, 33, 90, 5))]
-  together = score.texts_nats(model, params, texts)
-  for tokens, nats in zip(texts, together, strict=True):
+  together = score.texts_scores(model, params, texts)
+  for i, (tokens, scored) in enumerate(zip(texts, together, strict=True)):
     alone = score.token_nats(model, params, tokens)
-    np.testing.assert_allclose(nats, alone, rtol=1e-4, atol=1e-5)
+    assert (scored.text, scored.first, scored.top.size) == (i, 0, 0)
+    np.testing.assert_allclose(scored.nats, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('num_top', [1, 4, 'all'])
+def test_the_most_likely_symbols_of_each_place(setting, num_top):
+  _, vocabulary, model, params = setting
+  K = vocabulary.size if num_top == 'all' else num_top
+  tokens = vocabulary.encode(TEXT)[:CONTEXT]
+  long = vocabulary.encode(TEXT)  # several windows
+  scored, other = score.texts_scores(model, params, [tokens, long], num_top=K)
+  assert other.top.shape == other.top_ids.shape == (len(long) - 1, K)
+  logits_TV = np.asarray(
+    model.apply(params, jnp.asarray(tokens[None, :-1], jnp.int32)), np.float64
+  )[0]
+  log_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
+  order_TK = np.argsort(-log_TV, axis=-1, kind='stable')[:, :K]
+  assert (scored.top_ids == order_TK).all()
+  want_TK = np.take_along_axis(log_TV, order_TK, axis=-1)
+  np.testing.assert_allclose(scored.top, want_TK, rtol=1e-4, atol=1e-5)
 
 
 def test_lengths_share_programs(setting):

@@ -238,3 +238,34 @@ def test_a_script_without_a_function(lines):
   assert lines('new', variants=variants, bars='speed at least') == [
     ('a', 'speed 2.5', '', 'at least 2')
   ]
+
+
+def test_constraints_show_the_slowest(lines):
+  rows = {
+    name: {'milliseconds': ms, 'bar': 1000.0} | more
+    for name, ms, more in (
+      ('a|b', 20.0, {}), ('c', 1.0, {}), ('d', 1200.0, {'refused': 'no'}),
+    )
+  }  # fmt: skip
+  assert lines('constraints', variants=rows, bars='milliseconds at most') == [
+    (r'slowest of 2 compiled, a\|b', '20 ms', '', 'at most 1000'),
+    ('slowest of 1 refused, d', '1200 ms', '', 'at most 1000, **missed**'),
+  ]
+
+
+def test_quantized_has_bytes_bits_and_both_speeds(lines):
+  size = {'weight_bytes': 2e7, 'cache_bytes': 4.72e6}
+  assert lines(
+    'quantized',
+    variants={
+      'auto': size | {'speedup_1': 1.0, 'speedup_16': 1.0},
+      'int8 cache': size
+      | {'speedup_1': 0.98765, 'speedup_16': 1.5, 'bits_per_byte': 2.16271},
+    },
+  ) == [
+    ('auto', '20.00 MB, and 4.72 MB a text', '', ''),
+    (
+      'int8 cache', '20.00 MB, and 4.72 MB a text; 2.1627 bits per byte',
+      '0.988 x auto, 1.5 x with sixteen texts', '',
+    ),
+  ]  # fmt: skip

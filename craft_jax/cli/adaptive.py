@@ -47,7 +47,8 @@ def adaptation(args: argparse.Namespace) -> Any:
   """The `dynamic.Adaptation` that the flags ask for, or None.
 
   Raises:
-    UserError: rates out of range, or without --dynamic.
+    UserError: rates out of range, or without --dynamic; weights that cannot
+      learn.
   """
   given = {
     'learning_rate': args.dynamic_rate,
@@ -60,6 +61,11 @@ def adaptation(args: argparse.Namespace) -> Any:
         '--dynamic-rate and --dynamic-decay are of --dynamic; give it too'
       )
     return None
+  if args.weights != 'auto':
+    raise UserError(
+      f'--dynamic learns, which weights in {args.weights} cannot; leave '
+      '--weights or --dynamic out'
+    )
   from craft_jax.dynamic import Adaptation
 
   return Adaptation(**given)

@@ -21,6 +21,7 @@ SUMMARY = 'evaluate a trained model on a whole split'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft eval`."""
   trained_flags.add_arguments(parser)
+  trained_flags.add_weights(parser)
   parser.add_argument(
     '--split',
     default='valid',
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     split=args.split,
     stride=args.stride,
     ema=not args.no_ema,
+    weights=args.weights,
     path=args.path,
     adaptation=adaptation,
     cache=args.cache,

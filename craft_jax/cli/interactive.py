@@ -7,6 +7,7 @@ from typing import Any
 from craft_jax.errors import UserError
 from craft_jax.sample import request as request_lib
 from craft_jax.sample.answers import Answers, prepare
+from craft_jax.sample.drafts import Drafts
 from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.request import Request
 from craft_jax.trained import Trained
@@ -14,7 +15,8 @@ from craft_jax.types import Params
 
 _HELP = """\
 Any other line is a prompt; \\n in it is a newline, \\\\ a backslash.
-  :set NAME VALUE   as the flag --NAME=VALUE; without a value, the usual one
+  :set NAME VALUE   as the flag --NAME=VALUE; without a value, the usual one;
+                    several as JSON, like :set choices ["yes", "no"]
   :show             what is set
   :help             this
   :quit             or Ctrl-D; Ctrl-C ends a text"""
@@ -22,12 +24,13 @@ Any other line is a prompt; \\n in it is a newline, \\\\ a backslash.
 _NOT_HERE = ('prompt', 'logprobs', 'echo')
 
 
-def loop(trained: Trained, request: Request) -> int:
+def loop(trained: Trained, request: Request, drafts: Drafts) -> int:
   """Asks for prompts until the input ends; returns the exit code.
 
   Args:
     trained: the model.
     request: what holds until something else is set.
+    drafts: which guesses are read ahead.
   """
   with contextlib.suppress(ImportError):  # history and editing, if Python can
     import readline  # noqa: F401
@@ -51,7 +54,8 @@ def loop(trained: Trained, request: Request) -> int:
       if words and words[0].startswith(':'):
         request = _command(words, request, usual)
       else:
-        _answer(trained, params, request.changed({'prompt': _unescaped(line)}))
+        asked = request.changed({'prompt': _unescaped(line)})
+        _answer(trained, params, asked, drafts)
     except UserError as e:
       print(f'craft: {e}')
     except OSError as e:
@@ -87,11 +91,13 @@ def _command(words: list[str], request: Request, usual: Request) -> Request:
   return request
 
 
-def _answer(trained: Trained, params: Params, request: Request) -> None:
+def _answer(
+  trained: Trained, params: Params, request: Request, drafts: Drafts
+) -> None:
   """Writes the texts, each after its prompt."""
   from craft_jax.cli.writers import WRITERS, Stdout
 
-  answers: Any = Answers(trained, [prepare(trained, request)], params)
+  answers: Any = Answers(trained, [prepare(trained, request)], params, drafts)
   several = request.num_samples > 1
   write = WRITERS['text'](Stdout(), several, trained.vocabulary)
   for _ in answers:

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft sample`."""
   flag = parser.add_argument
   trained_flags.add_arguments(parser)
+  trained_flags.add_weights(parser)
+  trained_flags.add_kv_cache(parser)
   source = parser.add_mutually_exclusive_group()
   source.add_argument('--prompt', metavar='TEXT', help='text to continue')
   source.add_argument(
@@ -67,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='FILE',
     help='write the samples to a file, which appears whole at the end',
   )
+  flag(
+    '--speculate',
+    default='off',
+    metavar='HOW',
+    help='guess symbols and read them in one pass, which changes no text: '
+    'lookup, what followed where the text was the same before, or a number, of '
+    'first layers that write ahead (default: off)',
+  )
   flag('--quiet', action='store_true', help='no progress')
 
 
@@ -80,17 +90,24 @@ def run(args: argparse.Namespace) -> int:
     lines = request_file.read(args.requests, usual)
   sink = writers.File(args.output) if args.output else None
 
+  from craft_jax.sample import drafts
+  from craft_jax.sample.answers import Answers
   from craft_jax.trained import load_model
 
-  trained = load_model(args.workdir, args.step, ema=not args.no_ema)
+  trained = load_model(
+    args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
+  )
+  guesses = drafts.parse(args.speculate, trained.cfg.model.depth)
   if args.interactive:
     from craft_jax.cli import interactive
 
-    return interactive.loop(trained, usual)
+    return interactive.loop(trained, usual, guesses)
   if not lines:
     request = usual.changed({'prompt': _prompt(args)})
     lines = [request_file.Line('', request, None)]
-  return _write(args, form, trained, lines, sink)
+  prepared = [_prepared(trained, line) for line in lines]
+  answers = Answers(trained, prepared, drafts=guesses)
+  return _write(args, form, trained, answers, sink)
 
 
 def _check(
@@ -111,15 +128,13 @@ def _write(
   args: argparse.Namespace,
   form: str,
   trained: Any,
-  lines: list[request_file.Line],
+  answers: Any,
   file: writers.File | None,
 ) -> int:
   """Writes the samples of all requests where the flags say."""
-  from craft_jax.sample.answers import Answers
   from craft_jax.track.progress import Progress
 
-  answers = Answers(trained, [_prepared(trained, line) for line in lines])
-  total = sum(line.request.num_samples for line in lines)
+  total = answers.num_samples
   sink = file or writers.Stdout()
   write = writers.WRITERS[form](sink, total > 1, trained.vocabulary)
   if args.json and not file:

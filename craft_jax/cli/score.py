@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft score`."""
   flag = parser.add_argument
   trained_flags.add_arguments(parser)
+  trained_flags.add_weights(parser)
   flag(
     '--text',
     action='append',
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
   from craft_jax.surprisal import score_texts
   from craft_jax.trained import load_model
 
-  trained = load_model(args.workdir, args.step, ema=not args.no_ema)
+  trained = load_model(args.workdir, args.step, not args.no_ema, args.weights)
   context = trained.cfg.model.context
   if not 0 <= args.stride <= context:
     raise UserError(

@@ -2,6 +2,8 @@
 
 import argparse
 
+from craft_jax.settings import CACHES, WEIGHTS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds --workdir, --step and --no-ema."""
@@ -18,4 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--no-ema',
     action='store_true',
     help='the raw weights, where the run keeps averaged ones',
+  )
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+  """Adds --weights, where the model may be another than was trained."""
+  parser.add_argument(
+    '--weights',
+    default='auto',
+    choices=WEIGHTS,
+    help='int8 rounds the matrices: less memory, a little worse (default: auto,'
+    ' as trained)',
+  )
+
+
+def add_kv_cache(parser: argparse.ArgumentParser) -> None:
+  """Adds --kv-cache, where text is read and written a piece at a time."""
+  parser.add_argument(
+    '--kv-cache',
+    default='auto',
+    choices=CACHES,
+    help='how keys and values are kept (default: auto, what rounds no more '
+    'than the model does)',
   )

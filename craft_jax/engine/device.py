@@ -3,7 +3,6 @@
 import collections
 import functools
 from collections.abc import Mapping
-from typing import Any
 
 import flax.struct
 import jax
@@ -15,8 +14,11 @@ from craft_jax.data.windows import bucket
 from craft_jax.engine import tables as tables_lib
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
+from craft_jax.sample import decode as decode_lib
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample.choose import RowSettings
+from craft_jax.sample.decode import Written
+from craft_jax.sample.drafts import FIRST_HIT, Drafts
 from craft_jax.sample.generate import decoding_params
 from craft_jax.sample.rows import setting_arrays
 from craft_jax.sample.settings import SampleSettings
@@ -132,6 +134,7 @@ def place(
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
+    hit_B=jnp.full(1, FIRST_HIT, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings, **wide),
     **{f'{name}_B': field[name] for name in _FIELDS},
   )
@@ -146,7 +149,7 @@ def place(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity'),
+  static_argnames=('model', 'vocabulary', 'capacity', 'drafts'),
   donate_argnames='slots',
 )
 def decode(
@@ -156,16 +159,15 @@ def decode(
   tables: Tables,
   slots: Slots,
   before_BC: Int[Array, 'B C'],
-  wanted_B: Bool[Array, 'B'],
+  limit_B: Int[Array, 'B'],
   fresh_B: Bool[Array, 'B'],
   num_steps: Int[Array, ''],
   capacity: int,
-) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C']]:
-  """`slots.decode` of the rows wanted that did not end in the dispatch before.
+  drafts: Drafts | None,
+) -> tuple[Slots, Written]:
+  """`sample.decode` of the rows that did not end in the dispatch before.
 
-  So it can be issued before anybody has looked at that dispatch. A row may be
-  given more steps than it has room for: what it then writes is to be dropped,
-  and its slot to be inserted into before it is wanted again.
+  So it can be issued before anybody has looked at that dispatch.
 
   Args:
     model: the model.
@@ -174,17 +176,25 @@ def decode(
     tables: the constraints.
     slots: donated.
     before_BC: what the dispatch before wrote.
-    wanted_B: rows that write.
+    limit_B: as there.
     fresh_B: rows inserted since, of which `before_BC` says nothing.
-    num_steps: at most `capacity`.
+    num_steps: as there.
     capacity: C.
+    drafts: as there.
   """
   end_BC = (before_BC == vocabulary.bos) | (before_BC == vocabulary.eos)
-  live_B = wanted_B & (fresh_B | ~jnp.any(end_BC, axis=1))
-  slots, out_BC, log_BC, *_ = slots_lib.decode(
-    model, vocabulary, params, tables, slots, live_B, num_steps, capacity
+  goes_B = fresh_B | ~jnp.any(end_BC, axis=1)
+  return decode_lib.decode(
+    model,
+    vocabulary,
+    params,
+    tables,
+    slots,
+    jnp.where(goes_B, limit_B, 0),
+    num_steps,
+    capacity,
+    drafts=drafts,
   )
-  return slots, out_BC, log_BC
 
 
 class PrefixCache:
@@ -239,7 +249,8 @@ class Device:
     params: its parameters.
     vocabulary: its symbols.
     slots: B.
-    steps: C, symbols per slot and dispatch at most.
+    columns: C, symbols per slot and dispatch at most.
+    drafts: which guesses are read ahead.
   """
 
   def __init__(
@@ -248,9 +259,11 @@ class Device:
     params: Params,
     vocabulary: Vocabulary,
     slots: int,
-    steps: int,
+    columns: int,
+    drafts: Drafts | None,
   ):
-    self._model, self._vocabulary, self._steps = model, vocabulary, steps
+    self._model, self._vocabulary = model, vocabulary
+    self._columns, self._drafts = columns, drafts
     self._params = decoding_params(model, params)
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
     self.store = tables_lib.TableStore(vocabulary.size, self._device)
@@ -264,7 +277,7 @@ class Device:
       ),
     )
     self._before_BC = self._put(
-      np.full((slots, steps), vocabulary.pad, np.int32)
+      np.full((slots, columns), vocabulary.pad, np.int32)
     )
     self._fresh_B = np.zeros(slots, bool)
 
@@ -297,12 +310,12 @@ class Device:
     )
     self._fresh_B[slot] = True
 
-  def decode(self, slots: Mapping[int, int], steps: int) -> tuple[Any, Any]:
-    """Writes into slots; symbols and logarithms of probabilities to `fetch`."""
-    wanted_B = np.zeros(len(self._fresh_B), bool)
-    wanted_B[list(slots)] = True
-    arrays = self._put((wanted_B, self._fresh_B, np.array(steps, np.int32)))
-    self._slots, *out = decode(
+  def decode(self, slots: Mapping[int, int], steps: int) -> Written:
+    """Writes into slots, so much at most; the answer is to be fetched."""
+    limit_B = np.zeros(len(self._fresh_B), np.int32)
+    limit_B[list(slots)] = list(slots.values())
+    arrays = self._put((limit_B, self._fresh_B, np.array(steps, np.int32)))
+    self._slots, written = decode(
       self._model,
       self._vocabulary,
       self._params,
@@ -310,17 +323,23 @@ class Device:
       self._slots,
       self._before_BC,
       *arrays,
-      self._steps,
+      self._columns,
+      self._drafts,
     )
     # Not cleared in place: the device may read the old array yet.
     self._fresh_B = np.zeros_like(self._fresh_B)
-    self._before_BC = out[0]
-    return out[0], out[1]
+    self._before_BC = written.symbol_BC
+    return written
 
-  def fetch(self, out: tuple[Any, Any]) -> tuple[list, list]:
-    """What a `decode` wrote, row by row; waits for it."""
-    ids, logprobs = jax.device_get(out)
-    return ids.tolist(), logprobs.tolist()
+  def fetch(self, written: Written) -> list[tuple[list[int], list[float]]]:
+    """Of each row the symbols and the logarithms; waits for them."""
+    count_B, id_BC, log_BC = jax.device_get(
+      (written.count_B, written.symbol_BC, written.log_BC)
+    )
+    return [
+      (id_BC[row, :n].tolist(), log_BC[row, :n].tolist())
+      for row, n in enumerate(count_B)
+    ]
 
   def warm(self, chunk: int) -> None:
     """Compiles every program, for chunks of up to `chunk` symbols.

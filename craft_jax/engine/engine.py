@@ -13,12 +13,14 @@ from craft_jax.engine.requests import Job, Request, Sample, check
 from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
+from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.rows import Piece, Row, constraint_of, decoder_after
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
 _WHOLE = 3  # characters that one symbol may complete beside its own
+_AHEAD = 4  # symbols per turn that a dispatch has room for, with guesses
 
 
 class Engine:
@@ -32,12 +34,16 @@ class Engine:
     params: its parameters.
     vocabulary: its symbols.
     slots: texts written at once.
-    steps: symbols per text and dispatch, at most.
+    steps: turns per dispatch, each of at least a symbol per text; fewer let
+      texts join and leave sooner.
     chunk: symbols of a prompt read in one piece, at most.
     reading: symbols of prompts read between two dispatches; more lets new
       requests begin sooner, less keeps those that run from waiting.
     waiting: requests in the queue.
     prefix_bytes: of prompts kept as the model has read them.
+    drafts: which guesses are read ahead; None is none. Where they are, how a
+      text is cut into passes depends on its neighbours, its symbols up to
+      near-ties do not.
   """
 
   def __init__(
@@ -51,20 +57,21 @@ class Engine:
     reading: int = 1024,
     waiting: int = 256,
     prefix_bytes: int = 1 << 28,
+    drafts: Drafts | None = FORCED,
   ):
     self._vocabulary, self._context = vocabulary, model.cfg.context
     self._chunk = min(chunk, self._context)
-    limits = Limits(
-      slots, steps, self._chunk, max(reading, self._chunk), waiting
-    )
-    self._device = Device(model, params, vocabulary, slots, steps)
+    columns = _AHEAD * steps if drafts else steps
+    reading = max(reading, self._chunk)
+    limits = Limits(slots, steps, columns, self._chunk, reading, waiting)
+    self._device = Device(model, params, vocabulary, slots, columns, drafts)
     self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
     self.scheduler = Scheduler(limits, self._known)
     self._jobs: dict[int, Job] = {}
     self._running: dict[int, Sample] = {}
     self._number = 0
     # The dispatch that nobody has looked at, and whose symbols it writes.
-    self._issued: tuple[Any, dict[int, tuple[Sample, int]]] | None = None
+    self._issued: tuple[Any, dict[int, Sample]] | None = None
 
   @property
   def busy(self) -> bool:
@@ -83,6 +90,7 @@ class Engine:
     room = self._context + 1 - len(window)
     automaton, begin, left = self._constraint(request, room)
     first = self._device.store.acquire(automaton)
+    budget, slides = self._budget(request, room, request.max_chars)
     handle, self._number = self._number, self._number + 1
     job = Job(
       request, window, automaton, begin, first, left, None, request.samples
@@ -92,8 +100,9 @@ class Engine:
       self.scheduler.submit(
         handle,
         len(window) - 1,
-        self._budget(room, request.max_chars),
+        budget,
         request.samples,
+        slides,
       )
     except Full:
       self._forget(handle)
@@ -107,11 +116,8 @@ class Engine:
     """
     if not self.scheduler.cancel(handle):
       return False
-    self._running = {
-      slot: sample
-      for slot, sample in self._running.items()
-      if sample.handle != handle
-    }
+    for sample in self._jobs[handle].begun:
+      sample.row.live = False
     self._forget(handle)
     return True
 
@@ -130,21 +136,15 @@ class Engine:
     before, self._issued = self._issued, None
     if plan.steps:
       out = self._device.decode(plan.decode, plan.steps)
-      self._issued = (
-        out,
-        {
-          slot: (self._running[slot], count)
-          for slot, count in plan.decode.items()
-        },
-      )
+      self._issued = out, {slot: self._running[slot] for slot in plan.decode}
     if before is None:
       return []
     out, writers = before
-    ids, logprobs = self._device.fetch(out)
+    rows = self._device.fetch(out)
     return [
-      (sample.handle, self._take(slot, ids[slot][:n], logprobs[slot][:n]))
-      for slot, (sample, n) in writers.items()
-      if self._running.get(slot) is sample
+      (sample.handle, self._take(slot, sample, *rows[slot]))
+      for slot, sample in writers.items()
+      if sample.row.live
     ]
 
   def run(self, requests: Iterable[Request]) -> list[list[Piece]]:
@@ -206,6 +206,7 @@ class Engine:
         request.settings.stop,
       )
       sample = Sample(insert.job, job, insert.sample, row, job.begin)
+      job.begun.append(sample)
       self._running[insert.slot] = sample
       prefix = job.prefix
       if insert.last:
@@ -225,9 +226,10 @@ class Engine:
 
   # --- what came of it ---
 
-  def _take(self, slot: int, ids: list[int], logprobs: list[float]) -> Piece:
+  def _take(
+    self, slot: int, sample: Sample, ids: list[int], logprobs: list[float]
+  ) -> Piece:
     """Adds symbols to a text, and ends it or has its window slide."""
-    sample = self._running[slot]
     row, number = sample.row, sample.number
     ends = (self._vocabulary.bos, self._vocabulary.eos)
     if row.stop or row.chars_left <= len(ids) + _WHOLE:
@@ -251,8 +253,7 @@ class Engine:
           piece, text=piece.text + row.held, finish_reason='length'
         )
     if not row.live:
-      self.scheduler.finish(slot)
-      del self._running[slot]
+      self.scheduler.finish(sample.handle, number)
       sample.job.unfinished -= 1
       if not sample.job.unfinished:
         self._forget(sample.handle)
@@ -272,13 +273,16 @@ class Engine:
       sample.state = sample.job.automaton.walk(sample.ids, sample.state)
     sample.ids = []
     room = self._context + 1 - len(row.window)
-    budget = self._budget(room, row.chars_left)
-    self.scheduler.slide(slot, len(row.window) - 1, budget)
+    budget, slides = self._budget(sample.job.request, room, row.chars_left)
+    self.scheduler.slide(slot, len(row.window) - 1, budget, slides)
 
-  def _budget(self, room: int, chars: int) -> int:
-    """Symbols that a text can need before the next look at it."""
-    # A character of a byte vocabulary may be any number of them.
-    return min(room, chars) if self._vocabulary.kind == 'char' else room
+  def _budget(
+    self, request: Request, room: int, chars: int
+  ) -> tuple[int, bool]:
+    """Symbols that a text can need in this window, and if it may need more."""
+    if self._vocabulary.kind == 'char' and chars <= room:
+      return chars, False
+    return room, request.slide
 
   def _constraint(
     self, request: Request, room: int

@@ -48,6 +48,7 @@ class Job:
     left: symbols that a sample may write.
     prefix: what is read of the window so far.
     unfinished: samples.
+    begun: those that have had a slot.
   """
 
   request: Request
@@ -58,6 +59,7 @@ class Job:
   left: int
   prefix: Prefix | None
   unfinished: int
+  begun: list['Sample'] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(eq=False)

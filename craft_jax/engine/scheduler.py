@@ -6,8 +6,8 @@ read once, in chunks, and put into the slots of all its samples.
 
 Whoever runs this asks for a `plan`, does what it says in its order, and reports
 what came of it by `finish` and `slide`. It may ask for the next plan before it
-knows the outcome of the last: a slot is never given more symbols to write than
-it has room for, so the outcome can only be that it ended earlier.
+knows the outcome of the last: who has been given all the turns that it can need
+is sure to end in them, so its slot is already the next one's.
 """
 
 import collections
@@ -27,7 +27,8 @@ class Limits:
 
   Attributes:
     slots: samples that run at once.
-    steps: symbols per slot and dispatch, at most.
+    steps: turns per dispatch, at most; each writes at least one symbol.
+    columns: symbols per slot and dispatch, at most; 0 is `steps`.
     chunk: symbols read in one piece, at most.
     reading: symbols of prompts read between two dispatches; at least a chunk.
     waiting: requests in the queue.
@@ -36,6 +37,7 @@ class Limits:
 
   slots: int = 16
   steps: int = 8
+  columns: int = 0
   chunk: int = 256
   reading: int = 1024
   waiting: int = 256
@@ -43,7 +45,7 @@ class Limits:
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 1:
+      if field.name != 'columns' and getattr(self, field.name) < 1:
         raise UserError(f'{field.name} must be at least 1')
     if self.reading < self.chunk:
       raise UserError(
@@ -94,8 +96,7 @@ class Plan:
   Attributes:
     reads: chunks, in order.
     inserts: whose windows are read by then.
-    decode: of each slot that writes, how many of the symbols count; what it
-      writes beyond them is to be dropped.
+    decode: of each slot that writes, how many symbols at most.
     steps: of the decode; 0 is no decode.
   """
 
@@ -117,15 +118,19 @@ class _Window:
 
 @dataclasses.dataclass
 class _Job:
-  """A request: its prompt, samples without a slot yet, and those with one."""
+  """A request: its prompt, and the slot of each sample that is not finished.
+
+  The slot is None where the sample needs no further turn.
+  """
 
   id: int
   prompt: _Window
   budget: int
+  slides: bool
   samples: int
   started: int = 0
   inserted: int = 0
-  slots: set[int] = dataclasses.field(default_factory=set)
+  slots: dict[int, int | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -136,6 +141,7 @@ class _Tenant:
   sample: int
   window: _Window | None
   left: int
+  slides: bool
   again: bool = False
 
 
@@ -174,7 +180,14 @@ class Scheduler:
     """Requests of which a sample has no slot yet."""
     return len(self._waiting)
 
-  def submit(self, job: int, length: int, budget: int, samples: int = 1):
+  def submit(
+    self,
+    job: int,
+    length: int,
+    budget: int,
+    samples: int = 1,
+    slides: bool = False,
+  ) -> None:
     """Puts a request at the end of the queue.
 
     Args:
@@ -183,6 +196,8 @@ class Scheduler:
       budget: symbols that a sample can write at most before it is finished or
         its window slides.
       samples: that share the prompt.
+      slides: whether its window may slide when the budget is used up; else the
+        sample is finished then.
 
     Raises:
       Full: the queue is; nothing has changed.
@@ -202,7 +217,7 @@ class Scheduler:
         f'the prompts that wait would have {symbols} symbols, more than '
         f'{self.limits.waiting_symbols}; send it again when some are read'
       )
-    new = _Job(job, _Window(job, None, length), budget, samples)
+    new = _Job(job, _Window(job, None, length), budget, slides, samples)
     self._jobs[job] = new
     self._waiting.append(new)
 
@@ -214,33 +229,39 @@ class Scheduler:
     if gone.started < gone.samples:
       self._waiting.remove(gone)
     self._windows = [w for w in self._windows if w.job != job]
-    for slot in sorted(gone.slots):
-      del self._tenants[slot]
-      self._free.append(slot)
+    for slot in sorted(s for s in gone.slots.values() if s is not None):
+      self._vacate(slot)
     return True
 
-  def finish(self, slot: int) -> None:
-    """Frees the slot of a sample that has ended."""
-    tenant = self._tenants.pop(slot)
-    assert tenant.window is None, 'it has not begun'
-    self._free.append(slot)
-    job = tenant.job
-    job.slots.remove(slot)
-    if not job.slots and job.started == job.samples:
-      del self._jobs[job.id]
+  def finish(self, job: int, sample: int) -> None:
+    """Takes note that a sample has ended; its slot is free, if it had one."""
+    of = self._jobs[job]
+    slot = of.slots.pop(sample)
+    if slot is not None:
+      assert self._tenants[slot].window is None, 'it has not begun'
+      self._vacate(slot)
+    if not of.slots and of.started == of.samples:
+      del self._jobs[job]
 
-  def slide(self, slot: int, length: int, budget: int) -> None:
+  def _vacate(self, slot: int) -> None:
+    del self._tenants[slot]
+    self._free.append(slot)
+
+  def slide(
+    self, slot: int, length: int, budget: int, slides: bool = False
+  ) -> None:
     """Has the window of a sample read afresh; it goes on after that.
 
     Args:
       slot: of the sample.
       length: symbols to read.
       budget: as of `submit`.
+      slides: likewise.
     """
     tenant = self._tenants[slot]
     assert tenant.window is None, 'it is being read'
     tenant.window = _Window(tenant.job.id, slot, length)
-    tenant.left, tenant.again = budget, True
+    tenant.left, tenant.slides, tenant.again = budget, slides, True
     # Before all prompts: who has begun is not to wait for who has not.
     index = sum(window.slot is not None for window in self._windows)
     self._windows.insert(index, tenant.window)
@@ -256,9 +277,14 @@ class Scheduler:
       if tenant.window is None and tenant.left
     }
     steps = min(self.limits.steps, max(left.values(), default=0))
-    decode = {slot: min(steps, left[slot]) for slot in left}
-    for slot, count in decode.items():
-      self._tenants[slot].left -= count
+    columns = self.limits.columns or steps
+    for slot in left:
+      tenant = self._tenants[slot]
+      tenant.left -= min(steps, tenant.left)
+      if not tenant.left and not tenant.slides:
+        tenant.job.slots[tenant.sample] = None
+        self._vacate(slot)
+    decode = {slot: min(columns, count) for slot, count in left.items()}
     return Plan(reads, inserts, decode, steps)
 
   def _start(self) -> None:
@@ -269,8 +295,10 @@ class Scheduler:
         job.prompt.done = self._known(job.id)
         self._windows.append(job.prompt)
       slot = self._free.pop()
-      self._tenants[slot] = _Tenant(job, job.started, job.prompt, job.budget)
-      job.slots.add(slot)
+      self._tenants[slot] = _Tenant(
+        job, job.started, job.prompt, job.budget, job.slides
+      )
+      job.slots[job.started] = slot
       job.started += 1
       if job.started == job.samples:
         self._waiting.popleft()

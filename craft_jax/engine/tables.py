@@ -2,15 +2,16 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Int
 
 from craft_jax.constrain.automaton import Automaton
 from craft_jax.engine.scheduler import Full
 from craft_jax.errors import UserError
-from craft_jax.sample.tables import Tables, stack
+from craft_jax.sample.tables import Tables, columns, stack
 
 _BLOCK = 256  # states written per call
 
@@ -101,36 +102,28 @@ class TableStore:
 
   def warm(self) -> None:
     """Compiles the writing of a block, by one that changes nothing."""
-    V = self.tables.next_RV.shape[1]
-    self._write_block(
-      0, np.zeros((0, V), np.int32), np.zeros(0, bool), np.zeros(0, np.int32)
-    )
+    leaves = jax.tree.leaves(self.tables)
+    none = [np.zeros((0, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+    self._write_block(0, none)
 
   def _write(self, automaton: Automaton, start: int) -> None:
-    table = automaton.next_state
-    table = np.where(table < 0, -1, table + start)
+    rows = columns(automaton, start)
     for first in range(0, automaton.num_states, _BLOCK):
-      part = slice(first, first + _BLOCK)
-      self._write_block(
-        start + first,
-        table[part],
-        automaton.accepting[part],
-        automaton.distance[part],
-      )
+      block = [column[first : first + _BLOCK] for column in rows]
+      self._write_block(start + first, block)
 
-  def _write_block(self, start: int, *columns: np.ndarray) -> None:
+  def _write_block(self, start: int, block: Sequence[np.ndarray]) -> None:
     """Writes rows from `start` on, at most `_BLOCK` of them."""
-    count = len(columns[0])
+    count = len(block[0])
     # An index past the end is dropped: every block has one shape.
     index_W = np.full(_BLOCK, self.num_states, np.int32)
     index_W[:count] = start + np.arange(count)
     padded = [
       np.concatenate([c, np.zeros((_BLOCK - count, *c.shape[1:]), c.dtype)])
-      for c in columns
+      for c in block
     ]
-    self.tables = write_rows(
-      self.tables, *jax.device_put((index_W, *padded), self._device)
-    )
+    index_W, *rows = jax.device_put((index_W, *padded), self._device)
+    self.tables = write_rows(self.tables, index_W, Tables(*rows))
 
 
 def _gap(parts, size: int, end: int) -> int | None:
@@ -145,15 +138,9 @@ def _gap(parts, size: int, end: int) -> int | None:
 
 @jax.jit
 def write_rows(
-  tables: Tables,
-  index_W: Int[Array, 'W'],
-  next_WV: Int[Array, 'W V'],
-  accepting_W: Bool[Array, 'W'],
-  distance_W: Int[Array, 'W'],
+  tables: Tables, index_W: Int[Array, 'W'], rows: Tables
 ) -> Tables:
   """The tables with other rows at `index_W`; an index past the end is none."""
-  return Tables(
-    tables.next_RV.at[index_W].set(next_WV, mode='drop'),
-    tables.accepting_R.at[index_W].set(accepting_W, mode='drop'),
-    tables.distance_R.at[index_W].set(distance_W, mode='drop'),
+  return jax.tree.map(
+    lambda all_R, new_W: all_R.at[index_W].set(new_W, mode='drop'), tables, rows
   )

@@ -83,11 +83,9 @@ class Attention(nn.Module):
     symbol_BT: Int[Array, 'B T'],
     position_BT: Int[Array, '#B T'],
     mask_BTS: Bool[Array, '#B T S'],
-    k_BKSH: Float[Array, 'B K S H'],
-    v_BKSH: Float[Array, 'B K S H'],
-  ) -> tuple[
-    Float[Array, 'B T D'], Float[Array, 'B K S H'], Float[Array, 'B K S H']
-  ]:
+    k_BKSH: cache_lib.Stored,
+    v_BKSH: cache_lib.Stored,
+  ) -> tuple[Float[Array, 'B T D'], cache_lib.Stored, cache_lib.Stored]:
     """Attention over the cache with the new symbols written into it."""
     q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
     start_B = position_BT[:, 0]
@@ -121,13 +119,15 @@ class Attention(nn.Module):
 
   def _read(self, q_BTNH, k_BKSH, v_BKSH, query_BT, mask_BTS):
     """Attention over a cache."""
+    k_BKSH, k_scale_BK1S = cache_lib.parts(k_BKSH)
+    v_BKSH, v_scale_BK1S = cache_lib.parts(v_BKSH)
     B, T, N, H = q_BTNH.shape
     K, S = self.num_kv, k_BKSH.shape[2]
     # The query heads of one key/value head become further rows of its product.
     q_BNTH = (q_BTNH * H**-0.5).swapaxes(1, 2)
     q_BKGH = q_BNTH.reshape(B, K, N // K * T, H)
     logits_BKGS = self._product('BKGH,BKSH->BKGS', q_BKGH, k_BKSH)
-    logits_BNTS = logits_BKGS.reshape(B, N, T, S)
+    logits_BNTS = (logits_BKGS * k_scale_BK1S).reshape(B, N, T, S)
     if self.cfg.position == 'alibi':
       distance_BTS = query_BT[:, :, None] - jnp.arange(S)[None, None]
       slope_N = jnp.asarray(positions.alibi_slopes(N))
@@ -136,6 +136,7 @@ class Attention(nn.Module):
       )
     logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, causal.MASKED)
     weights_BKGS = jax.nn.softmax(logits_BNTS, axis=-1).reshape(B, K, -1, S)
+    weights_BKGS *= v_scale_BK1S
     y_BKGH = self._product('BKGS,BKSH->BKGH', weights_BKGS, v_BKSH)
     return y_BKGH.reshape(B, N, T, H).swapaxes(1, 2)
 

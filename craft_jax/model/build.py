@@ -10,15 +10,23 @@ from craft_jax.settings import Model as ModelConfig
 from craft_jax.types import Params
 
 
-def build(cfg: ModelConfig, vocabulary_size: int) -> Decoder:
+def build(
+  cfg: ModelConfig, vocabulary_size: int, cache: str = 'auto'
+) -> Decoder:
   """The model of the settings.
+
+  Args:
+    cfg: of the run.
+    vocabulary_size: V.
+    cache: how keys and values are kept, one of `settings.CACHES`; 'auto' is
+      what changes no number and is fastest.
 
   Returns:
     An object with `init(key)`, `apply(params, x_BT, segment_BT, key)`,
     `init_cache(batch, length)` and `extend(params, cache, x_BT, length_B)`;
     all else in the program uses only these.
   """
-  return Decoder(cfg, vocabulary_size, resolve_precision(cfg.precision))
+  return Decoder(cfg, vocabulary_size, resolve_precision(cfg.precision), cache)
 
 
 def param_count(params: Params) -> int:

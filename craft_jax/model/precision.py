@@ -10,8 +10,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
+from craft_jax.model.quantize import Quantized, quantized
 from craft_jax.sharding import constrain
 
 
@@ -47,7 +48,10 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def einsum(
-  spec: str, a: Float[Array, '...'], b: Float[Array, '...'], precision: str
+  spec: str,
+  a: Float[Array, '...'],
+  b: Float[Array, '...'] | Quantized,
+  precision: str,
 ) -> Float[Array, '...']:
   """`jnp.einsum` of two float32 arrays under the policy, float32 out.
 
@@ -55,16 +59,36 @@ def einsum(
   and the output come first, in one order ("BNTH,BNSH->BNTS", not
   "BTNH,BSNH->BNTS"); any other form would compile and then fail.
   """
+  if isinstance(b, Quantized):
+    return _int8_einsum(spec, a, b, precision)
   if precision == 'float32':
     return product(spec, precision, a, b)
   _check_batch_dims_lead(spec)
   return _bfloat16_einsum(spec, a, b)
 
 
+def _int8_einsum(spec, a, kernel, precision):
+  """A product with a kernel that is kept in int8.
+
+  A CPU would make a floating-point copy of the kernel first, and keep it during
+  a loop (docs/log.md). It multiplies whole numbers well, so that there each row
+  of `a` is rounded to int8 too. Elsewhere the kernel is converted on its way
+  into the product.
+  """
+  scale_11F = kernel.scale[None, None]
+  if jax.default_backend() != 'cpu':
+    values = round_operand(kernel.values, precision)
+    a = round_operand(a, precision)
+    return product(spec, precision, a, values) * scale_11F
+  rows = quantized(a, axis=-1)
+  sums = product(spec, 'int8', rows.values, kernel.values)
+  return sums * rows.scale[..., None] * scale_11F
+
+
 def kernel_einsum(
   spec: str,
   x: Float[Array, '...'],
-  kernel: Float[Array, '...'],
+  kernel: Float[Array, '...'] | Quantized,
   names: tuple[str, ...],
   precision: str,
   remat: bool = False,
@@ -84,7 +108,7 @@ def kernel_einsum(
     remat: the backward pass repeats the forward pass of the layer, so what
       this saves is short-lived.
   """
-  if not constrain.gathers(names, kernel.ndim):
+  if isinstance(kernel, Quantized) or not constrain.gathers(names, kernel.ndim):
     return einsum(spec, x, kernel, precision)
   _check_batch_dims_lead(spec)
   return _gathered_einsum(spec, names, precision, remat, x, kernel)
@@ -97,17 +121,18 @@ def _check_batch_dims_lead(spec: str) -> None:
   assert all(term.startswith(batch) for term in (a, b, out)), spec
 
 
-def round_operand(
-  x: Float[Array, '...'], precision: str
-) -> Float[Array, '...']:
+def round_operand(x: Num[Array, '...'], precision: str) -> Float[Array, '...']:
   """As an operand of a product under the policy."""
   return x.astype(jnp.dtype(precision))
 
 
 def product(
-  spec: str, precision: str, a: Float[Array, '...'], b: Float[Array, '...']
-) -> Float[Array, '...']:
-  """`jnp.einsum` of rounded operands, without a derivative; float32 out."""
+  spec: str, precision: str, a: Num[Array, '...'], b: Num[Array, '...']
+) -> Num[Array, '...']:
+  """`jnp.einsum` of rounded operands, without a derivative.
+
+  Float32 out; int32 of operands in int8, which are a precision here only.
+  """
   if precision == 'float32':
     return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
   if jax.default_backend() == 'cpu' and (row := _only_row(spec, a.shape)):
@@ -115,7 +140,8 @@ def product(
     pad = [(0, int(dim == row[0])) for dim in range(a.ndim)]
     found = product(spec, precision, jnp.pad(a, pad), b)
     return jax.lax.slice_in_dim(found, 0, 1, axis=row[1])
-  return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+  out = jnp.int32 if precision == 'int8' else jnp.float32
+  return jnp.einsum(spec, a, b, preferred_element_type=out)
 
 
 def _only_row(spec: str, shape: tuple[int, ...]) -> tuple[int, int] | None:

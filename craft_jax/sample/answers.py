@@ -10,14 +10,17 @@ import numpy as np
 from craft_jax import score
 from craft_jax.errors import UserError
 from craft_jax.sample.beam import beam_search, check_search
+from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.generate import (
   Piece,
   check_request,
   decoding_params,
   generate,
+  top_bucket,
 )
 from craft_jax.sample.prompt import encode_prompt, show_prompt
 from craft_jax.sample.request import Request
+from craft_jax.sample.rows import decoder_after
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
@@ -65,12 +68,13 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
   ids = encode_prompt(vocabulary, request.prompt, documents)
   if request.beams:
     check_search(
+      vocabulary,
       ids,
       request.beams,
       request.max_chars,
       request.length_penalty,
       trained.cfg.model.context,
-      settings.constraint,
+      settings,
     )
   shown = show_prompt(vocabulary, request.prompt)
   return Prepared(request, id, ids, shown, settings)
@@ -90,6 +94,7 @@ class Sample:
     top: likewise, as many as the request asks for.
     prompt_logprobs: of the symbols of the prompt but for the first, where an
       echo of them is asked for.
+    prompt_top: likewise, as `top`.
   """
 
   prepared: Prepared
@@ -100,6 +105,7 @@ class Sample:
   logprobs: list[float] = dataclasses.field(default_factory=list)
   top: list[Any] = dataclasses.field(default_factory=list)
   prompt_logprobs: Sequence[float] = ()
+  prompt_top: Sequence[Any] = ()
 
   def add(self, piece: Piece, vocabulary: Vocabulary) -> None:
     """Takes what a dispatch has added."""
@@ -149,22 +155,19 @@ class Sample:
 
   def _symbols(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
     """Each symbol with its figures; null for the first one of an echo."""
-    found = []
+    ids, top = self.ids, self.top
+    logprobs: list[float | None] = [*self.logprobs]
     if self.prepared.request.echo and self.prepared.request.prompt:
-      found = [
-        show_symbol(vocabulary, symbol) | {'logprob': logprob}
-        for symbol, logprob in zip(
-          self.prepared.ids.tolist(), [None, *self.prompt_logprobs], strict=True
-        )
-      ]
-    for i, (symbol, logprob) in enumerate(
-      zip(self.ids, self.logprobs, strict=True)
-    ):
+      ids = self.prepared.ids.tolist() + ids
+      logprobs = [None, *self.prompt_logprobs, *logprobs]
+      top = [None, *self.prompt_top, *top]
+    found = []
+    for i, (symbol, logprob) in enumerate(zip(ids, logprobs, strict=True)):
       shown = show_symbol(vocabulary, symbol) | {'logprob': logprob}
-      if self.top:
-        shown['top'] = [
+      if self.prepared.request.logprobs:
+        shown['top'] = top[i] and [
           show_symbol(vocabulary, other) | {'logprob': its_logprob}
-          for other, its_logprob in self.top[i]
+          for other, its_logprob in top[i]
         ]
       found.append(shown)
     return found
@@ -234,6 +237,7 @@ class Answers:
     trained: Trained,
     wanted: Sequence[Prepared],
     params: Params | None = None,
+    drafts: Drafts = FORCED,
   ):
     """Nothing is written before the iteration.
 
@@ -241,8 +245,9 @@ class Answers:
       trained: the model.
       wanted: the requests.
       params: its `decoding_params`, where they are at hand.
+      drafts: which guesses are read ahead.
     """
-    self._trained, self._wanted = trained, wanted
+    self._trained, self._wanted, self._drafts = trained, wanted, drafts
     self._params = params or decoding_params(trained.model, trained.params)
     self.answers: list[Answer] = []
 
@@ -253,6 +258,11 @@ class Answers:
         yield self._search(batch[0])
       else:
         yield from self._draw(batch)
+
+  @property
+  def num_samples(self) -> int:
+    """Those that will be given, of all requests."""
+    return sum(one.request.num_samples for one in self._wanted)
 
   def samples(self) -> list[Sample]:
     """Those that are certain to be given, in order; the last may go on."""
@@ -280,6 +290,7 @@ class Answers:
       [request.max_chars for request in requests],
       first_row=[row.number for row in rows],
       num_top=max(request.logprobs or 0 for request in requests),
+      drafts=self._drafts,
     ):
       for piece in pieces:
         rows[piece.row].add(piece, vocabulary)
@@ -294,14 +305,20 @@ class Answers:
       and answer.prepared.request.logprobs is not None
       and len(answer.prepared.ids) > 1
     ]
-    nats = score.texts_nats(
+    most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
+    scored = score.texts_scores(
       self._trained.model,
       self._trained.params,
       [answer.prepared.ids for answer in asked],
+      num_top=top_bucket(most, self._trained.vocabulary.size),
     )
-    for answer, its_nats in zip(asked, nats, strict=True):
+    for answer, one in zip(asked, scored, strict=True):
+      number = answer.prepared.request.logprobs
+      pairs = zip(one.top_ids.tolist(), one.top.tolist(), strict=True)
+      top = [list(zip(*pair, strict=True))[:number] for pair in pairs]
       for sample in answer.drawn:
-        sample.prompt_logprobs = (-its_nats).tolist()
+        sample.prompt_logprobs = (-one.nats).tolist()
+        sample.prompt_top = top
 
   def _search(self, one: Prepared) -> list[Piece]:
     """The best texts of a beam search, fewer if there are no more."""
@@ -318,7 +335,12 @@ class Answers:
     )[: request.num_samples]
     answer = Answer(one, len(found))
     pieces = [
-      Piece(i, vocabulary.decode(text.ids), text.finish_reason, text.ids)
+      Piece(
+        i,
+        decoder_after(vocabulary, one.ids).feed(text.ids),
+        text.finish_reason,
+        text.ids,
+      )
       for i, text in enumerate(found)
     ]
     for sample, piece in zip(answer.drawn, pieces, strict=True):

@@ -20,6 +20,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.generate import bucket, decoding_params
+from craft_jax.sample.rows import constraint_of, decoder_after
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -95,20 +96,20 @@ def beam_search(
     max_symbols: of a text, the end left out.
     length_penalty: 0 compares probabilities, which favours short texts, 1 the
       mean of the logarithms; above, longer is better.
-    settings: only `end`, `min_chars` (in symbols here) and `constraint` matter.
+    settings: of them `end`, `min_chars` (in symbols), `constraint`, `utf8`.
 
   Raises:
     UserError: prompt and text do not fit the context, or a number is wrong.
   """
   settings = settings or SampleSettings()
-  automaton, context = settings.constraint, model.cfg.context
-  check_search(prompt, width, max_symbols, length_penalty, context, automaton)
+  context = model.cfg.context
+  automaton, begin = check_search(
+    vocabulary, prompt, width, max_symbols, length_penalty, context, settings
+  )
   params = decoding_params(model, params)
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   tables, (state,) = tables_lib.stack([automaton], vocabulary.size, device)
-  length = len(prompt) - 1
-  window_T = np.full(bucket(length, context), vocabulary.pad, np.int32)
-  window_T[:length] = prompt[:-1]
+  T = bucket(len(prompt) - 1, context)
   beams = _search(
     model,
     vocabulary,
@@ -118,10 +119,10 @@ def beam_search(
     tables,
     *jax.device_put(
       (
-        window_T,
-        np.int32(length),
+        _padded(prompt[:-1], T, vocabulary.pad),
+        np.int32(len(prompt) - 1),
         np.int32(prompt[-1]),
-        np.int32(state),
+        np.int32(state + begin),
         np.int32(max_symbols),
         np.float32(length_penalty),
         np.array(settings.end),
@@ -133,15 +134,23 @@ def beam_search(
   return _found(jax.device_get(beams), max_symbols, length_penalty)
 
 
+def _padded(ids: np.ndarray, length: int, pad: int) -> np.ndarray:
+  """The ids, filled up to a length."""
+  padded_T = np.full(length, pad, np.int32)
+  padded_T[: len(ids)] = ids
+  return padded_T
+
+
 def check_search(
+  vocabulary: Vocabulary,
   prompt: np.ndarray,
   width: int,
   max_symbols: int,
   length_penalty: float,
   context: int,
-  automaton: Automaton | None,
-) -> None:
-  """Raises what `beam_search` does."""
+  settings: SampleSettings,
+) -> tuple[Automaton | None, int]:
+  """The automaton of a text and its first state; raises as `beam_search`."""
   for name, value in (('width', width), ('max_symbols', max_symbols)):
     if value < 1:
       raise UserError(f'{name}={value} must be at least 1')
@@ -156,11 +165,16 @@ def check_search(
       f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
-  if automaton is not None and automaton.distance[0] > max_symbols:
+  decoder = decoder_after(vocabulary, prompt)
+  automaton, begin, _ = constraint_of(
+    vocabulary, settings, decoder, max_symbols
+  )
+  if automaton is not None and automaton.distance[begin] > max_symbols:
     raise UserError(
       f'max_symbols={max_symbols} is too short: the constraint needs at least '
-      f'{automaton.distance[0]}'
+      f'{automaton.distance[begin]}'
     )
+  return automaton, begin
 
 
 def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:

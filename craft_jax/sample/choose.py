@@ -59,7 +59,8 @@ def penalize(
 
   Repetition (arXiv:1909.05858) goes first: a logit above 0 is divided by it and
   one below multiplied, so that above 1 it always lowers. Then presence once,
-  and frequency for each time.
+  and frequency for each time. Repetition 1 and penalties of 0 change nothing,
+  nor does a row that has read nothing; minus infinity stays.
 
   Args:
     logits_BV: of the next symbol.
@@ -95,6 +96,9 @@ def permit(
 ) -> Float[Array, 'B V']:
   """Minus infinity for every symbol, and every special, that may not follow.
 
+  The other logits stay as they are. Where nothing may follow all of a row is
+  minus infinity, which no constraint asks for: none has a dead end.
+
   Args:
     logits_BV: of the next symbol.
     symbols_BV: what may follow; of the specials it says nothing.
@@ -118,10 +122,17 @@ def truncate(
 ) -> Float[Array, 'B V']:
   """Top-k, top-p and min-p: minus infinity for what is cut off.
 
-  One stable sort serves all, since each keeps a prefix of the sorted symbols.
-  At least one symbol is kept. Top-p (arXiv:1904.09751) looks at the
-  probabilities renormalised over what top-k left; min-p (arXiv:2407.01082)
-  compares with the most likely symbol, which needs no normalisation.
+  One stable sort serves all, since each keeps a prefix of the sorted symbols,
+  of equals the lower ids first. At least one symbol is kept.
+
+  - Top-k: 0, V or more keep all.
+  - Top-p (arXiv:1904.09751): of the probabilities renormalised over what top-k
+    left, the fewest that reach the sum. 1 keeps all, 0 the first.
+  - Min-p (arXiv:2407.01082): compares with the most likely symbol, which needs
+    no normalisation. 0 keeps all, 1 the first and its equals.
+
+  Minus infinity is never kept beside something finite, whatever k is; a row of
+  nothing else stays as it is.
   """
   V = logits_BV.shape[-1]
   id_BV = jnp.broadcast_to(jnp.arange(V), logits_BV.shape)
@@ -150,8 +161,10 @@ def keep_typical(
   """Locally typical symbols (arXiv:2202.00666); the others get -inf.
 
   Those whose information is nearest to the entropy, as few as reach the sum,
-  at least one; among equals the lower ids. Their order is another than that of
-  `truncate`, so it has a sort of its own.
+  at least one; among equals the lower ids. 1 keeps all, 0 the most typical one.
+  Minus infinity has no probability and stays; so does a row of nothing else.
+  Their order is another than that of `truncate`, but of a small vocabulary each
+  symbol can be compared with every other: no second sort.
   """
   log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   weight_BV = jnp.exp(log_BV)
@@ -159,15 +172,17 @@ def keep_typical(
     jnp.where(weight_BV > 0, weight_BV * log_BV, 0.0), axis=-1, keepdims=True
   )
   distance_BV = jnp.abs(-log_BV - entropy_B1)  # infinite for what is cut off
-  id_BV = jnp.broadcast_to(jnp.arange(log_BV.shape[-1]), log_BV.shape)
-  _, order_BV = jax.lax.sort_key_val(distance_BV, id_BV, is_stable=True)
-  sorted_BV = jnp.take_along_axis(weight_BV, order_BV, axis=-1)
-  before_BV = jnp.cumsum(sorted_BV, axis=-1) - sorted_BV
+  ours_BV1, theirs_B1V = distance_BV[:, :, None], distance_BV[:, None, :]
+  id_V = jnp.arange(logits_BV.shape[-1])
+  lower_1VV = (id_V[None, :] < id_V[:, None])[None]
+  nearer_BVV = (theirs_B1V < ours_BV1) | ((theirs_B1V == ours_BV1) & lower_1VV)
+  before_BV = jnp.sum(
+    jnp.where(nearer_BVV, weight_BV[:, None, :], 0.0), axis=-1
+  )
   typical_p_B1 = typical_p_B[:, None]
-  kept_BV = (before_BV < typical_p_B1) | (typical_p_B1 >= 1) | (id_BV == 0)
-  row_B1 = jnp.arange(len(logits_BV))[:, None]
-  by_id_BV = jnp.zeros_like(kept_BV).at[row_B1, order_BV].set(kept_BV)
-  return jnp.where(by_id_BV, logits_BV, -jnp.inf)
+  first_BV = ~jnp.any(nearer_BVV, axis=-1)
+  kept_BV = (before_BV < typical_p_B1) | (typical_p_B1 >= 1) | first_BV
+  return jnp.where(kept_BV, logits_BV, -jnp.inf)
 
 
 def choose(
@@ -180,9 +195,13 @@ def choose(
   The noise belongs to ids, not to ranks, so logits that differ in the last
   bit (another batch size) choose another symbol only at a near-tie.
 
+  Temperature 0, which is also what rounds to it in float32, is greedy, of
+  equals the lower id. Towards 0 a draw is of the most likely symbols, each as
+  often as its equals; below 1e-6 it stays so. What is minus infinity is never
+  chosen beside something finite; in a row of nothing else id 0 is.
+
   Args:
-    logits_BV: finite, or minus infinity for what is forbidden; at least one
-      finite entry per row.
+    logits_BV: finite, or minus infinity for what is forbidden.
     settings: of the rows.
     position_B: index in its text of the symbol to choose.
   """

@@ -13,6 +13,8 @@ from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
+from craft_jax.sample.decode import decode
+from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.prompt import encode_prompt
 from craft_jax.sample.rows import (
   Piece,
@@ -26,6 +28,7 @@ from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
+_KERNEL = jax.tree_util.DictKey('kernel')  # not what int8 weights are made of
 
 
 def decoding_params(model: Decoder, params: Params) -> Params:
@@ -33,7 +36,7 @@ def decoding_params(model: Decoder, params: Params) -> Params:
 
   Each layer becomes arrays of its own, which a step reads in place. Matrices
   are rounded to bfloat16 once if the model's policy rounds them in each product
-  anyway: the same numbers from half the memory traffic.
+  anyway: the same numbers from half the memory traffic. Those in int8 stay.
 
   Args:
     model: the model.
@@ -65,7 +68,7 @@ def _ready(model: Decoder, params: Params) -> Params:
     return params
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: (
-      leaf.astype(jnp.bfloat16) if path[-1].key == 'kernel' else leaf
+      leaf.astype(jnp.bfloat16) if path[-1] == _KERNEL else leaf
     ),
     params,
   )
@@ -83,6 +86,7 @@ def generate(
   first_row: int | Sequence[int] = 0,
   steps_per_dispatch: int = STEPS_PER_DISPATCH,
   num_top: int = 0,
+  drafts: Drafts | None = FORCED,
 ) -> Iterator[list[Piece]]:
   """Continues every prompt, as one batch.
 
@@ -104,6 +108,7 @@ def generate(
       the number of each row.
     steps_per_dispatch: symbols per row between pieces; changes no text.
     num_top: most likely symbols to report beside each that is written.
+    drafts: which guesses are read ahead; None is none.
 
   Yields:
     After each dispatch a `Piece` per row that was not finished before it.
@@ -126,8 +131,19 @@ def generate(
   params = decoding_params(model, params)
   return _generate(
     model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
-    steps_per_dispatch, num_top,
+    steps_per_dispatch, num_top, _useful(drafts, wanted),
   )  # fmt: skip
+
+
+def _useful(
+  drafts: Drafts | None, settings: Sequence[SampleSettings]
+) -> Drafts | None:
+  """None, a smaller program, where no constraint can force a symbol."""
+  # That of UTF-8 always leaves a choice.
+  bound = any(wanted.constraint is not None for wanted in settings)
+  if drafts and not (drafts.match or drafts.layers or bound):
+    return None
+  return drafts
 
 
 def _per_prompt(name, given, number):
@@ -159,7 +175,7 @@ def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:
 
 def _generate(
   model, params, vocabulary, prompts, settings, seeds, max_chars, numbers,
-  capacity, num_top,
+  capacity, num_top, drafts,
 ):  # fmt: skip
   device = next(iter(jax.tree.leaves(params)[0].devices()))
   context = model.cfg.context
@@ -194,29 +210,28 @@ def _generate(
     if unread.any():
       slots = _read(model, vocabulary, params, slots, rows, unread, device)
       unread[:] = False
-    live = [row for row in rows if row.live]
-    # A character is at least one symbol, so no row can be done before this.
-    steps = min(
-      capacity,
-      max(row.chars_left for row in live),
-      min(context + 1 - len(row.window) for row in live),
+    # A character is at least one symbol, so no row is done before this.
+    limit_B = np.array(
+      [min(capacity, row.chars_left) if row.live else 0 for row in rows],
+      np.int32,
     )
-    live_B, num_steps = jax.device_put(
-      (np.array([row.live for row in rows]), np.array(steps, np.int32)), device
-    )
-    slots, *out = slots_lib.decode(
-      model, vocabulary, params, tables, slots, live_B, num_steps, capacity,
-      _top_bucket(num_top, vocabulary.size),
+    limit_B, num_steps = jax.device_put((limit_B, limit_B.max()), device)
+    slots, written = decode(
+      model, vocabulary, params, tables, slots, limit_B, num_steps, capacity,
+      top_bucket(num_top, vocabulary.size), drafts,
     )  # fmt: skip
-    ids, logprobs, top = jax.tree.map(np.ndarray.tolist, jax.device_get(out))
+    count, *out = jax.tree.map(
+      np.ndarray.tolist, jax.tree.leaves(jax.device_get(written))
+    )
+    ids, logprobs, *top = out
     pieces = [
-      row.take(i, ids[i][:steps], logprobs[i][:steps], ends)
+      row.take(i, ids[i][: count[i]], logprobs[i][: count[i]], ends)
       for i, row in enumerate(rows) if row.live
     ]  # fmt: skip
     yield [_with_top(piece, top, num_top) for piece in pieces]
 
 
-def _top_bucket(num_top, vocabulary_size):
+def top_bucket(num_top: int, vocabulary_size: int) -> int:
   """How many the device finds: a number of few, since each is a program."""
   buckets = (0, min(20, vocabulary_size), vocabulary_size)
   return next(n for n in buckets if num_top <= n)

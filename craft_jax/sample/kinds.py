@@ -13,14 +13,16 @@ class Kind(NamedTuple):
   Attributes:
     says: what it is, for errors.
     check: a value as JSON or Python gives it; ValueError if it is not one.
-    parse: the same of text, as a flag or `:set` gives it.
-    many: whether a flag may be repeated.
+    parse: the same of text, as a flag gives it.
+    many: whether a flag takes several.
+    read: as `parse`, of all that follows `:set NAME`; None is `parse`.
   """
 
   says: str
   check: Callable[[Any], Any]
   parse: Callable[[str], Any]
   many: bool = False
+  read: Callable[[str], Any] | None = None
 
 
 def _integer(value: Any) -> int:
@@ -75,6 +77,15 @@ def _texts(value: Any) -> tuple[str, ...]:
   return tuple(value)
 
 
+def _parse_texts(text: str) -> Any:
+  """Several as JSON, or the one text."""
+  try:
+    found = json.loads(text)
+  except (ValueError, RecursionError):
+    return text
+  return found if isinstance(found, list | dict) else text
+
+
 def _biases(value: Any) -> dict[str, float]:
   """Of each character; from a mapping, or from texts `C=X`."""
   if isinstance(value, Mapping):
@@ -110,12 +121,15 @@ KINDS: dict[str, Kind] = {
   'switch': Kind('true or false', _switch, _parse_switch),
   'text': Kind('a text', _text, str),
   'prompt': Kind('a text', _prompt, str),
-  'texts': Kind('a text or a list of texts', _texts, str, many=True),
+  'texts': Kind(
+    'a text or a list of texts', _texts, str, many=True, read=_parse_texts
+  ),
   'biases': Kind(
     'of characters, each with a number, like e=-2 or {"e": -2}',
     _biases,
     str,
     many=True,
+    read=_parse_texts,
   ),
   'schema': Kind('a JSON schema', _schema, _read_schema),
 }

@@ -143,14 +143,14 @@ class Request:
   forbidden_chars: str | None = _option(
     'text', None, 'TEXT', 'never write these characters', _RULES
   )
-  choice: tuple[str, ...] = _option(
-    'texts', (), 'TEXT', 'write this text, or another --choice', _RULES
+  choices: tuple[str, ...] = _option(
+    'texts', (), 'TEXT', 'write one of these texts', _RULES
   )
   forbid: tuple[str, ...] = _option(
-    'texts', (), 'TEXT', 'never write this text', _RULES
+    'texts', (), 'TEXT', 'never write any of these texts', _RULES
   )
   stop: tuple[str, ...] = _option(
-    'texts', (), 'TEXT', 'end before this text', _RULES
+    'texts', (), 'TEXT', 'end before any of these texts', _RULES
   )
   min_chars: int = _option(
     'integer', _usual('min_chars'), 'N', 'characters before which the model '
@@ -177,6 +177,11 @@ class Request:
     SampleSettings(**self._shared())
     if not math.isfinite(self.length_penalty):
       raise UserError(f'length_penalty={self.length_penalty} must be finite')
+    if self.min_chars > self.max_chars:
+      raise UserError(
+        f'min_chars={self.min_chars} is over max_chars={self.max_chars}; raise '
+        'one or lower the other'
+      )
     self._check_numbers()
 
   def _check_numbers(self) -> None:
@@ -195,6 +200,8 @@ class Request:
         f'beams={self.beams} find no {self.num_samples} texts; set '
         f'beams={self.num_samples} or more'
       )
+    if self.beams and self.stop:
+      raise UserError('beams look for no stop texts; leave one of the two out')
     if self.beams and self.logprobs is not None:
       raise UserError(
         'beams report no logprobs of single symbols; leave one of the two out'
@@ -273,7 +280,7 @@ def parse_value(name: str, text: str) -> Any:
   """
   option = OPTIONS[name]
   try:
-    return option.kind.parse(text)
+    return (option.kind.read or option.kind.parse)(text)
   except ValueError:
     _refuse(name, text, option)
 
@@ -296,9 +303,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     if not option.metavar:
       add(flag, action='store_true', help=option.help)
       continue
-    help = option.help
+    help, more = option.help, {}
     if option.kind.many:
-      help += '; may be repeated'
+      # Each is an argument of its own, so it may have spaces and commas.
+      more = {'nargs': '+', 'action': 'extend', 'default': []}
     elif isinstance(field.default, int | float):
       help += f' (default: {field.default:g})'
     add(
@@ -306,8 +314,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       type=option.kind.parse,
       metavar=option.metavar,
       help=help,
-      default=[] if option.kind.many else field.default,
-      action='append' if option.kind.many else 'store',
+      **{'default': field.default} | more,
     )
 
 
@@ -341,8 +348,8 @@ def _constraint(request: Request, vocabulary: Vocabulary) -> Any:
     found.append(constrain.compile_regex(request.regex, vocabulary))
   if request.json_schema is not None:
     found.append(constrain.compile_schema(request.json_schema, vocabulary))
-  if request.choice:
-    found.append(constrain.compile_choices(request.choice, vocabulary))
+  if request.choices:
+    found.append(constrain.compile_choices(request.choices, vocabulary))
   if request.allowed_chars is not None:
     found.append(constrain.compile_allowed(request.allowed_chars, vocabulary))
   if request.forbidden_chars or request.forbid:

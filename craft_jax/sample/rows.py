@@ -74,14 +74,25 @@ class Row:
     if not self.chars_left:
       reason = 'length'
     text = self.held + new
-    found = [at for word in self.stop if (at := text.find(word)) >= 0]
-    if found:
-      text, self.held, reason = text[: min(found)], '', 'stop'
+    stop = _first_stop(text, self.stop)
+    if stop is not None:
+      text, self.held, reason = text[:stop], '', 'stop'
     else:
       keep = 0 if reason else _beginning(text, self.stop)
       text, self.held = text[: len(text) - keep], text[len(text) - keep :]
     self.live = not reason
     return Piece(row, text, reason, ids, logprobs)
+
+
+def _first_stop(text: str, words: tuple[str, ...]) -> int | None:
+  """Where the word begins that is complete first, the longest of several.
+
+  So the text is the one that would be found character by character.
+  """
+  found = [
+    (at + len(word), at) for word in words if (at := text.find(word)) >= 0
+  ]
+  return min(found)[1] if found else None
 
 
 def _beginning(text: str, words: tuple[str, ...]) -> int:

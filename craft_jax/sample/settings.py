@@ -39,7 +39,8 @@ class SampleSettings:
     min_chars: characters before which the text does not end by itself.
     end: whether the symbol that ends a document may be chosen; it finishes
       the text.
-    stop: texts before which the written text ends.
+    stop: texts before which the written text ends: that which is complete
+      first, of several at once the longest.
     constraint: an automaton that what is written must match as a whole; see
       `craft_jax.constrain`.
     utf8: of a byte vocabulary, whether only valid UTF-8 is written. What a

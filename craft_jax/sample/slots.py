@@ -1,4 +1,4 @@
-"""The device side of sampling: slots, reading into them, decoding from them.
+"""The device side of sampling: slots, reading into them, a step of them.
 
 A slot is a row of every array below. Its output depends on its own row alone,
 up to the rounding of products of other shapes (docs/sampling.md).
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.choose import RowSettings, choose, penalize
+from craft_jax.sample.drafts import FIRST_HIT
 from craft_jax.sample.tables import Tables, restrict
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
@@ -22,7 +23,6 @@ from craft_jax.types import Params
 
 # The logarithms of the highest probabilities, falling, and whose they are.
 Top = tuple[Float[Array, 'B K'], Int[Array, 'B K']]
-TopOfAll = tuple[Float[Array, 'B C K'], Int[Array, 'B C K']]
 
 
 @flax.struct.dataclass
@@ -37,6 +37,7 @@ class Slots:
     chars_B: characters written so far.
     state_B: of the constraint, in the tables.
     left_B: symbols that may still be written.
+    hit_B: share of the guesses that were met lately.
     settings: how each row chooses.
   """
 
@@ -47,6 +48,7 @@ class Slots:
   chars_B: Int[Array, 'B']
   state_B: Int[Array, 'B']
   left_B: Int[Array, 'B']
+  hit_B: Float[Array, 'B']
   settings: RowSettings
 
 
@@ -81,6 +83,7 @@ def open_slots(
     chars_B=jnp.zeros(B, jnp.int32),
     state_B=state_B,
     left_B=left_B,
+    hit_B=jnp.full(B, FIRST_HIT, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings),
   )
 
@@ -142,31 +145,86 @@ def step(
   slots: Slots,
   live_B: Bool[Array, 'B'],
   num_top: int = 0,
+  depth: int | None = None,
 ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
   """Reads the newest symbol of each live row and chooses the one after it.
 
   A live row must have room in its cache. Pure; PAD for rows not live. Then come
   the logarithm of the probability that the model gave the symbol, before
   anything was added, forbidden or cut, and the `num_top` highest of the same.
+  `depth` is that of `Decoder.extend`.
   """
-  settings = slots.settings
-  segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
-  cache, logits_BTV = model.extend(
+  slots, logits_BTV = extend(
+    model,
+    vocabulary,
     params,
-    slots.cache,
+    slots,
     slots.last_B[:, None],
     live_B.astype(jnp.int32),
-    segment_B[:, None],
+    depth,
   )
-  log_BV = jax.nn.log_softmax(logits_BTV[:, 0], axis=-1)
-  logits_BV = logits_BTV[:, 0] + settings.bias_BV
+  length_B = slots.cache.length_B
+  return follow(
+    vocabulary, tables, slots, logits_BTV[:, 0], length_B, live_B, num_top
+  )
+
+
+def extend(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  params: Params,
+  slots: Slots,
+  x_BT: Int[Array, 'B T'],
+  length_B: Int[Array, 'B'],
+  depth: int | None = None,
+) -> tuple[Slots, Float[Array, 'B T V']]:
+  """`Decoder.extend` of slots by symbols of which the newest is the first.
+
+  None of the others begins a document.
+  """
+  segment_B = slots.segment_B + (slots.last_B == vocabulary.bos)
+  segment_BT = jnp.broadcast_to(segment_B[:, None], x_BT.shape)
+  cache, logits_BTV = model.extend(
+    params, slots.cache, x_BT, length_B, segment_BT, depth
+  )
+  segment_B = jnp.where(length_B > 0, segment_B, slots.segment_B)
+  slots = dataclasses.replace(slots, cache=cache, segment_B=segment_B)
+  return slots, logits_BTV
+
+
+def follow(
+  vocabulary: Vocabulary,
+  tables: Tables,
+  slots: Slots,
+  logits_BV: Float[Array, 'B V'],
+  length_B: Int[Array, 'B'],
+  live_B: Bool[Array, 'B'],
+  num_top: int,
+) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
+  """Chooses a symbol of each live row.
+
+  Args:
+    vocabulary: its symbols.
+    tables: the constraints.
+    slots: with a cache that has read the text before it.
+    logits_BV: of the model.
+    length_B: symbols of the cache that are that text.
+    live_B: the others stay as they are.
+    num_top: most likely symbols to report.
+
+  Returns:
+    As `step`.
+  """
+  settings = slots.settings
+  log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+  logits_BV = logits_BV + settings.bias_BV
   logits_BV = jax.lax.cond(
     jnp.any(
       (settings.repetition_B != 1)
       | (settings.presence_B != 0)
       | (settings.frequency_B != 0)
     ),
-    lambda: penalize(logits_BV, settings, cache.symbol_BS, cache.length_B),
+    lambda: penalize(logits_BV, settings, slots.cache.symbol_BS, length_B),
     lambda: logits_BV,
   )
   may_end_B = settings.end_B & (slots.chars_B >= settings.min_chars_B)
@@ -182,9 +240,7 @@ def step(
   writes_B = live_B & (token_B < vocabulary.num_symbols)
   slots = dataclasses.replace(
     slots,
-    cache=cache,
     last_B=jnp.where(live_B, token_B, slots.last_B),
-    segment_B=jnp.where(live_B, segment_B, slots.segment_B),
     position_B=slots.position_B + live_B,
     chars_B=slots.chars_B + (writes_B & begins_V[token_B]),
     state_B=jnp.where(writes_B, next_BV[row_B, token_B], slots.state_B),
@@ -199,70 +255,3 @@ def _top(log_BV: Float[Array, 'B V'], num_top: int) -> Top:
     return log_BV[:, :0], jnp.zeros((len(log_BV), 0), jnp.int32)
   top_BK, id_BK = jax.lax.top_k(log_BV, num_top)
   return top_BK, id_BK
-
-
-@functools.partial(
-  jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity', 'num_top'),
-  donate_argnames='slots',
-)
-def decode(
-  model: Decoder,
-  vocabulary: Vocabulary,
-  params: Params,
-  tables: Tables,
-  slots: Slots,
-  live_B: Bool[Array, 'B'],
-  num_steps: Int[Array, ''],
-  capacity: int,
-  num_top: int = 0,
-) -> tuple[Slots, Int[Array, 'B C'], Float[Array, 'B C'], TopOfAll]:
-  """Writes up to `num_steps` symbols per live row in one dispatch.
-
-  The trip count is traced, so any number of steps is one executable.
-
-  Args:
-    model: the model.
-    vocabulary: its symbols.
-    params: its parameters.
-    tables: the constraints.
-    slots: donated.
-    live_B: rows that write; each has room for `num_steps` symbols.
-    num_steps: at most `capacity`.
-    capacity: C, columns of the answer.
-    num_top: K, most likely symbols to report beside each.
-
-  Returns:
-    The slots, the symbols (an end is the last of its row, PAD after it), the
-    logarithms of their probabilities, and those of the K most likely symbols
-    with their ids, see `step`.
-  """
-  out_BC = jnp.full((live_B.shape[0], capacity), vocabulary.pad, jnp.int32)
-  log_BC = jnp.zeros(out_BC.shape)
-  shape = (*out_BC.shape, num_top)
-  top_BCK = (jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
-
-  def more(carry):
-    i, _, live_B, *_ = carry
-    return (i < num_steps) & jnp.any(live_B)
-
-  def body(carry):
-    i, slots, live_B, out_BC, log_BC, top_BCK = carry
-    slots, token_B, log_B, top_BK = step(
-      model, vocabulary, params, tables, slots, live_B, num_top
-    )
-    out_BC = jax.lax.dynamic_update_slice(out_BC, token_B[:, None], (0, i))
-    log_BC = jax.lax.dynamic_update_slice(log_BC, log_B[:, None], (0, i))
-    top_BCK = jax.tree.map(
-      lambda all_BCK, new_BK: jax.lax.dynamic_update_slice(
-        all_BCK, new_BK[:, None], (0, i, 0)
-      ),
-      top_BCK,
-      top_BK,
-    )
-    ended_B = (token_B == vocabulary.bos) | (token_B == vocabulary.eos)
-    return i + 1, slots, live_B & ~ended_B, out_BC, log_BC, top_BCK
-
-  start = (jnp.zeros((), jnp.int32), slots, live_B, out_BC, log_BC, top_BCK)
-  _, slots, _, out_BC, log_BC, top_BCK = jax.lax.while_loop(more, body, start)
-  return slots, out_BC, log_BC, top_BCK

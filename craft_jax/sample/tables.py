@@ -27,11 +27,25 @@ class Tables:
     next_RV: the next state, -1 where the symbol is forbidden.
     accepting_R: whether the text may end there.
     distance_R: symbols to the nearest state where it may.
+    forced_R: the symbol that must follow, -1 if there is a choice.
   """
 
   next_RV: Int[Array, 'R V']
   accepting_R: Bool[Array, 'R']
   distance_R: Int[Array, 'R']
+  forced_R: Int[Array, 'R']
+
+
+def columns(automaton: Automaton, start: int) -> tuple[np.ndarray, ...]:
+  """The rows of an automaton whose first state is row `start`: as `Tables`."""
+  allowed = automaton.next_state >= 0
+  choice = automaton.accepting | (allowed.sum(axis=1) != 1)
+  return (
+    np.where(allowed, automaton.next_state + start, _NONE),
+    automaton.accepting,
+    automaton.distance,
+    np.where(choice, _NONE, allowed.argmax(axis=1)).astype(np.int32),
+  )
 
 
 def stack(
@@ -57,19 +71,20 @@ def stack(
       rows += automaton.num_states if automaton else 0
   least = 1 << max(_ENTRIES // vocabulary_size, 1).bit_length() - 1
   R = max(least, 1 << (rows - 1).bit_length())
-  next_RV = np.full((R, vocabulary_size), _NONE, np.int32)
-  accepting_R, distance_R = np.zeros(R, bool), np.zeros(R, np.int32)
-  next_RV[0], accepting_R[0] = 0, True
+  arrays = (
+    np.full((R, vocabulary_size), _NONE, np.int32),
+    np.zeros(R, bool),
+    np.zeros(R, np.int32),
+    np.full(R, _NONE, np.int32),
+  )
+  arrays[0][0], arrays[1][0] = 0, True
   for automaton, start in starts.items():
-    if automaton is None:
-      continue
-    part = slice(start, start + automaton.num_states)
-    table = automaton.next_state
-    next_RV[part] = np.where(table < 0, _NONE, table + start)
-    accepting_R[part] = automaton.accepting
-    distance_R[part] = automaton.distance
-  arrays = jax.device_put((next_RV, accepting_R, distance_R), device)
-  return Tables(*arrays), np.array([starts[a] for a in automata], np.int32)
+    if automaton is not None:
+      part = slice(start, start + automaton.num_states)
+      for array, column in zip(arrays, columns(automaton, start), strict=True):
+        array[part] = column
+  tables = Tables(*jax.device_put(arrays, device))
+  return tables, np.array([starts[a] for a in automata], np.int32)
 
 
 def restrict(

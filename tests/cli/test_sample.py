@@ -11,6 +11,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import jsonschema
 import numpy as np
 import pytest
 
@@ -186,21 +187,110 @@ def test_json_is_the_only_line(run):
   assert only['finish_reason'] == 'length' and only['prompt'] == 'a'
 
 
-def test_constraints(run, tmp_path):
-  flags = ('--prompt=a', '--temperature=0', '--step=1', '--json')
+@pytest.fixture
+def written(run):
+  """The text, and why it ended, greedy after an `a`."""
 
-  def written(*more):
-    (sample,) = json.loads(run(*flags, *more))['samples']
+  def written(*flags):
+    (sample,) = json.loads(
+      run('--prompt=a', '--temperature=0', '--step=1', '--json', *flags)
+    )['samples']
     return sample['text'], sample['finish_reason']
 
+  return written
+
+
+def test_regex(written):
   assert written('--regex=[x-z]{3}') == ('xyz', 'stop')
-  assert written('--choice=no', '--choice=bcdf') == ('bcdf', 'stop')
-  assert written('--allowed-chars=bde', '--max-chars=3')[0][0] == 'b'
-  text, _ = written('--forbidden-chars=e', '--forbid=bc', '--max-chars=40')
+  assert written('--regex=[a-z]+é', '--max-chars=4') == ('bcdé', 'length')
+
+
+def test_choices(written):
+  assert written('--choices', 'no', 'bcdf') == ('bcdf', 'stop')
+  assert written('--choices=no', '--choices=bcdf') == ('bcdf', 'stop')
+  with pytest.raises(UserError, match=r"choice 1: .* write ','"):
+    written('--choices', 'no', 'b,c')
+
+
+def test_allowed_chars(written):
+  text, reason = written('--allowed-chars=bde', '--max-chars=9')
+  assert text[0] == 'b' and set(text) <= set('bde') and reason == 'length'
+
+
+def test_forbidden_chars(written):
+  text, _ = written('--forbidden-chars=eg', '--max-chars=40')
+  assert text[:3] == 'bcd' and not set(text) & set('eg') and len(text) == 40
+
+
+def test_bad_strings(written):
+  text, _ = written('--forbid', 'bc', 'e', '--max-chars=40')
   assert text[0] == 'b' and 'e' not in text and 'bc' not in text
-  assert written('--stop=fg', '--stop=k') == ('bcde', 'stop')
+
+
+def test_stop_strings(written):
+  assert written('--stop', 'fg', 'k') == ('bcde', 'stop')
+  assert written('--stop', 'bcdefg', 'de') == ('bc', 'stop')
+  assert written('--stop=fg', '--max-chars=5') == ('bcdef', 'length')
+
+
+def test_several_constraints_hold_at_once(written):
   text, _ = written('--regex=[a-f]*', '--forbid=cd', '--max-chars=9')
   assert len(text) == 9 and set(text) <= set('abcdef') and 'cd' not in text
+  assert written('--regex=..', '--choices', 'bcd', 'xy')[0] == 'xy'
+  with pytest.raises(UserError, match='allows no text'):
+    written('--regex=[a-c]', '--allowed-chars=xyz')
+
+
+def test_max_chars(run):
+  for chars in (1, 2, 31, 32, 33, 80):  # beyond a dispatch and the context
+    out = run('--prompt=a', '--temperature=0', '--step=1',
+              f'--max-chars={chars}')  # fmt: skip
+    assert out.strip() == (LETTERS * 4)[: chars + 1]
+
+
+def test_seed(run):
+  flags = ('--prompt=a', '--temperature=9', '--step=1', '--max-chars=20')
+  assert run(*flags, '--seed=3') == run(*flags, '--seed=3')
+  assert run(*flags, '--seed=3') != run(*flags, '--seed=4')
+  assert run(*flags) == run(*flags, '--seed=0')
+
+
+def test_n_samples_are_different_and_the_first_is_that_alone(run):
+  flags = ('--prompt=a', '--temperature=9', '--step=1', '--max-chars=20',
+           '--format=jsonl')  # fmt: skip
+  rows = _rows(run(*flags, '--num-samples=4'))
+  assert len({row['text'] for row in rows}) == 4
+  assert _rows(run(*flags)) == rows[:1]
+
+
+def test_json_schema(run, byte_run, tmp_path):
+  schema = {
+    'type': 'object',
+    'properties': {
+      'name': {'type': 'string', 'maxLength': 3},
+      'age': {'type': 'integer', 'minimum': 0, 'maximum': 99},
+    },
+    'required': ['name', 'age'],
+  }
+  path = tmp_path / 'schema.json'
+  path.write_text(json.dumps(schema))
+  flags = (f'--json-schema={path}', '--num-samples=8', '--json')
+  rows = json.loads(run(*flags, workdir=byte_run))['samples']
+  for row in rows:
+    jsonschema.validate(json.loads(row['text']), schema)
+  # With others at once.
+  flags += (r'--regex=\{"name":"x+",.*7.', '--forbidden-chars=é1')
+  for row in json.loads(run(*flags, workdir=byte_run))['samples']:
+    value = json.loads(row['text'])
+    assert set(value['name']) == {'x'} and value['age'] % 10 == 7
+    assert value['age'] != 17
+  # A file of requests has the schema itself.
+  flag = _requests(tmp_path, {'json_schema': schema, 'seed': 0, 'n': 8})
+  again = _rows(run(flag, workdir=byte_run))
+  assert [row['text'] for row in again] == [row['text'] for row in rows]
+
+
+def test_json_schemas_that_cannot_be(written, tmp_path):
   path = tmp_path / 'schema.json'
   path.write_text('{"const": 5}')
   with pytest.raises(UserError, match='cannot write'):
@@ -219,7 +309,7 @@ def test_beams(run):
   assert texts[0]['finish_reason'] == 'length'
 
 
-def test_bias_and_penalties(run):
+def test_logit_bias_and_penalties(run):
   flags = ('--prompt=a', '--temperature=0', '--step=1', '--max-chars=4')
   assert run(*flags, '--logit-bias=x=99') == 'axxxx\n'
   assert run(*flags, '--logit-bias=b=-99')[1] != 'b'
@@ -233,8 +323,8 @@ def test_bias_and_penalties(run):
   [
     (['--regex=('], 'pattern'),
     (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 symbols'),
-    (['--choice=A'], "choice 0: the vocabulary cannot write 'A'"),
-    (['--regex=a', '--choice=b'], 'allows no text'),
+    (['--choices=A'], "choice 0: the vocabulary cannot write 'A'"),
+    (['--regex=a', '--choices=b'], 'allows no text'),
     (['--logit-bias=a'], 'must be of characters, each with a number'),
     (['--logit-bias=a=x'], r"logit_bias=\['a=x'\] must be"),
     (['--logit-bias==1'], 'must be of characters'),
@@ -244,6 +334,7 @@ def test_bias_and_penalties(run):
     (['--beams=2'], 'beam search does not go beyond it'),
     (['--prompt=a1'], r'U\+0031 \(DIGIT ONE\) at position 1 is not in'),
     (['--max-chars=0'], 'max_chars=0 must be at least 1'),
+    (['--min-chars=9', '--max-chars=8'], 'min_chars=9 is over max_chars=8'),
     (['--num-samples=-2'], 'num_samples=-2 must be at least 1'),
     (['--temperature=-1'], 'temperature=-1.0 must be finite'),
     (['--top-p=2'], 'top_p=2.0 must be from 0 to 1'),
@@ -251,6 +342,7 @@ def test_bias_and_penalties(run):
     (['--best-of=2', '--num-samples=3'], 'set best_of=3 or more'),
     (['--best-of=3', '--beams=3'], 'give one of the two'),
     (['--beams=3', '--logprobs=1', '--json'], 'beams report no logprobs'),
+    (['--beams=3', '--stop=a'], 'beams look for no stop texts'),
     (['--interactive', '--json'], 'leave --json out'),
     (['--step=7'], 'has no step 7; it has 1, 2'),
     (['--step=soon'], 'must be a number, latest or best'),
@@ -335,9 +427,9 @@ def test_echo(run, workdir):
            '--format=jsonl', '--echo')  # fmt: skip
   (row,) = _rows(run(*flags))
   assert row['text'] == 'mnxyzab' and row['prompt'] == 'mnxy'
-  (row,) = _rows(run(*flags, '--logprobs=1'))
+  (row,) = _rows(run(*flags, '--logprobs=3'))
   first, *others = row['symbols']
-  assert first == {'char': 'm', 'logprob': None}
+  assert first == {'char': 'm', 'logprob': None, 'top': None}
   log_TV = _log_probabilities(workdir, 'mnxyzab')
   at = VOCABULARY.encode('nxyzab')
   np.testing.assert_allclose(
@@ -345,9 +437,19 @@ def test_echo(run, workdir):
     log_TV[np.arange(6), at],
     atol=1e-4,
   )
-  assert ['top' in symbol for symbol in others] == [False] * 3 + [True] * 3
+  for log_V, symbol in zip(log_TV, others, strict=True):
+    best = np.sort(log_V)[:-4:-1]
+    got = [other['logprob'] for other in symbol['top']]
+    np.testing.assert_allclose(got, best, atol=1e-4)
+    likeliest = symbol['top'][0]['char']
+    assert VOCABULARY.encode(likeliest)[0] == np.argmax(log_V)
   (row,) = _rows(run(*flags[1:], '--prompt=', '--logprobs=0'))
   assert len(row['symbols']) == 3
+  # A prompt of one symbol is not scored, others in the batch may be.
+  (row,) = _rows(run(*flags[1:], '--prompt=x', '--logprobs=1'))
+  assert [s['top'] and len(s['top']) for s in row['symbols']] == [None, 1, 1, 1]
+  (row,) = _rows(run(*flags, '--logprobs=0'))
+  assert not any('top' in symbol for symbol in row['symbols'])
 
 
 def test_best_of(run):
@@ -389,7 +491,7 @@ def test_requests(run, tmp_path):
     {'prompt': 'x', 'seed': 5, 'n': 2, 'temperature': 9, 'ignore_end': True},
     {'prompt': 'x', 'beams': 2, 'max_chars': 2, 'id': 7},
     {'prompt': 'a', 'regex': '[x-z]{3}', 'logprobs': 1, 'temperature': 0},
-    {'choice': ['no', 'bcdf'], 'stop': 'f', 'logit_bias': {'n': -99}},
+    {'choices': ['no', 'bcdf'], 'stop': 'f', 'logit_bias': {'n': -99}},
     {'prompt': 'k', 'forbidden_chars': 'lm', 'max_chars': 1},
   ]
   flag = _requests(tmp_path, wanted[0], '', *wanted[1:])
@@ -519,11 +621,13 @@ class _Terminal(io.StringIO):
     return True
 
 
-def test_interactive(run, monkeypatch):
+def test_interactive_settings_change(run, monkeypatch):
   lines = iter([
     ':set max-chars 3', ':set temperature 0', 'a', ':set n 2', 'x', ':set n',
     ':set temprature 1', ':set top-k x', ':set prompt a', ':set json-schema no',
-    ':wrong', 'A', r'm\n', '', ':set regex [x-z]+', 'a', ':show', ':help',
+    ':wrong', 'A', r'm\n', '', ':set regex [x-z]+', 'a', ':set regex',
+    ':set choices ["no way", "b, c"]', ':set logit-bias {"é": 9}', ':show',
+    ':set stop [', ':set logit-bias 3', ':show', ':help',
     KeyboardInterrupt,
   ])  # fmt: skip
 
@@ -546,7 +650,11 @@ def test_interactive(run, monkeypatch):
     'U+0041 (LATIN CAPITAL LETTER A)',
     'm\nabc\n',
     '  max_chars = 3\n',
-    "  regex = '[x-z]+'\n",
+    "  choices = ('no way', 'b, c')\n",
+    "  logit_bias = {'é': 9.0}\n",
+    "  stop = ('[',)\n",
+    "craft: logit_bias='3' must be of characters",
+    '  regex = None\n',
     ':quit',
   ):
     assert words in out, words
@@ -569,12 +677,17 @@ def test_interactive_on_a_terminal(workdir):
     command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
   ) as process:
     os.close(slave)
+    seen = b''
 
     def wait_for(words):
-      seen = b''
+      nonlocal seen
       while words not in seen:
-        assert select.select([master], [], [], 60)[0], seen[-200:]
+        if not select.select([master], [], [], 60)[0]:
+          process.kill()  # else the end of the block waits for it
+          pytest.fail(f'no {words} after {seen[-200:]}')
         seen += os.read(master, 65536)
+      # One read may bring what is waited for next as well.
+      seen = seen.partition(words)[2]
 
     wait_for(b'> ')
     os.write(master, b'a\n')

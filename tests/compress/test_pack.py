@@ -15,6 +15,7 @@ from craft_jax.compress import archive as archive_lib
 from craft_jax.compress import pack
 from craft_jax.compress.archive import Archive
 from craft_jax.errors import UserError
+from craft_jax.surprisal import score_texts
 from craft_jax.text.vocabulary import Vocabulary
 
 PLANES = ''.join(chr(plane << 16 | 0x1234) for plane in range(17)).encode()
@@ -62,6 +63,13 @@ def test_a_known_text_is_near_the_ideal(trained, squares):
   one = pack.compress(squares, trained, streams=1)
   assert one.coded_bytes <= 1.01 * one.ideal_bits / 8 + 4
   assert one.coded_bytes < packed.coded_bytes
+
+
+def test_within_one_percent_of_the_evaluated_bits_per_byte(trained, squares):
+  (scored,) = score_texts(trained, [('squares', squares)])
+  one = pack.compress(squares, trained, streams=1)
+  got = 8 * one.coded_bytes / len(squares)
+  assert got == pytest.approx(scored.figures['bpb'], rel=0.01)
 
 
 def test_streams_are_at_most_the_bytes(trained):

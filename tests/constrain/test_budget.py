@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from craft_jax.constrain import budget, compile_regex, compile_schema
+from craft_jax.constrain import budget, compile_regex, compile_schema, schema
 from craft_jax.constrain.alphabet import Alphabet
 from craft_jax.constrain.automaton import from_dfa
 from craft_jax.constrain.dfa import from_nfa
@@ -74,6 +74,26 @@ def test_a_json_string_of_256_characters(chars):
   automaton = compile_schema({'type': 'string', 'maxLength': 256}, chars)
   assert automaton.num_states == 515
   assert automaton.work < 60_000
+
+
+def test_recursive_references_and_deep_schemas_cost_next_to_nothing(chars):
+  deep = {}
+  for _ in range(90):
+    deep = {'type': 'array', 'items': deep}
+  tree = {'type': 'array', 'items': {'$ref': '#/$defs/tree'}}
+  pair = {'anyOf': [{'$ref': '#/$defs/b'}, {'type': 'null'}]}
+  for document, message in (
+    ({'$ref': '#/$defs/tree', '$defs': {'tree': tree}}, 'contains itself'),
+    (
+      {'$ref': '#/$defs/a', '$defs': {'a': pair, 'b': {'$ref': '#/$defs/a'}}},
+      'contains itself',
+    ),
+    (deep, 'schemas nest deeper than 32'),
+  ):
+    spent = budget.Budget('schema')
+    with pytest.raises(UserError, match=message) as caught:
+      schema.parse(document, chars, spent)
+    assert spent.work < budget.MAX_WORK / 100 and '\n' not in str(caught.value)
 
 
 def test_work_is_the_same_every_time(vocabulary):

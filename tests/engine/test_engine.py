@@ -16,7 +16,8 @@ from craft_jax.engine.requests import Request
 from craft_jax.engine.scheduler import Full
 from craft_jax.errors import UserError
 from craft_jax.model import build
-from craft_jax.sample.generate import generate
+from craft_jax.sample.drafts import FORCED, Drafts
+from craft_jax.sample.generate import decoding_params, generate
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Model
 from craft_jax.text.vocabulary import Vocabulary
@@ -49,7 +50,10 @@ def toy():
 
 
 def engine_of(toy, vocabulary=CHARS, **changes):
-  defaults = {'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40}
+  """Without guesses, so that no bit depends on who else has any."""
+  defaults = {
+    'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40, 'drafts': None
+  }  # fmt: skip
   return Engine(*toy, vocabulary, **(defaults | changes))
 
 
@@ -124,6 +128,22 @@ def test_texts_are_those_of_generate(changes):
     assert [[p.text, p.finish_reason] for p in pieces] == want
 
 
+@pytest.mark.parametrize('steps', [1, 3, 32])
+def test_stop_strings_within_each_other_end_as_in_generate(toy, steps):
+  model, params = toy
+  prompts = [CHARS.encode(c) for c in 'tash']
+  for stop in (('e', 'tese'), ('a', ' na', 'ona '), ('s', 'hs', 'is')):
+    settings = dataclasses.replace(WARM, stop=stop)
+    got = engine_of(toy, steps=steps).run(
+      [Request(prompt, 30, settings, slide=True) for prompt in prompts]
+    )
+    for prompt, (piece,) in zip(prompts, got, strict=True):
+      pieces = generate(model, params, CHARS, [prompt], settings, 0, 30)
+      want = [part for (part,) in pieces]
+      assert piece.text == ''.join(part.text for part in want)
+      assert piece.finish_reason == want[-1].finish_reason
+
+
 def test_the_prefix_cache_changes_no_bit(toy):
   requests = mixed(8)
   shared = CHARS.encode('the nation is one so the')
@@ -163,6 +183,12 @@ def test_chunks_change_logits_by_rounding_only(toy):
   ]
   whole = engine_of(toy, chunk=32).run(requests)
   parts = engine_of(toy, chunk=4).run(requests)
+  compared, differ = agree(toy, requests, whole, parts)
+  assert compared > 200 and differ <= 1
+
+
+def agree(toy, requests, whole, parts):
+  """Symbols compared, and texts that differ from a near-tie on."""
   differ = compared = 0
   for one, a, b in zip(requests, whole, parts, strict=True):
     for p, q in zip(a, b, strict=True):
@@ -178,7 +204,79 @@ def test_chunks_change_logits_by_rounding_only(toy):
       if same < len(p.ids):
         differ += 1
         assert tied(toy, one, p.row, p.ids[:same], p.ids[same], q.ids[same])
+      else:
+        assert (p.text, p.finish_reason) == (q.text, q.finish_reason)
+  return compared, differ
+
+
+@pytest.mark.parametrize('drafts', [
+  FORCED,
+  Drafts(cost=0.1),
+  Drafts(match=2, cost=0.1),
+  Drafts(layers=1, length=3),
+])  # fmt: skip
+def test_guesses_change_logits_by_rounding_only(toy, drafts):
+  """Jump-forward and speculation, beside requests of every kind."""
+  runs = compile_regex('(the nation is|no one|so on){1,3}', CHARS)
+  bound = dataclasses.replace(WARM, constraint=runs)
+  requests = mixed(14, seed=5)
+  requests += [request('on ', 30, bound, seed=i, slide=True) for i in range(4)]
+  plain = engine_of(toy).run(requests)
+  engine = engine_of(toy, drafts=drafts)
+  compared, differ = agree(toy, requests, plain, engine.run(requests))
   assert compared > 200 and differ <= 1
+  assert engine.scheduler.num_free == 4 and not engine._jobs
+
+
+def test_jump_forward_takes_fewer_dispatches(toy):
+  runs = compile_regex('(the nation is |no one is ){3}', CHARS)
+  one = request('a', 60, dataclasses.replace(WARM, constraint=runs), slide=True)
+  turns = {}
+  for drafts in (None, FORCED):
+    engine = engine_of(toy, steps=2, drafts=drafts)
+    engine.submit(one)
+    turns[drafts] = 0
+    while engine.busy:
+      engine.step()
+      turns[drafts] += 1
+  assert turns[FORCED] <= 0.4 * turns[None]
+
+
+@pytest.mark.parametrize('changes', [
+  {},
+  {'position': 'alibi', 'window': 5, 'documents': True},
+  {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2},
+])  # fmt: skip
+def test_logits_after_a_prompt_in_any_chunks(changes):
+  """Whole, in pieces, one by one, from a prefix in the cache: within 1e-4."""
+  model, params = make(**changes)
+  params = decoding_params(model, params)
+  ids = CHARS.encode('the nation is on its rise so').astype(np.int32)
+
+  def logits(chunk, prefix=None, done=0):
+    prefix = prefix or device_lib.empty_prefix(model)
+    for start in range(done, len(ids) - 1, chunk):
+      part = ids[start : min(start + chunk, len(ids) - 1)]
+      padded = np.zeros((1, chunk), np.int32)
+      padded[0, : len(part)] = part
+      prefix = device_lib.read_chunk(
+        model, CHARS, params, prefix, jnp.asarray(padded),
+        jnp.array([len(part)]),
+      )  # fmt: skip
+    last_BT = jnp.asarray(ids[None, -1:])
+    return model.extend(
+      params, prefix.cache, last_BT, jnp.ones(1, jnp.int32),
+      prefix.segment_B[:, None],
+    )[1], prefix  # fmt: skip
+
+  want, _ = logits(32)
+  cache = device_lib.PrefixCache(1 << 20, 1 << 10)
+  for chunk in (1, 4, 16):
+    got, prefix = logits(chunk)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    cache.keep(ids[:-1], prefix)
+    done, found = cache.find(ids[:-1], 16)
+    np.testing.assert_array_equal(logits(chunk, found, done)[0], got)
 
 
 def tied(toy, one, row, before, a, b):
@@ -275,7 +373,7 @@ def caches():
 
 @pytest.mark.slow
 def test_a_thousand_requests_compile_nothing(toy):
-  engine = engine_of(toy, slots=8)
+  engine = engine_of(toy, slots=8, drafts=FORCED)
   engine.warm()
   before, compiled = caches(), []
 

@@ -47,7 +47,7 @@ class Mock:
       for _ in range(count):
         self.out[who].append(sum(self.prompts[job] + self.out[who]) % 10)
       if len(self.out[who]) == self.budgets[job]:
-        self.scheduler.finish(slot)
+        self.scheduler.finish(*who)
     return wrote
 
   def run(self):
@@ -83,6 +83,21 @@ def test_first_come_first_served():
   while mock.scheduler.busy:
     turns.append({job for job, _ in mock.turn()})
   assert turns == [{0, 1}, {0, 1}, {2, 3}, {2, 3}, {4, 5}, {4, 5}]
+
+
+def test_a_slot_is_given_on_before_its_last_symbols_are_known():
+  """Two turns ahead of what has been looked at, and no slot stands still."""
+  scheduler = Scheduler(Limits(slots=1, steps=4, chunk=4, reading=4))
+  for job, slides in enumerate((False, True, False)):
+    scheduler.submit(job, 0, 4, slides=slides)
+  plans = [scheduler.plan() for _ in range(3)]
+  assert [[i.job for i in plan.inserts] for plan in plans] == [[0], [1], []]
+  assert [plan.steps for plan in plans] == [4, 4, 0]  # 1 may slide yet
+  for job in (0, 1):
+    scheduler.finish(job, 0)
+  assert [i.job for i in scheduler.plan().inserts] == [2]
+  scheduler.finish(2, 0)
+  assert not scheduler.busy and scheduler.num_free == 1
 
 
 def test_a_request_of_many_samples_blocks_nobody_for_good():
@@ -152,7 +167,7 @@ def test_cancelling_takes_effect_in_the_next_plan(turns):
 
 def test_a_window_that_slides_goes_before_new_prompts():
   scheduler = Scheduler(Limits(slots=2, steps=4, chunk=4, reading=4))
-  scheduler.submit(0, 2, 4)
+  scheduler.submit(0, 2, 4, slides=True)
   assert list(scheduler.plan().decode.values()) == [4]
   slot = next(iter(scheduler._tenants))
   scheduler.submit(1, 8, 4)
@@ -171,7 +186,8 @@ def test_no_slot_is_lost_in_many_random_events():
     slots=5, steps=8, chunk=16, reading=24, waiting=8, waiting_symbols=200
   )
   scheduler = Scheduler(limits, lambda job: 0)
-  running, number, refused, cancelled, slid = {}, 0, 0, 0, 0
+  running, number, refused, cancelled, slid, given_on = {}, 0, 0, 0, 0, 0
+  begun: set[tuple[int, int]] = set()
   live: list[int] = []
   for _ in range(100_000):
     event = rng.random()
@@ -179,34 +195,39 @@ def test_no_slot_is_lost_in_many_random_events():
       number += 1
       try:
         scheduler.submit(
-          number, rng.randrange(40), rng.randint(1, 20), rng.randint(1, 4)
-        )
+          number, rng.randrange(40), rng.randint(1, 20), rng.randint(1, 4),
+          slides=rng.random() < 0.5,
+        )  # fmt: skip
         live.append(number)
       except Full:
         refused += 1
     elif event < 0.3 and live:
       job = rng.choice(live)
       cancelled += scheduler.cancel(job)
-      running = {s: j for s, j in running.items() if j != job}
+      running = {who: slot for who, slot in running.items() if who[0] != job}
     elif event < 0.5 and running:
-      slot = rng.choice(list(running))
-      if rng.random() < 0.2:
-        scheduler.slide(slot, rng.randrange(20), rng.randint(1, 9))
+      job, sample = rng.choice(list(running))
+      slot = scheduler._jobs[job].slots[sample]
+      given_on += slot is None
+      if slot is not None and rng.random() < 0.2:
+        scheduler.slide(slot, rng.randrange(20), rng.randint(1, 9), True)
         slid += 1
       else:
-        scheduler.finish(slot)
-      del running[slot]
+        scheduler.finish(job, sample)
+      del running[job, sample]
     else:
       plan = scheduler.plan()
       assert sum(r.stop - r.start for r in plan.reads) <= limits.reading
       for insert in plan.inserts:
-        assert insert.slot not in running
-        running[insert.slot] = insert.job
-      assert plan.decode.keys() <= running.keys()
+        who = insert.job, insert.sample
+        assert insert.again == (who in begun) and who not in running
+        running[who] = insert.slot
+        begun.add(who)
+      assert plan.decode.keys() <= set(running.values())
     live = [job for job in live if job in scheduler._jobs]
     assert scheduler.num_free + len(scheduler._tenants) == limits.slots
     assert not set(scheduler._free) & set(scheduler._tenants)
-  assert min(refused, cancelled, slid) > 500
+  assert min(refused, cancelled, slid, given_on) > 500
   for job in live:
     scheduler.cancel(job)
   assert not scheduler.busy and not scheduler.num_waiting

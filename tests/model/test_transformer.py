@@ -240,6 +240,8 @@ def test_flops(settings, loss):
   step = jax.jit(jax.value_and_grad(functools.partial(loss, model)))
   x_BT = jax.ShapeDtypeStruct((2, 65), 'int32')
   cost = step.lower(shapes(cfg, 97), x_BT).cost_analysis()
+  if cost is None and jax.default_backend() != 'cpu':
+    pytest.skip('no count of operations before compilation on this device')
   ratio = cost['flops'] / (flops_per_symbol(cfg, 97) * 2 * 64)
   assert 1.0 < ratio < 1.08
 

@@ -117,6 +117,33 @@ def test_more_beams_are_no_worse(toy):
   assert scores[0] <= scores[2] + 1e-5 and scores[1] <= scores[2] + 1e-5
 
 
+def test_bytes_are_valid_utf8():
+  vocabulary = Vocabulary.byte()
+  model = build(CFG, vocabulary.size)
+  params = jax.jit(model.init)(jax.random.key(0))
+  # Stray bytes are the likeliest by far.
+  kernel = params['head']['kernel'] * 0.1
+  params['head']['kernel'] = kernel.at[:, 0x80:0x90].add(1.0)
+  prompt = vocabulary.encode('é'.encode()[:1])  # its end is still to come
+
+  def texts(utf8):
+    settings = SampleSettings(end=False, utf8=utf8)
+    found = beam_search(
+      model, params, vocabulary, prompt, 8, 7, settings=settings
+    )
+    return [bytes([0xC3, *text.ids]) for text in found]
+
+  for text in texts(True):
+    assert len(text.decode()) >= 2 and len(text) == 8
+  with pytest.raises(UnicodeDecodeError):
+    texts(False)[0].decode()
+  emoji = vocabulary.encode('😀'.encode()[:1])
+  with pytest.raises(UserError, match='needs at least 3'):
+    beam_search(
+      model, params, vocabulary, emoji, 2, 2, settings=SampleSettings(utf8=True)
+    )
+
+
 def test_mistakes(toy):
   model, params = toy
   prompt = AB.encode('a' * 5)

@@ -96,7 +96,7 @@ def test_typical_equals_reference(typical_p):
   assert np.flatnonzero(np.isfinite(alone[0])).tolist() == [5]
 
 
-def test_penalties_equal_reference():
+def test_penalties_with_windows_equal_reference():
   rng = np.random.default_rng(5)
   logits_BV = rng.normal(size=(6, V)).astype(np.float32)
   symbol_BS = rng.integers(0, V, size=(6, 20)).astype(np.int32)
@@ -266,6 +266,175 @@ def test_what_may_follow():
   assert np.flatnonzero(np.isfinite(out_BV[0])).tolist() == list(range(10))
   left = [0, 1, 2, 4, 5, 6, 7]
   assert np.flatnonzero(np.isfinite(out_BV[1])).tolist() == left
+
+
+# --- an option a test: plain NumPy on random logits, and its edges ---
+
+
+@pytest.fixture
+def logits_BV():
+  """Sixteen rows with ties, and with what is forbidden."""
+  rng = np.random.default_rng(11)
+  logits_BV = rng.normal(size=(16, V)).astype(np.float32) * 3
+  logits_BV[:4] = np.round(logits_BV[:4])  # ties
+  logits_BV[2:8][rng.random((6, V)) < 0.3] = -np.inf
+  return logits_BV
+
+
+def ranked(row):
+  """Finite ids, most likely first, of equals the lower id."""
+  order = np.lexsort((np.arange(len(row)), -row))
+  return [int(i) for i in order if np.isfinite(row[i])]
+
+
+def greedy(logits_BV, **more):
+  settings = rows(len(logits_BV), temperature=0.0, **more)
+  at_B = jnp.arange(len(logits_BV), dtype=jnp.int32)
+  return _jit_choose(jnp.asarray(logits_BV), settings, at_B).tolist()
+
+
+def test_greedy(logits_BV):
+  want = [ranked(row)[0] for row in logits_BV]
+  assert greedy(logits_BV) == want
+  # What is cut off and drawn does not matter to it.
+  assert greedy(logits_BV, top_k=3, top_p=0.2, typical_p=0.1, seed=5) == want
+
+
+def test_temperature(logits_BV):
+  row = logits_BV[3]
+  for temperature in (0.3, 1.0, 4.0):
+    expected = softmax(row.astype(np.float64) / temperature)
+    spread = 4 * np.sqrt(expected * (1 - expected) / B)
+    share_V = shares(row, temperature=temperature)
+    assert (np.abs(share_V - expected) <= spread + 1e-9).all()
+  # Towards 0: the most likely ones, equals as often as each other.
+  tied = np.float32([0, 2, -np.inf, 2, 2, 1.99])
+  share_V = shares(tied, temperature=1e-30)
+  assert share_V[[1, 3, 4]].sum() == 1 and share_V[[1, 3, 4]].min() > 0.28
+  for none in (0.0, 1e-38):  # the latter is 0 to a device
+    assert shares(tied, temperature=none)[1] == 1
+
+
+@pytest.mark.parametrize('top_k', [1, 2, 7, V - 1])
+def test_top_k(logits_BV, top_k):
+  want = [sorted(ranked(row)[:top_k]) for row in logits_BV]
+  assert kept_by(logits_BV, top_k, 1.0) == want
+
+
+@pytest.mark.parametrize('top_k', [0, V, V + 1, 2**31 - 1])
+def test_top_k_of_all(logits_BV, top_k):
+  want = [sorted(ranked(row)) for row in logits_BV]
+  assert kept_by(logits_BV, top_k, 1.0) == want
+
+
+@pytest.mark.parametrize('top_p', [0.0, 0.05, 0.5, 0.97, 1.0])
+def test_top_p(logits_BV, top_p):
+  for row, kept in zip(logits_BV, kept_by(logits_BV, 0, top_p), strict=True):
+    order = ranked(row)
+    before = np.cumsum(softmax(row)[order]) - softmax(row)[order]
+    number = len(order) if top_p == 1 else max((before < top_p).sum(), 1)
+    assert kept == sorted(order[:number])
+    assert top_p or kept == order[:1]
+
+
+@pytest.mark.parametrize('min_p', [0.0, 0.01, 0.3, 1.0])
+def test_min_p(logits_BV, min_p):
+  for row, kept in zip(
+    logits_BV, kept_by(logits_BV, 0, 1.0, min_p), strict=True
+  ):
+    ratio = np.exp(row - row.max())
+    assert kept == np.flatnonzero(np.isfinite(row) & (ratio >= min_p)).tolist()
+    # 1 leaves the first and its equals.
+    assert min_p < 1 or kept == np.flatnonzero(row == row.max()).tolist()
+
+
+@pytest.mark.parametrize('typical_p', [0.0, 0.05, 0.6, 1.0])
+def test_typical_p(logits_BV, typical_p):
+  rows_BV = logits_BV[4:]  # without ties, which round apart
+  out_BV = keep_typical(jnp.asarray(rows_BV), jnp.full(12, typical_p))
+  for row, out in zip(rows_BV, np.asarray(out_BV), strict=True):
+    kept = np.flatnonzero(np.isfinite(out)).tolist()
+    assert kept == typical_reference(row, typical_p)
+    assert (out[kept] == row[kept]).all()
+    assert typical_p or len(kept) == 1
+    assert typical_p < 1 or kept == sorted(ranked(row))
+
+
+def penalized(logits_BV, seen, window=99, **fields):
+  """Logits after the penalties; every row has read `seen`."""
+  B = len(logits_BV)
+  settings = rows(B).replace(
+    window_B=jnp.full(B, window),
+    **{f'{name}_B': jnp.full(B, value) for name, value in fields.items()},
+  )
+  symbol_BS = jnp.broadcast_to(jnp.array([*seen, 0, 0]), (B, len(seen) + 2))
+  return np.asarray(
+    penalize(
+      jnp.asarray(logits_BV), settings, symbol_BS, jnp.full(B, len(seen))
+    )
+  )
+
+
+def test_repetition_penalty(logits_BV):
+  seen = [3, 5, 3, 9]
+  want_BV = logits_BV.copy()
+  for i in set(seen):
+    column = logits_BV[:, i]
+    want_BV[:, i] = np.where(column > 0, column / 1.5, column * 1.5)
+  got_BV = penalized(logits_BV, seen, repetition=1.5)
+  np.testing.assert_allclose(got_BV, want_BV, rtol=1e-6)
+  assert (penalized(logits_BV, seen, repetition=1.0) == logits_BV).all()
+
+
+def test_presence_penalty(logits_BV):
+  want_BV = logits_BV.copy()
+  want_BV[:, [3, 5, 9]] -= 0.75  # once, however often it was seen
+  got_BV = penalized(logits_BV, [3, 5, 3, 9], presence=0.75)
+  np.testing.assert_allclose(got_BV, want_BV, rtol=1e-6)
+  assert (penalized(logits_BV, [3], presence=0.0) == logits_BV).all()
+
+
+def test_frequency_penalty(logits_BV):
+  want_BV = logits_BV.copy()
+  want_BV[:, [3, 5, 9]] -= np.float32([1.5, 0.75, 0.75])
+  got_BV = penalized(logits_BV, [3, 5, 3, 9], frequency=0.75)
+  np.testing.assert_allclose(got_BV, want_BV, rtol=1e-6)
+  # Nothing seen: nothing taken, not even by what stands in the padding.
+  assert (penalized(logits_BV, [], frequency=9.0) == logits_BV).all()
+
+
+@pytest.mark.parametrize('window', [1, 2, 3, 4, 99])
+def test_penalty_window(logits_BV, window):
+  seen = [3, 5, 3, 9]
+  got_BV = penalized(logits_BV, seen, window, frequency=1.0, presence=0.5)
+  want_BV = penalized(logits_BV, seen[-window:], frequency=1.0, presence=0.5)
+  assert (got_BV == want_BV).all()
+
+
+def test_everything_masked():
+  """No constraint does it; if it were done, nothing would be NaN or kept."""
+  none_BV = jnp.full((16, V), -jnp.inf)
+  no_B = jnp.zeros(16, bool)
+  out_BV = permit(
+    jnp.ones((16, V)), jnp.zeros((16, V), bool), no_B, V - 4, (V - 4,)
+  )
+  assert np.isneginf(out_BV).all()
+  assert kept_by(none_BV, 3, 0.5, 0.1) == [[]] * 16
+  assert np.isneginf(keep_typical(none_BV, jnp.full(16, 0.5))).all()
+  assert np.isneginf(
+    penalized(none_BV, [1, 2], repetition=2.0, presence=1.0, frequency=1.0)
+  ).all()
+  assert greedy(none_BV) == [0] * 16
+  for more in ({}, {'top_k': 3, 'top_p': 0.5, 'min_p': 0.1, 'typical_p': 0.5}):
+    at_B = jnp.arange(16, dtype=jnp.int32)
+    assert _jit_choose(none_BV, rows(16, **more), at_B).tolist() == [0] * 16
+
+
+def test_one_sort_serves_every_truncation():
+  text = _jit_truncate.lower(
+    jnp.zeros((4, V)), jnp.ones(4, jnp.int32), jnp.ones(4), jnp.ones(4)
+  ).as_text()
+  assert text.count('stablehlo.sort') == 1
 
 
 @pytest.mark.parametrize(

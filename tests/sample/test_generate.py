@@ -14,6 +14,7 @@ from craft_jax.model import build
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample import tables as tables_lib
 from craft_jax.sample.choose import RowSettings, choose, permit
+from craft_jax.sample.decode import decode
 from craft_jax.sample.generate import (
   bucket,
   decoding_params,
@@ -160,7 +161,7 @@ def test_batch_and_dispatch_change_no_text(toy):
     assert texts(*toy, prompts, steps_per_dispatch=steps) == together
 
 
-def test_seeds(toy):
+def test_seed(toy):
   prompt = [CHARS.encode('t')]
   four = texts(*toy, prompt * 4, seed=5)
   assert four == texts(*toy, prompt * 4, seed=5)
@@ -187,7 +188,7 @@ def test_settings_of_rows_do_not_mix(toy):
 def test_other_settings_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   texts(*toy, prompts)
-  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  programs = (slots_lib.open_slots, slots_lib.read, decode)
   before = [program._cache_size() for program in programs]
   for settings in (GREEDY, WARM, SampleSettings(2.0, 3, 0.4)):
     for chars in (3, 40):
@@ -212,7 +213,7 @@ def biased(vocabulary, logits_of):
   return model, params
 
 
-def test_a_constraint_is_met_as_a_whole(toy):
+def test_a_constraint_is_met_as_a_whole_and_never_truncated(toy):
   """Whatever the model would write, at any length, and never cut short."""
   patterns = [r'(the|no)( (rain|noise))*', 'h{3}', '(ta|to|n)+e', '[aeio]*']
   automata = [compile_regex(p, CHARS) for p in patterns]
@@ -241,8 +242,9 @@ def test_constraints_and_free_rows_do_not_mix(toy):
 
 def test_other_constraints_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
-  texts(*toy, prompts)
-  programs = (slots_lib.open_slots, slots_lib.read, slots_lib.decode)
+  first = dataclasses.replace(WARM, constraint=compile_regex('[no]+', CHARS))
+  texts(*toy, prompts, [first, WARM])
+  programs = (slots_lib.open_slots, slots_lib.read, decode)
   before = [program._cache_size() for program in programs]
   for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
     automaton = compile_regex(pattern, CHARS)
@@ -262,7 +264,7 @@ def test_a_constraint_that_does_not_fit_is_one_line(toy):
     generate(*toy, CHARS, [CHARS.encode('t')], settings, 0, 19)
 
 
-def test_forbidden_strings_never_occur(toy):
+def test_bad_strings_never_occur(toy):
   prompts = [CHARS.encode('t')] * 8
   words = ('e', 'th', 'tion', 'on')
   plain = ''.join(text for text, _ in texts(*toy, prompts, chars=60))
@@ -275,11 +277,14 @@ def test_forbidden_strings_never_occur(toy):
 
 
 @pytest.mark.parametrize('steps', [1, 3, 32])
-def test_the_text_ends_before_a_stop_text(toy, steps):
+def test_stop_strings_end_the_text(toy, steps):
   prompts = [CHARS.encode('t')] * 6
   whole = texts(*toy, prompts, chars=60)
   words = ('ee', 'a ', 'the n')
-  settings = dataclasses.replace(WARM, stop=words)
+  # One that begins before 'ee', and ends after it.
+  outer = next(full[at - 1 : at + 3] for full, _ in whole
+               if (at := full.find('ee')) > 0)  # fmt: skip
+  settings = dataclasses.replace(WARM, stop=(*words, outer))
   got = texts(*toy, prompts, settings, chars=60, steps_per_dispatch=steps)
   assert any(reason == 'stop' for _, reason in got)
   for (text, reason), (full, _) in zip(got, whole, strict=True):
@@ -288,7 +293,7 @@ def test_the_text_ends_before_a_stop_text(toy, steps):
     assert reason == ('stop' if found else 'length')
 
 
-def test_bias_and_least_length():
+def test_logit_bias_and_min_chars():
   model, params = biased(CHARS, {0: 3.0, 1: 0.0, CHARS.bos: 2.9})
   prompts = [CHARS.encode('t')] * 8
   settings = SampleSettings(1.0, min_chars=7, logit_bias={0: -40.0, 5: 3.0})
@@ -311,7 +316,7 @@ def test_a_penalty_ends_repetition():
   assert texts(model, params, prompts, settings, chars=6)[0][0] == 'e e e '
 
 
-def test_only_valid_utf8(monkeypatch):
+def test_valid_utf8(monkeypatch):
   data = sorted(set('é漢😀a'.encode()))
   model, params = biased(BYTES, dict.fromkeys([*data, 0xFF], 1.0))
   prompt = BYTES.encode('漢'.encode()[:2])  # its last byte is still to come
@@ -365,10 +370,10 @@ def test_without_the_most_likely_the_program_has_no_search(toy):
   model, params = toy
   text = {}
   for num_top in (0, 5):
-    slots, tables, live_B = _opened(model, params)
-    text[num_top] = slots_lib.decode.lower(
-      model, CHARS, decoding_params(model, params), tables, slots, live_B,
-      jnp.int32(4), 4, num_top,
+    slots, tables = _opened(model, params)
+    text[num_top] = decode.lower(
+      model, CHARS, decoding_params(model, params), tables, slots,
+      jnp.array([4]), jnp.int32(4), 4, num_top,
     ).as_text()  # fmt: skip
   assert 'chlo.top_k' in text[5] and 'chlo.top_k' not in text[0]
 
@@ -384,7 +389,7 @@ def _opened(model, params):
     jnp.zeros(1, jnp.uint32),
     jnp.zeros(1, jnp.uint32),
   )
-  return slots, tables, jnp.ones(1, bool)
+  return slots, tables
 
 
 def test_a_seed_a_number_and_a_length_of_each_row(toy):
