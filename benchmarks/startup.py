@@ -33,8 +33,8 @@ import measure
 
 from craft_jax.config import load_config
 from craft_jax.data.sources import cache_folder, open_source
+from craft_jax.track.layout import CONFIG, METRICS, SUMMARY
 from craft_jax.track.lock import LOCK
-from craft_jax.track.rundir import CONFIG, METRICS, SUMMARY
 
 _BARS = {'cold': 12.0, 'warm': 5.0}  # seconds
 _LOOK_SECONDS = 0.005

@@ -109,15 +109,12 @@ def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
       raise UserError(
         f"{name}={value!r} must be a list of names: \"('a','b')\""
       )
+    _check_choices(name, value, field.metadata['choices'])
     return tuple(value)
   if type(value) is not kind:
     raise UserError(f'{name}={value!r} must be of type {kind.__name__}')
   meta = field.metadata
-  if meta['choices'] and value not in meta['choices']:
-    raise UserError(
-      f'{name}={value!r} must be one of {", ".join(meta["choices"])}'
-      + _nearest(value, meta['choices'])
-    )
+  _check_choices(name, [value], meta['choices'])
   if kind is float and not math.isfinite(value):
     raise UserError(f'{name}={value} must be finite')
   if meta['low'] is not None and value < meta['low']:
@@ -125,6 +122,17 @@ def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
   if meta['high'] is not None and value > meta['high']:
     raise UserError(f'{name}={value} must be at most {meta["high"]}')
   return value
+
+
+def _check_choices(
+  name: str, values: Iterable[Any], choices: tuple[str, ...]
+) -> None:
+  for value in values:
+    if choices and value not in choices:
+      raise UserError(
+        f'{name}={value!r} must be one of {", ".join(choices)}'
+        + _nearest(value, choices)
+      )
 
 
 # --- ConfigDict, files and flags --------------------------------------------

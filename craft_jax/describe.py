@@ -61,9 +61,10 @@ def lines(cfg: Config) -> list[str]:
 def allowed(kind: Any, field: dataclasses.Field) -> str:
   """What a setting may hold: its choices, or its type and bounds."""
   meta = field.metadata
+  several = typing.get_origin(kind) is tuple
   if meta['choices']:
-    return ', '.join(meta['choices'])
-  name = 'names' if typing.get_origin(kind) is tuple else kind.__name__
+    return ('any of ' if several else '') + ', '.join(meta['choices'])
+  name = 'names' if several else kind.__name__
   low, high = meta['low'], meta['high']
   if low is not None and high is not None:
     return f'{name} {low:g} to {high:g}'

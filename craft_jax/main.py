@@ -89,6 +89,12 @@ def _config() -> ModuleType:
   return config
 
 
+def _runs() -> ModuleType:
+  from craft_jax.cli import runs
+
+  return runs
+
+
 def _plan() -> ModuleType:
   from craft_jax.cli import plan
 
@@ -117,6 +123,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'inspect': _inspect,
   'data': _data,
   'config': _config,
+  'runs': _runs,
   'plan': _plan,
   'profile': _profile,
   'bench': _bench,

@@ -363,14 +363,22 @@ class Log:
   every: int = setting(
     10, 'Steps between rows of metrics.jsonl.', low=1, free=True
   )
-  sample_prompt: str = setting(
-    '', 'Prompt of the sample at the end.', free=True
+  writers: tuple[str, ...] = setting(
+    (),
+    'Where figures and samples go besides metrics.jsonl; each needs the extra '
+    'of its name (docs/runs.md).',
+    choices=('tensorboard', 'mlflow', 'wandb'),
+    free=True,
   )
+  sample_every: int = setting(
+    0, 'Steps between samples; 0 is one at the end.', low=0, free=True
+  )
+  sample_prompt: str = setting('', 'Prompt of the samples.', free=True)
   sample_temperature: float = setting(
-    0.5, 'Temperature of the sample at the end.', low=0.0, free=True
+    0.5, 'Temperature of the samples.', low=0.0, free=True
   )
   sample_chars: int = setting(
-    400, 'Characters of the sample at the end; 0 is none.', low=0, free=True
+    400, 'Characters of a sample; 0 is none.', low=0, free=True
   )
 
 

@@ -13,6 +13,7 @@ _REASONS = {
   'craft_jax/config.py': (
     'loading, overriding and the checks between settings: one job, many rules'
   ),
+  'craft_jax/settings.py': 'every setting, once, in one list',
 }
 
 

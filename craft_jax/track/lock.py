@@ -7,6 +7,7 @@ import os
 import pathlib
 import socket
 import sys
+import time
 from typing import IO
 
 from etils import epath
@@ -15,6 +16,7 @@ from craft_jax import files
 from craft_jax.errors import UserError
 
 LOCK = '.lock'
+_TRIES, _PAUSE = 5, 0.05  # `is_held` has it for a moment; seconds
 
 
 class Lock:
@@ -47,7 +49,7 @@ class Lock:
         f'cannot write to {folder}: {e.strerror or e}; mend the folder'
       ) from e
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      _take(file)
     except BlockingIOError:
       holder = _holder(file)
       file.close()
@@ -79,6 +81,34 @@ class Lock:
     with contextlib.suppress(OSError):
       self._file.close()
     self._file = None
+
+
+def is_held(workdir: epath.PathLike) -> bool | None:
+  """Whether a process writes the run directory; None where nobody can tell.
+
+  Changes nothing: no file is made, and none stays locked.
+  """
+  if files.is_remote(workdir):
+    return None
+  try:
+    with open(pathlib.Path(workdir) / LOCK, encoding='utf-8') as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except FileNotFoundError:
+    return False
+  except BlockingIOError:
+    return True
+  except OSError:  # not ours to read, or a file system without locks
+    return None
+  return False
+
+
+def _take(file: IO[str]) -> None:
+  for _ in range(_TRIES - 1):
+    try:
+      return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      time.sleep(_PAUSE)
+  return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(file: IO[str]) -> str:

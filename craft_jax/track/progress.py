@@ -23,13 +23,15 @@ _LEAST_BAR, _MOST_BAR = 8, 30
 def figure_parts(figures: Mapping[str, float]) -> list[str]:
   """The figures for people, the most wanted first.
 
-  Knows `loss` (nats), `bpc` (bits per character), `chars_per_second`, and of
-  the last evaluation `val_loss` (nats) and `val_bpb` (bits per byte).
+  Knows `loss` (nats), `bpc` (bits per character), `chars_per_second`,
+  `utilisation` (share of the peak FLOP/s, where that is known), and of the
+  last evaluation `val_loss` (nats) and `val_bpb` (bits per byte).
   """
   shown = {
     'loss': 'loss {:.4f}',
     'bpc': '{:.3f} bits/char',
     'chars_per_second': '{:,.0f} chars/s',
+    'utilisation': '{:.1%} of peak',
     'val_loss': 'val {:.4f}',
     'val_bpb': '{:.3f} val bits/byte',
   }

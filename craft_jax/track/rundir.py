@@ -2,8 +2,10 @@
 
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import socket
@@ -20,12 +22,10 @@ from craft_jax import config as config_lib
 from craft_jax import files
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
+from craft_jax.track.layout import CONFIG, METADATA, RUNNING, SUMMARY
 
-CONFIG = 'config.json'
-METADATA = 'metadata.json'
-METRICS = 'metrics.jsonl'
-SUMMARY = 'summary.json'
 _SHARED_SECONDS = 20.0
+_MOST_DIFF = 1 << 20  # bytes of uncommitted changes that are kept
 _PACKAGES = (
   'craft-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',
   'numpy', 'ml-collections',
@@ -62,9 +62,14 @@ class RunDir:
       text = json.dumps(self.metadata, indent=2)
       _write(self.path / METADATA, text + '\n')
 
-  def finish(self, exit_reason: str) -> None:
-    """Notes the end: `finished`, `stopped at step 30`, `interrupted`, ..."""
-    self.update(end_time=now(), exit_reason=exit_reason)
+  def finish(self, status: str, exit_reason: str) -> None:
+    """Notes the end.
+
+    Args:
+      status: `finished`, `stopped` (the same command goes on) or `failed`.
+      exit_reason: in words, such as `stopped at step 30`.
+    """
+    self.update(end_time=now(), status=status, exit_reason=exit_reason)
 
 
 def open_run(
@@ -101,7 +106,14 @@ def open_run(
       ) from e
   _write(path / CONFIG, config_lib.to_json(cfg) + '\n')
   run = RunDir(path, {})
-  run.update(**describe(cfg), **facts, exit_reason='running', earlier=earlier)
+  run.update(
+    **describe(cfg),
+    **_changes(path),
+    **facts,
+    status=RUNNING,
+    exit_reason='running',
+    earlier=earlier,
+  )
   return run
 
 
@@ -139,6 +151,8 @@ def describe(cfg: Config) -> dict[str, Any]:
   devices = jax.devices()
   return {
     'command': sys.argv,
+    'folder': os.getcwd(),
+    'pid': os.getpid(),
     'start_time': now(),
     'end_time': None,
     'host': socket.gethostname(),
@@ -170,8 +184,8 @@ def _versions() -> Mapping[str, str | None]:
   return found
 
 
-def _git_commit() -> str | None:
-  """The commit of the checkout this package runs from, '+' if changed.
+def _git(*args: str) -> str | None:
+  """What git says of the checkout that this package runs from.
 
   None for an installed package, or where git is not at hand.
   """
@@ -179,19 +193,39 @@ def _git_commit() -> str | None:
   if not (root / '.git').exists():
     return None
   try:
-    head, status = (
-      subprocess.run(
-        ['git', '-C', str(root), *args],
-        capture_output=True, text=True, timeout=10, check=True,
-      ).stdout.strip()
-      for args in (('rev-parse', 'HEAD'), ('status', '--porcelain', '-uno'))
-    )  # fmt: skip
+    return subprocess.run(
+      ['git', '-C', str(root), *args],
+      capture_output=True, text=True, timeout=10, check=True, errors='replace',
+    ).stdout  # fmt: skip
   except (OSError, subprocess.SubprocessError):
     return None
-  return head + ('+' if status else '')
 
 
-def _write(path: epath.Path, text: str) -> None:
+def _git_commit() -> str | None:
+  """The commit of the checkout, '+' if changed."""
+  head = _git('rev-parse', 'HEAD')
+  if head is None:
+    return None
+  return head.strip() + ('+' if _git('status', '--porcelain', '-uno') else '')
+
+
+def _changes(path: epath.Path) -> dict[str, str | None]:
+  """Keeps what the checkout has changed since its commit, if anything.
+
+  The file is named by its content, so that each start of a run has its own.
+  """
+  diff = _git('diff', 'HEAD', '--no-color', '--no-ext-diff')
+  if not diff:
+    return {'git_diff': None}
+  data = diff.encode()
+  if len(data) > _MOST_DIFF:
+    data = data[:_MOST_DIFF] + b'\n... cut short\n'
+  name = f'changes-{hashlib.sha256(data).hexdigest()[:12]}.diff'
+  _write(path / name, data)
+  return {'git_diff': name}
+
+
+def _write(path: epath.Path, text: str | bytes) -> None:
   try:
     files.write_atomic(path, text)
   except OSError as e:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from etils import epath
 
 from craft_jax import files
 from craft_jax.errors import UserError
-from craft_jax.track.rundir import METRICS, SUMMARY
+from craft_jax.track.layout import METRICS, SUMMARY
 
 _REMOTE_SECONDS = 30.0
 
@@ -30,6 +30,9 @@ class Writer(Protocol):
 
   def finish(self, summary: Mapping[str, Any]) -> None:
     """Records the figures of the whole run and closes."""
+
+  def close(self) -> None:
+    """Closes, where the run ends without a summary. Repeatable."""
 
 
 def to_json(value: Any) -> Any:
@@ -59,6 +62,8 @@ def to_json(value: Any) -> Any:
 class SilentWriter:
   """A `Writer` that writes nothing: of all but one process of a run."""
 
+  last_seconds = 0.0
+
   def log(self, step: int, figures: Mapping[str, Any]) -> None:
     """Does nothing."""
 
@@ -77,6 +82,46 @@ class SilentWriter:
     """Does nothing."""
 
 
+class RunWriter:
+  """The `Writer` of a run: `metrics.jsonl`, and others beside it."""
+
+  def __init__(self, rows: 'JsonlWriter', others: Sequence[Writer]):
+    """Args:
+    rows: the writer that every run has.
+    others: which must neither raise nor wait.
+    """
+    self._rows, self._others = rows, list(others)
+
+  @property
+  def last_seconds(self) -> float:
+    """`seconds` of the last row that was kept, or 0."""
+    return self._rows.last_seconds
+
+  def has(self, step: int, key: str) -> bool:
+    """Whether a row of that step has the key, such as `val_loss`."""
+    return self._rows.has(step, key)
+
+  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+    """Records numbers of one step."""
+    for writer in (self._rows, *self._others):
+      writer.log(step, figures)
+
+  def text(self, step: int, text: str) -> None:
+    """Records text of one step."""
+    for writer in (self._rows, *self._others):
+      writer.text(step, text)
+
+  def finish(self, summary: Mapping[str, Any]) -> None:
+    """Records the figures of the whole run and closes."""
+    for writer in (self._rows, *self._others):
+      writer.finish(summary)
+
+  def close(self) -> None:
+    """Closes all. Repeatable."""
+    for writer in (self._rows, *self._others):
+      writer.close()
+
+
 class JsonlWriter:
   """`metrics.jsonl`: one JSON object per row, each with its `step`.
 
@@ -84,6 +129,9 @@ class JsonlWriter:
   none. Rows that a full disk does not take are kept and written with a later
   one. An object store cannot append; there the file is replaced whole, at
   most every 30 seconds and at the end.
+
+  Attributes:
+    last_seconds: `seconds` of the last row that was kept, or 0.
   """
 
   def __init__(
@@ -111,6 +159,9 @@ class JsonlWriter:
     self._warn, self._warned = warn, False
     kept = self._kept_rows(step)
     self._seen = {(row['step'], key) for row, _ in kept for key in row}
+    self.last_seconds = max(
+      (float(row.get('seconds') or 0) for row, _ in kept), default=0.0
+    )
     # All rows of a remote file, else those that are not written yet.
     self._rows = [line for _, line in kept]
     self._size = sum(map(len, self._rows))

@@ -62,6 +62,20 @@ class Pace:
     return seconds
 
 
+class Clock:
+  """Seconds that a run has been going, over all its starts."""
+
+  def __init__(self, seconds: float):
+    """Args:
+    seconds: at the step that this start of the program goes on from.
+    """
+    self._began = time.perf_counter() - seconds
+
+  def __call__(self) -> float:
+    """Seconds so far: steps, compilation, evaluation, saving."""
+    return time.perf_counter() - self._began
+
+
 class Figures:
   """Turns the sums of steps into the figures that are logged."""
 
@@ -87,6 +101,15 @@ class Figures:
     if setup.model.precision != 'bfloat16':
       peak, self.peak_source = None, 'unknown: the table is of bfloat16 peaks'
     self._peak = peak * jax.device_count() if peak else None
+
+  @property
+  def units(self) -> dict[str, float]:
+    """What relates steps, symbols, characters and FLOPs of this run."""
+    return {
+      'symbols_per_step': self._symbols_per_step,
+      'chars_per_symbol': self._chars_per_symbol,
+      'flops_per_symbol': self.flops_per_symbol,
+    }
 
   def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
     """Figures of sums over one or more steps, the last of which is `step`.

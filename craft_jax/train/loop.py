@@ -12,16 +12,17 @@ from craft_jax.errors import INTERRUPTED, RunFailed, UserError
 from craft_jax.evaluate import Evaluator
 from craft_jax.interrupts import Interrupts
 from craft_jax.model import param_count
-from craft_jax.sample.generate import sample_text
-from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
+from craft_jax.track import layout
+from craft_jax.track.exports import open_writer
 from craft_jax.track.progress import Progress
-from craft_jax.track.writers import JsonlWriter, SilentWriter
+from craft_jax.track.writers import SilentWriter
+from craft_jax.train import samples
 from craft_jax.train.faults import BadStep, bad_steps
 from craft_jax.train.feed import open_feed
-from craft_jax.train.figures import Figures, Pace, memory_bytes
+from craft_jax.train.figures import Clock, Figures, Pace, memory_bytes
 from craft_jax.train.setup import Setup, compile_run, open_setup
 
 
@@ -58,13 +59,23 @@ def train(
       summary = _Loop(setup, quiet, interrupts).run()
     except BaseException as e:
       with contextlib.suppress(UserError):  # the first error is to be told
-        setup.run_dir.finish(str(e) or type(e).__name__)
+        setup.run_dir.finish(_status(e), str(e) or type(e).__name__)
       raise
-    finished = summary['step'] == setup.cfg.train.steps
-    setup.run_dir.finish(
-      'finished' if finished else f'stopped at step {summary["step"]}'
-    )
+    if summary['step'] == setup.cfg.train.steps:
+      setup.run_dir.finish(layout.FINISHED, 'finished')
+    else:
+      reason = f'stopped at step {summary["step"]}'
+      setup.run_dir.finish(layout.STOPPED, reason)
   return summary
+
+
+def _status(error: BaseException) -> str:
+  stopped = getattr(error, 'code', None) == INTERRUPTED
+  return (
+    layout.STOPPED
+    if stopped or isinstance(error, KeyboardInterrupt)
+    else layout.FAILED
+  )
 
 
 class _Stopped(Exception):
@@ -94,7 +105,11 @@ class _Loop:
       step=self.step,
       quiet=quiet or not processes.is_first(),
     )
+    setup.run_dir.update(
+      params=param_count(self.state.params), **self.figures.units
+    )
     self._open_at_step()
+    self.clock = Clock(self.writer.last_seconds)
     self.pace = Pace(cfg.train.steps_per_call, self.feed.max_steps)
     interrupts.defer(
       processes.stop_agreement() if processes.several() else None
@@ -107,7 +122,13 @@ class _Loop:
       self.cfg, self.setup.corpus, self.setup.mesh, data_index
     )
     self.writer = (
-      JsonlWriter(self.setup.run_dir.path, self.step, self.progress.warn)
+      open_writer(
+        self.setup.run_dir.path,
+        self.step,
+        self.cfg,
+        self.setup.run_dir.metadata,
+        self.progress.warn,
+      )
       if processes.is_first()
       else SilentWriter()
     )
@@ -196,13 +217,14 @@ class _Loop:
   def _boundary(self) -> int:
     """The next step at which to evaluate, save or end."""
     stops = [self.end]
-    for every in (self.cfg.eval.every, self.cfg.checkpoint.every):
+    cfg = self.cfg
+    for every in (cfg.eval.every, cfg.checkpoint.every, cfg.log.sample_every):
       if every:
         stops.append((self.step // every + 1) * every)
     return min(stops)
 
   def _at_boundary(self) -> None:
-    """Evaluates and saves what is due at this step and not done yet."""
+    """Evaluates, saves, samples: what is due at this step and not done."""
     if self.step == self.end:
       return  # `_run` does both
     cfg = self.cfg
@@ -217,6 +239,10 @@ class _Loop:
       except UserError as e:
         # A disk that is full now may not be full at the next one.
         self.progress.warn(f'{e}; training goes on')
+    every = cfg.log.sample_every
+    if every and self.step % every == 0 and (sample := self._sample()):
+      head = f'--- sample at step {self.step} ---'
+      self.progress.message(f'{head}\n{sample["sample"]}')
 
   def _report(self, first: int, count: int, rows: Any, begin: float) -> None:
     """Writes and shows the metrics of a call.
@@ -226,7 +252,8 @@ class _Loop:
     """
     rows, finite = jax.device_get(rows)
     values = {name: row[:count] for name, row in rows.items()}
-    speed = self.figures.speed(count, self.pace.finished(count, begin))
+    seconds, now = self.pace.finished(count, begin), self.clock()
+    speed = self.figures.speed(count, seconds)
     bad = dict(bad_steps(values))
     skip = self.cfg.train.bad_step == 'skip'
     if not finite and not bad:
@@ -245,7 +272,10 @@ class _Loop:
           self.figures.of_steps(row, step)
           | self.figures.norms(row)
           | speed
-          | {'data_wait_seconds': self.feed.wait_seconds},
+          | {
+            'data_wait_seconds': self.feed.wait_seconds,
+            'seconds': now - seconds * (count - 1 - i) / count,
+          },
         )
     good = [i for i in range(done) if i not in bad]
     if good:
@@ -317,7 +347,7 @@ class _Loop:
     self.progress.phase('')
     self.progress.update(self.step, evaluation)
     if not self.writer.has(self.step, 'val_loss'):
-      self.writer.log(self.step, evaluation)
+      self.writer.log(self.step, evaluation | {'seconds': self.clock()})
     self.figures_of_step = evaluation
     return evaluation
 
@@ -335,26 +365,15 @@ class _Loop:
     self.best_loss = min(self.best_loss, meta.val_loss)
 
   def _sample(self) -> dict[str, Any]:
-    log, setup = self.cfg.log, self.setup
-    if not log.sample_chars:
-      return {}
+    """A sample, which is logged once; {} where none is drawn."""
     self.progress.phase('sampling')
-    params = mesh_lib.whole_on_first(self.state.eval_params)
-    if params is None:
+    text = samples.draw(self.setup, self.state)
+    self.progress.phase('')
+    if text is None:
       return {}
-    text = log.sample_prompt + sample_text(
-      setup.model,
-      params,
-      setup.corpus.vocabulary,
-      log.sample_prompt,
-      log.sample_chars,
-      self.cfg.seed,
-      SampleSettings(log.sample_temperature, end=False),
-      setup.corpus.documents > 1,
-    )
     if not self.writer.has(self.step, 'text'):
       self.writer.text(self.step, text)
-    return {'prompt': log.sample_prompt, 'sample': text}
+    return {'prompt': self.cfg.log.sample_prompt, 'sample': text}
 
   def _summary(self, evaluation: dict[str, Any]) -> dict[str, Any]:
     trained = self.figures.speed(self.pace.done, self.pace.seconds or np.inf)
@@ -370,6 +389,7 @@ class _Loop:
         'train_seconds': self.pace.seconds,
         'compile_seconds': self.compile_seconds,
         'data_wait_seconds': self.feed.wait_seconds,
+        'seconds': self.clock(),
         'flops_per_symbol': self.figures.flops_per_symbol,
         'peak_source': self.figures.peak_source,
         'precision': self.setup.model.precision,

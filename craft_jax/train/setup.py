@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 from typing import Any
@@ -26,7 +27,7 @@ from craft_jax.optim.optimizers import build_optimizer
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
-from craft_jax.track import rundir
+from craft_jax.track import exports, rundir
 from craft_jax.track.lock import Lock
 from craft_jax.train.feed import Feed
 from craft_jax.train.state import State, abstract_state, init_state
@@ -170,6 +171,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       other identity settings or another corpus, or is going on; or another
       process of this run had such a mistake, or has other settings or text.
   """
+  exports.check_installed(cfg)
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
   processes.check_same(
     'the version', f'{craft_jax.__version__} {jax.__version__}'
@@ -194,6 +196,8 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         mesh=dict(mesh.shape),
         corpus=corpus.summary,
         corpus_fingerprint=corpus.fingerprint,
+        vocabulary_fingerprint=_sha256(corpus.vocabulary.to_json()),
+        vocabulary_size=corpus.vocabulary.size,
       )
     )
     checkpointer = stack.enter_context(
@@ -214,6 +218,10 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       checkpointer=checkpointer,
       closing=stack.pop_all(),
     )
+
+
+def _sha256(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _comparable(cfg: Config) -> str:

@@ -17,6 +17,7 @@ FIGURES = {
   'loss': 1.23456,
   'bpc': 1.781,
   'chars_per_second': 123456.7,
+  'utilisation': 0.4321,
   'val_loss': 1.5,
   'val_bpb': 2.25,
 }
@@ -42,6 +43,7 @@ def test_plain_lines_once_per_interval(clock):
     'step 1/25', 'step 11/25', 'step 21/25', 'step 25/25',
     'saved [bold]x',
   ]  # fmt: skip
+  assert '43.2% of peak' in lines[1]
   assert '123,457 chars/s' in lines[1] and ' left' in lines[1]
   # The last evaluation stays in view; nothing is left at the end.
   assert 'val 1.5000' in lines[3] and ' left' not in lines[3]

@@ -9,25 +9,57 @@ from craft_jax import config, files
 from craft_jax.errors import UserError
 from craft_jax.settings import Config, Model
 from craft_jax.track import rundir
+from craft_jax.track.lock import Lock, is_held
 
 
-def test_a_run_and_its_continuation(tmp_path):
+def test_a_run_and_its_continuation(tmp_path, monkeypatch):
+  monkeypatch.setattr(rundir, '_git', lambda *args: None)
   cfg = Config(seed=5, model=Model(width=12))
   run = rundir.open_run(tmp_path / 'a' / 'b', cfg, precision='float32')
   path = tmp_path / 'a' / 'b'
   assert config.from_json((path / 'config.json').read_text()) == cfg
   first = json.loads((path / 'metadata.json').read_text())
   assert first['exit_reason'] == 'running' and first['end_time'] is None
+  assert first['status'] == 'running' and first['pid'] == os.getpid()
   assert first['seed'] == 5 and first['precision'] == 'float32'
   assert first['packages']['jax'] and first['num_devices'] >= 1
   assert first['start_time'].endswith('+00:00')
-  run.finish('stopped at step 30')
+  run.finish('stopped', 'stopped at step 30')
   rundir.open_run(path, cfg).update(corpus_fingerprint='f')
   second = json.loads((path / 'metadata.json').read_text())
   assert second['corpus_fingerprint'] == 'f' and 'precision' not in second
   (earlier,) = second['earlier']
   assert earlier['exit_reason'] == 'stopped at step 30' and earlier['end_time']
   assert sorted(os.listdir(path)) == ['config.json', 'metadata.json']
+
+
+def test_what_was_not_committed_is_kept(tmp_path, monkeypatch):
+  said = {'rev-parse': 'abc\n', 'status': ' M a.py\n', 'diff': '-old\n+né\n'}
+  monkeypatch.setattr(rundir, '_git', lambda *args: said[args[0]])
+  run = rundir.open_run(tmp_path, Config())
+  assert run.metadata['git_commit'] == 'abc+'
+  kept = tmp_path / run.metadata['git_diff']
+  assert kept.read_text() == '-old\n+né\n'
+  # The next start has changes of its own; a huge one is cut.
+  said['diff'] = 'x' * (3 << 20)
+  again = rundir.open_run(tmp_path, Config())
+  (earlier,) = again.metadata['earlier']
+  assert (tmp_path / earlier['git_diff']).read_text() == '-old\n+né\n'
+  long = (tmp_path / again.metadata['git_diff']).read_text()
+  assert long.endswith('\n... cut short\n') and len(long) < 2 << 20
+  said |= {'status': '', 'diff': ''}
+  clean = rundir.open_run(tmp_path, Config()).metadata
+  assert clean['git_commit'] == 'abc' and clean['git_diff'] is None
+
+
+def test_whether_somebody_writes_a_run(tmp_path):
+  assert is_held(tmp_path / 'none') is False and is_held(tmp_path) is False
+  lock = Lock(tmp_path)
+  assert is_held(tmp_path) is True
+  lock.close()
+  (tmp_path / '.lock').touch()
+  assert is_held(tmp_path) is False
+  assert is_held('gs://bucket/run') is None
 
 
 def test_foreign_folders_are_refused_and_left_alone(tmp_path):

@@ -69,6 +69,18 @@ def test_resume_continues_as_if_never_interrupted(tmp_path):
   assert read[0] == read[1]
 
 
+def test_seconds_go_on_from_the_last_row_that_is_kept(tmp_path):
+  writer = JsonlWriter(tmp_path)
+  assert writer.last_seconds == 0
+  for step in (1, 2, 3):
+    writer.log(step, {'seconds': step / 2})
+  writer.text(3, 'a row without')
+  writer.close()
+  again = JsonlWriter(tmp_path, step=2)
+  assert again.last_seconds == 1.0
+  again.close()
+
+
 def test_half_rows_and_noise_are_dropped(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   path.write_bytes(b'{"step": 1}\n\xff\x00\n[3]\n{"step": "x"}\n{"step": 2}')

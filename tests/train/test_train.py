@@ -67,6 +67,21 @@ def test_resumed_equals_straight(toy, tmp_path, variant):
 
 
 @pytest.mark.slow
+def test_samples_on_the_way_change_nothing(toy, tmp_path):
+  train(toy(), tmp_path / 'a', quiet=True)
+  extra = ('log.sample_every=5', 'log.sample_chars=8')
+  train(toy(*extra, 'train.stop_at_step=7'), tmp_path / 'b', quiet=True)
+  summary = train(toy(*extra), tmp_path / 'b', quiet=True)
+  assert digests(tmp_path / 'a') == digests(tmp_path / 'b')
+  assert losses(tmp_path / 'a') == losses(tmp_path / 'b')
+  found = [(r['step'], r['text']) for r in rows(tmp_path / 'b') if 'text' in r]
+  assert [step for step, _ in found] == [5, 7, 10, 12]
+  assert found[-1][1] == summary['sample']
+  seconds = [r['seconds'] for r in rows(tmp_path / 'b') if 'seconds' in r]
+  assert seconds == sorted(seconds)  # over both starts
+
+
+@pytest.mark.slow
 def test_steps_per_call_and_placement_change_nothing(toy, tmp_path):
   train(toy('train.steps_per_call=5'), tmp_path / 'a', quiet=True)
   train(toy('train.steps_per_call=1'), tmp_path / 'b', quiet=True)
@@ -99,6 +114,12 @@ def test_what_a_run_leaves(toy, tmp_path):
   metadata = json.loads((tmp_path / 'run' / 'metadata.json').read_text())
   assert metadata['exit_reason'] == 'finished'
   assert metadata['precision'] == 'float32'
+  assert metadata['status'] == 'finished'
+  assert metadata['params'] == summary['params']
+  assert len(metadata['vocabulary_fingerprint']) == 64
+  assert metadata['symbols_per_step'] == 8 * 16
+  clock = [r['seconds'] for r in rows(tmp_path / 'run')]
+  assert clock == sorted(clock) and clock[0] > 0
   # A finished run only tells its result again.
   again = train(cfg, tmp_path / 'run', quiet=True)
   assert again['val_loss'] == summary['val_loss']

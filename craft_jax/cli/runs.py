@@ -1,0 +1,323 @@
+"""List, compare, plot, report and delete runs.
+
+list     a line per run, sorted and filtered
+show     what one run is, how it was made, where it stands
+compare  what differs, the figures at equal effort, and which is better
+plot     curves as a picture
+report   one HTML file: curves to hover over, differences, samples
+rm, gc   delete runs, or what is of no use any more; without --yes only says
+         what would go
+
+A DIR is a run or a folder that holds runs at any depth (default: runs).
+
+examples:
+  craft runs list --where 'model.width>=256 and status==finished' --sort loss
+  craft runs compare runs/a runs/b
+  craft runs plot runs --x=seconds --output=loss.png
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from craft_jax.errors import UserError, hint
+
+SUMMARY = 'list, compare, plot and delete runs'
+_COLUMNS = ('name', 'status', 'step', 'loss', 'speed', 'params', 'age')
+_AXES = ('steps', 'chars', 'flops', 'seconds')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the subcommands and their flags."""
+  actions = parser.add_subparsers(dest='action', required=True)
+
+  def action(name: str, text: str, nargs: str, **more: Any):
+    sub = actions.add_parser(name, help=text, description=text)
+    sub.add_argument('dirs', nargs=nargs, metavar='DIR', **more)
+    sub.add_argument(
+      '--json',
+      action='store_true',
+      help='print one JSON object, last on standard output',
+    )
+    return sub
+
+  sub = action('list', 'a line per run', '*', help='default: runs')
+  _add_filter(sub)
+  sub.add_argument(
+    '--sort', default='age', metavar='KEY', help='column (default: age)'
+  )
+  sub.add_argument('--reverse', action='store_true', help='the last first')
+  sub.add_argument(
+    '--columns',
+    default='',
+    metavar='KEYS',
+    help='further columns, such as model.width,optim.learning_rate',
+  )
+  sub.add_argument(
+    '--limit', type=int, default=0, metavar='N', help='at most N (0: all)'
+  )
+  sub.add_argument(
+    '--keys', action='store_true', help='list what can be shown and filtered'
+  )
+  action('show', 'what one run is and where it stands', '?', default=None)
+  sub = action('compare', 'what differs, and which is better', '+')
+  _add_filter(sub)
+  sub.add_argument(
+    '--metric',
+    metavar='KEY',
+    help='val_loss, val_bpb, val_accuracy, ... (default: val_loss; val_bpb '
+    'where vocabularies differ)',
+  )
+  _add_plot(action('plot', 'curves as a picture', '+'))
+  sub = action('report', 'one HTML file: curves, differences, samples', '+')
+  _add_filter(sub)
+  sub.add_argument(
+    '--output',
+    default='runs.html',
+    metavar='FILE',
+    help='(default: runs.html)',
+  )
+  for name, text, nargs in (
+    ('rm', 'delete runs', '+'),
+    ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
+  ):
+    action(name, text, nargs).add_argument(
+      '--yes', action='store_true', help='delete; without it only tell'
+    )
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+    '--where',
+    default='',
+    metavar='FILTER',
+    help="such as 'model.width>=256 and status==finished'",
+  )
+
+
+def _add_plot(parser: argparse.ArgumentParser) -> None:
+  _add_filter(parser)
+  parser.add_argument(
+    '--output',
+    default='runs.png',
+    metavar='FILE',
+    help='.png, .svg or .pdf (default: runs.png)',
+  )
+  parser.add_argument(
+    '--x', default='steps', choices=_AXES, help='axis (default: steps)'
+  )
+  parser.add_argument(
+    '--metric',
+    default='loss,val_loss',
+    metavar='KEYS',
+    help='keys of metrics.jsonl (default: loss,val_loss)',
+  )
+  parser.add_argument(
+    '--smooth',
+    type=float,
+    default=0.0,
+    metavar='X',
+    help='weight of what was in the mean of training figures, 0 to 1 '
+    '(default: 0)',
+  )
+  parser.add_argument(
+    '--log', default='', metavar='AXES', help='logarithmic: x, y or xy'
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Runs the chosen subcommand; returns the exit code."""
+  text, data = _ACTIONS[args.action](args)
+  print(text)
+  if args.json:
+    from craft_jax.track.writers import to_json
+
+    print(json.dumps(to_json(data), allow_nan=False))
+  return 0
+
+
+def _open(dirs: Sequence[str], where: str = '') -> tuple[list[Any], list[str]]:
+  """The runs in the folders that pass the filter, and notes."""
+  from craft_jax.track import query, runs
+
+  found, notes = runs.load_all(runs.find(dirs or ['runs']))
+  if where:
+    test = query.parse(where, _keys(found))
+    found = [one for one in found if test(one.facts)]
+  return found, notes
+
+
+def _keys(found: Sequence[Any]) -> set[str]:
+  """What these runs can be filtered and sorted by."""
+  from craft_jax import config
+  from craft_jax.track.runs import FACTS
+
+  names = {name for name, *_ in config.settings()}
+  return names.union(FACTS, *(one.settings for one in found))
+
+
+def _check_key(flag: str, key: str, keys: set[str]) -> None:
+  if key not in keys:
+    raise UserError(
+      f'{flag}={key}: runs have no such key{hint(key, keys)}; craft runs list '
+      '--keys shows what they have'
+    )
+
+
+def _list(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.cli import runs_text
+  from craft_jax.track.runs import FACTS
+
+  if args.keys:
+    names = sorted(_keys([]) - set(FACTS))
+    rows = [*FACTS.items(), *((name, 'a setting') for name in names)]
+    return '\n'.join(runs_text.table(['key', 'is'], rows, 2)), dict(rows)
+  if args.limit < 0:
+    raise UserError(f'--limit={args.limit} must be at least 0')
+  found, notes = _open(args.dirs, args.where)
+  keys = _keys(found)
+  more = [key for key in args.columns.split(',') if key]
+  for flag, key in (('--sort', args.sort), *(('--columns', k) for k in more)):
+    _check_key(flag, key, keys)
+  facts = [one.facts for one in found]
+  known = [one for one in facts if one.get(args.sort) is not None]
+  try:
+    known.sort(key=lambda one: one[args.sort], reverse=args.reverse)
+  except TypeError:  # a setting that has been of two types
+    known.sort(key=lambda one: str(one[args.sort]), reverse=args.reverse)
+  facts = known + [one for one in facts if one.get(args.sort) is None]
+  facts = facts[: args.limit or None]
+  lines = [f'note: {note}' for note in notes]
+  if facts:
+    lines.append(runs_text.listing(facts, [*_COLUMNS, *more]))
+  else:
+    lines.append('no runs' + (' that pass the filter' if args.where else ''))
+  return '\n'.join(lines), {'runs': facts, 'notes': notes}
+
+
+def _show(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax import config, settings
+  from craft_jax.cli import runs_text
+  from craft_jax.track import runs
+
+  if args.dirs is None:
+    raise UserError('which run? craft runs list shows those there are')
+  one = runs.load(pathlib.Path(args.dirs))
+  usual = config.flatten(settings.Config())
+  changed = {
+    name: value
+    for name, value in one.settings.items()
+    if name not in usual or _plain(usual[name]) != value
+  }
+  data = one.facts | {
+    'metadata': one.metadata,
+    'summary': one.summary,
+    'changed': changed,
+  }
+  return runs_text.show(one, changed), data
+
+
+def _plain(value: Any) -> Any:
+  """As JSON has it."""
+  return list(value) if isinstance(value, tuple) else value
+
+
+def _compare(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.cli import runs_text
+  from craft_jax.track import compare
+
+  found, notes = _open(args.dirs, args.where)
+  if len(found) < 2:
+    raise UserError(
+      f'{len(found)} run(s) to compare; give two or more, or a folder of them'
+    )
+  if args.metric:
+    known = {key for one in found for key in one.digest.final}
+    known = {key for key in known if key.startswith('val_')} or {'val_loss'}
+    if args.metric not in known:
+      raise UserError(
+        f'--metric={args.metric}: no run has it'
+        f'{hint(args.metric, known)}; they have {", ".join(sorted(known))}'
+      )
+  result = compare.compare(found, args.metric)
+  text = runs_text.comparison(result)
+  return '\n'.join([*(f'note: {n}' for n in notes), text]), compare.as_dict(
+    result
+  )
+
+
+def _plot(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.track import plot
+
+  metrics = [name for name in args.metric.split(',') if name]
+  plot.check(args.output, args.smooth, args.log, metrics)
+  found, notes = _open(args.dirs, args.where)
+  if not found:
+    raise UserError('no runs to plot; craft runs list shows those there are')
+  drawn = plot.draw(found, args.output, metrics, args.x, args.smooth, args.log)
+  text = f'{args.output}: {drawn} curves of {len(found)} runs'
+  data = {'output': args.output, 'curves': drawn, 'runs': len(found)}
+  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+
+
+def _report(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax import files
+  from craft_jax.cli import runs_text
+  from craft_jax.track import compare, report
+
+  if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
+    raise UserError(f'--output={args.output} must end in .html')
+  found, notes = _open(args.dirs, args.where)
+  if not found:
+    raise UserError('no runs to report; craft runs list shows those there are')
+  compared = compare.compare(found)
+  page = report.page(found, compared, runs_text.verdict(compared))
+  files.write_atomic(args.output, page)
+  text = f'{args.output}: {len(found)} runs, {len(page) / 1e6:.2f} MB'
+  data = {'output': args.output, 'runs': len(found), 'bytes': len(page)}
+  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+
+
+def _rm(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.track import clean
+
+  paths = dict.fromkeys(pathlib.Path(folder) for folder in args.dirs)
+  return _deleted([clean.removable(path) for path in paths], args.yes)
+
+
+def _gc(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.track import clean
+
+  found, _ = _open(args.dirs)
+  return _deleted(clean.garbage(found), args.yes)
+
+
+def _deleted(items: Sequence[Any], yes: bool) -> tuple[str, Any]:
+  from craft_jax.cli import runs_text
+  from craft_jax.track import clean
+
+  if yes:
+    clean.delete(items)
+  data = {
+    'deleted': yes,
+    'items': [
+      {'path': str(item.path), 'bytes': item.bytes, 'why': item.why}
+      for item in items
+    ],
+  }
+  if not items:
+    return 'nothing to delete', data
+  return runs_text.items(items, yes), data
+
+
+_ACTIONS: dict[str, Callable[[argparse.Namespace], tuple[str, Any]]] = {
+  'list': _list,
+  'show': _show,
+  'compare': _compare,
+  'plot': _plot,
+  'report': _report,
+  'rm': _rm,
+  'gc': _gc,
+}

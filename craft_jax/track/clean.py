@@ -1,0 +1,107 @@
+"""What may be deleted, and deleting it."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Iterable
+
+from craft_jax.errors import UserError
+from craft_jax.track import layout
+from craft_jax.track.lock import is_held
+from craft_jax.track.runs import Run, is_run
+
+_STEP = re.compile(r'0|[1-9][0-9]*')
+# Of `files.write_atomic` and `tail.keep`: a hidden name and eight letters.
+_TEMPORARY = re.compile(r'\..*(json|jsonl|columns|diff)\.[a-z0-9_]{8}')
+_OLD_SECONDS = 3600.0  # a file that is being written is younger
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """Something to delete.
+
+  Attributes:
+    path: a run directory, or a file in one.
+    bytes: its size on disk.
+    why: in a few words.
+  """
+
+  path: pathlib.Path
+  bytes: int
+  why: str
+
+
+def size_of(path: pathlib.Path) -> int:
+  """Bytes of a file, or of the files in a folder."""
+  if not path.is_dir():
+    return path.stat().st_size
+  total = 0
+  for folder, _, names in os.walk(path):
+    for name in names:
+      try:
+        total += os.lstat(os.path.join(folder, name)).st_size
+      except OSError:
+        continue  # gone meanwhile
+  return total
+
+
+def checkpoints(path: pathlib.Path) -> list[int]:
+  """The steps that a run directory has checkpoints of, ascending."""
+  folder = path / layout.CHECKPOINTS
+  if not folder.is_dir():
+    return []
+  names = os.listdir(folder)
+  return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+
+def removable(path: pathlib.Path) -> Item:
+  """A run directory to delete.
+
+  Raises:
+    UserError: it is no run, or it is going on.
+  """
+  if not is_run(path):
+    raise UserError(f'{path} is not a run directory; nothing was deleted')
+  if is_held(path):
+    raise UserError(f'{path} is going on; end it first; nothing was deleted')
+  return Item(path, size_of(path), 'asked for')
+
+
+def garbage(runs: Iterable[Run]) -> list[Item]:
+  """What no command can use any more.
+
+  Runs that failed, were killed or stopped before their first checkpoint:
+  nothing of them can be resumed or sampled. Of the others, what a kill left
+  half-written. Runs that go on are not touched.
+  """
+  found = []
+  for run in runs:
+    if run.status == layout.RUNNING:
+      continue
+    if run.status != layout.FINISHED and not checkpoints(run.path):
+      why = f'{run.status} at step {run.digest.step} without a checkpoint'
+      found.append(Item(run.path, size_of(run.path), why))
+      continue
+    for entry in sorted(run.path.iterdir()):
+      if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file():
+        continue
+      if time.time() - entry.stat().st_mtime > _OLD_SECONDS:
+        found.append(Item(entry, size_of(entry), 'half-written'))
+  return found
+
+
+def delete(items: Iterable[Item]) -> None:
+  """Deletes; a run that has started meanwhile is left, with an error.
+
+  Raises:
+    UserError: see `removable`.
+  """
+  for item in items:
+    if item.path.is_dir():
+      removable(item.path)
+      shutil.rmtree(item.path)
+    else:
+      item.path.unlink(missing_ok=True)

@@ -1,0 +1,239 @@
+"""Run directories as records: finding them, their state, their facts."""
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from craft_jax import files
+from craft_jax.errors import UserError
+from craft_jax.track import digest, layout
+from craft_jax.track.lock import is_held
+
+# What a run is listed and filtered by, besides its settings.
+FACTS = {
+  'name': 'its folder',
+  'status': 'running, finished, stopped, failed or dead',
+  'step': 'steps done',
+  'steps': 'steps it was to do',
+  'loss': 'least validation loss, nats per symbol',
+  'best_step': 'step of that',
+  'final': 'last validation loss, nats per symbol',
+  'bpb': 'bits per byte of the evaluation of least loss',
+  'train_loss': 'last training loss, nats per symbol',
+  'speed': 'characters per second',
+  'params': 'parameters',
+  'seconds': 'time it has been going',
+  'age': 'seconds since it last wrote',
+  'started': 'first start (UTC)',
+  'device_kind': 'the device',
+  'num_devices': 'devices',
+  'git_commit': 'commit of the code',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run as its directory tells.
+
+  Attributes:
+    path: the directory.
+    settings: `{'model.width': 256, ...}` as they were saved.
+    metadata: of the last start; those before it are under `earlier`.
+    summary: figures of the end, or {}.
+    digest: what its rows come to.
+    status: `running`, `finished`, `stopped`, `failed` or `dead`.
+    age: seconds since it last wrote.
+  """
+
+  path: pathlib.Path
+  settings: Mapping[str, Any]
+  metadata: Mapping[str, Any]
+  summary: Mapping[str, Any]
+  digest: digest.Digest
+  status: str
+  age: float
+
+  @property
+  def name(self) -> str:
+    """What to call it."""
+    return os.fspath(self.path)
+
+  @property
+  def facts(self) -> dict[str, Any]:
+    """Everything it can be filtered by; None is what it does not tell."""
+    d, meta = self.digest, self.metadata
+    starts = [*meta.get('earlier', []), meta]
+    own = {
+      'name': self.name,
+      'status': self.status,
+      'step': d.step,
+      'steps': self.settings.get('train.steps'),
+      'loss': d.best.get('val_loss'),
+      'best_step': d.best.get('step'),
+      'final': d.final.get('val_loss'),
+      'bpb': d.best.get('val_bpb'),
+      'train_loss': d.last.get('loss'),
+      'speed': self.summary.get('chars_per_second')
+      or d.last.get('chars_per_second'),
+      'params': meta.get('params') or self.summary.get('params'),
+      'seconds': d.last.get('seconds'),
+      'age': self.age,
+      'started': starts[0].get('start_time'),
+      'device_kind': meta.get('device_kind'),
+      'num_devices': meta.get('num_devices'),
+      'git_commit': meta.get('git_commit'),
+    }
+    return dict(self.settings) | own
+
+  def unit(self, name: str) -> float | None:
+    """`symbols_per_step`, `chars_per_symbol` or `flops_per_symbol`."""
+    found = self.metadata.get(name, self.summary.get(name))
+    if found is None and name == 'symbols_per_step':
+      return self.settings['train.batch_size'] * self.settings['model.context']
+    return found
+
+
+def is_run(folder: pathlib.Path) -> bool:
+  """Whether a folder is a run directory."""
+  return (folder / layout.CONFIG).is_file() and (
+    folder / layout.METADATA
+  ).is_file()
+
+
+def find(folders: Iterable[str]) -> list[pathlib.Path]:
+  """Run directories that are, or are in, the folders; each once, in order.
+
+  Raises:
+    UserError: no such folder, or it is in an object store.
+  """
+  found: dict[pathlib.Path, None] = {}
+  for folder in folders:
+    if files.is_remote(folder):
+      raise UserError(f'{folder} is in an object store; copy the runs here')
+    path = pathlib.Path(folder)
+    if not path.is_dir():
+      raise UserError(f'no folder {folder}; give one that holds runs')
+    found |= dict.fromkeys(_within(path))
+  return list(found)
+
+
+def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  for folder, inner, names in os.walk(path):
+    inner[:] = sorted(name for name in inner if not name.startswith('.'))
+    if layout.CONFIG in names and layout.METADATA in names:
+      inner.clear()  # what is inside a run is no run
+      yield pathlib.Path(folder)
+
+
+def load(path: pathlib.Path) -> Run:
+  """Reads a run directory.
+
+  Raises:
+    UserError: it is no run, or its files are damaged.
+  """
+  if not is_run(path):
+    raise UserError(
+      f'{path} is not a run directory; craft runs list shows those there are'
+    )
+  config, metadata = (
+    _json(path / name) for name in (layout.CONFIG, layout.METADATA)
+  )
+  try:
+    summary = _json(path / layout.SUMMARY)
+  except UserError:
+    summary = {}
+  return Run(
+    path=path,
+    settings=dict(flattened(config)),
+    metadata=metadata,
+    summary=summary,
+    digest=digest.read(path),
+    status=status_of(path, metadata),
+    age=max(time.time() - _last_write(path), 0.0),
+  )
+
+
+def load_all(paths: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
+  """The runs that can be read, and a note on each that cannot."""
+  runs, notes = [], []
+  for path in paths:
+    try:
+      runs.append(load(path))
+    except UserError as e:
+      notes.append(str(e))
+  return runs, notes
+
+
+def status_of(path: pathlib.Path, metadata: Mapping[str, Any]) -> str:
+  """The state of a run, by what it said last and whether it still lives.
+
+  Where nobody can tell whether it lives (a file system without locks) it is
+  believed.
+  """
+  status = metadata.get('status') or _status_in_words(metadata)
+  if status == layout.RUNNING and is_held(path) is False:
+    return layout.DEAD
+  return status
+
+
+def _status_in_words(metadata: Mapping[str, Any]) -> str:
+  """Of a run of a version that wrote a reason only."""
+  reason = str(metadata.get('exit_reason', ''))
+  if reason in (layout.RUNNING, layout.FINISHED):
+    return reason
+  if reason.startswith(('stopped at', 'interrupted')):
+    return layout.STOPPED
+  return layout.FAILED
+
+
+def flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[Any]:
+  """`('model.width', 256)` of each setting in a saved config."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from flattened(value, f'{prefix}{key}.')
+    else:
+      yield prefix + key, value
+
+
+def sample_of(run: Run) -> tuple[int, str] | None:
+  """Step and text of the last sample, or None."""
+  found = None
+  with open(run.path / layout.METRICS, 'rb') as file:
+    for line in file:
+      if b'"text"' in line:
+        try:
+          row = json.loads(line)
+          found = int(row['step']), str(row['text'])
+        except (ValueError, KeyError, TypeError):
+          continue
+  return found
+
+
+def seconds_between(start: str, end: str) -> float:
+  """Between two times of the metadata."""
+  first, last = map(datetime.datetime.fromisoformat, (start, end))
+  return (last - first).total_seconds()
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_bytes())
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path} is damaged ({e}); it is left out') from e
+  if not isinstance(found, dict):
+    raise UserError(f'{path} is damaged (no object); it is left out')
+  return found
+
+
+def _last_write(path: pathlib.Path) -> float:
+  times = [
+    (path / name).stat().st_mtime
+    for name in (layout.METRICS, layout.METADATA)
+    if (path / name).exists()
+  ]
+  return max(times, default=0.0)

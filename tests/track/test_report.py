@@ -1,0 +1,155 @@
+"""The report is one file that loads nothing; its curves can be read out."""
+
+import html.parser
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from craft_jax.track import compare, report, runs
+from craft_jax.track.report_page import SCRIPT
+
+EVIL = '</script><b>&"\'\u2028'
+
+
+@pytest.fixture
+def page(make_run):
+  paths = [
+    make_run('a', [3.0, 2.0]),
+    make_run('b', [2.8, 1.8], {'model.width': 64, 'data.path': EVIL}),
+  ]
+  for path in paths:
+    make_run.append(path, {'step': 20, 'text': f'{EVIL} \udcff'})
+  found = [runs.load(path) for path in paths]
+  return report.page(found, compare.compare(found), 'b is better')
+
+
+class Reader(html.parser.HTMLParser):
+  """Notes tags, what they refer to, and the text."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.links, self.text = [], [], ''
+    self.scripts, self._inside = [], False
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.links += [v for k, v in attrs if k in ('src', 'href', 'action')]
+    self._inside = tag == 'script'
+
+  def handle_endtag(self, tag):
+    self._inside = False
+
+  def handle_data(self, data):
+    if self._inside:
+      self.scripts.append(data)
+    else:
+      self.text += data
+
+
+def test_one_file_that_loads_nothing(page):
+  read = Reader(page)
+  assert not read.links
+  assert "default-src 'none'" in page and 'url(' not in page
+  assert read.tags.count('script') == 2 and 'b' not in read.tags
+  assert 'b is better' in read.text and 'model.width' in read.text
+  assert read.text.count(EVIL) == 3  # a setting and two samples
+  data = json.loads(read.scripts[0])
+  assert [run['label'] for run in data['runs']] == ['a', 'b']
+  titles = [chart['title'] for chart in data['charts']]
+  assert titles[0].startswith('Loss') and 'Learning rate' in titles
+  loss = data['charts'][0]['series']
+  assert [(s['run'], s['dots']) for s in loss] == [
+    (0, False), (0, True), (1, False), (1, True),
+  ]  # fmt: skip
+  assert loss[1]['y'] == [3.0, 2.0] and loss[1]['seconds'] == [20.0, 40.0]
+  assert data['runs'][0]['flops'] == 1000
+
+
+def test_a_long_run_is_thinned(make_run):
+  path = make_run('a', [2.0] * 300)
+  found = [runs.load(path)]
+  page = report.page(found, compare.compare(found), '')
+  data = json.loads(Reader(page).scripts[0])
+  assert len(data['charts'][0]['series'][0]['y']) == 400
+
+
+# As much of a document as the script asks for.
+_DOCUMENT = """
+class Node {
+  constructor(name) { this.name = name; this.children = []; this.style = {};
+                      this.attributes = {}; this.handlers = {};
+                      this.textContent = '' }
+  setAttribute(key, value) { this.attributes[key] = value }
+  append(...nodes) { this.children.push(...nodes) }
+  replaceChildren(...nodes) { this.children = nodes }
+  addEventListener(kind, handler) { this.handlers[kind] = handler }
+  getBoundingClientRect() { return { left: 100, width: W / 2 } }
+}
+const ids = {};
+for (const id of ['data', 'axis', 'logx', 'logy', 'charts'])
+  ids[id] = new Node(id);
+globalThis.document = {
+  getElementById: id => ids[id],
+  createElement: name => new Node(name),
+  createElementNS: (space, name) => new Node(name),
+};
+"""
+
+_HOVER = """
+const [page] = [require('fs').readFileSync(0, 'utf8')];
+ids.data.textContent = page;
+ids.axis.value = 'steps';
+main();
+const figure = ids.charts.children[0], [head, svg, read] = figure.children;
+function hover(step, axis) {
+  const x = scale([1, 20], LEFT, W - RIGHT, false);
+  svg.handlers.pointermove({ clientX: 100 + x.pixel(step) / 2 });
+  return read.children.map(c => c.textContent ?? c).join('|');
+}
+const before = hover(10);
+ids.axis.value = 'chars';
+ids.logy.checked = true;
+ids.axis.handlers.change();
+const paths = ids.charts.children[0].children[1].children
+  .filter(c => c.name === 'path').map(c => c.attributes.d);
+console.log(JSON.stringify({
+  before, paths, charts: ids.charts.children.length,
+  nearest: [nearest([1, 2, 4], 2.9), nearest([1, 2, 4], 3.1), nearest([5], 9)],
+  ticks: [ticks(0, 1, false), ticks(1, 1000, true), ticks(-3, 2, false)],
+  short: [short(0), short(1234567), short(0.00012), short(NaN), short(1.5)],
+  none: scale([0, -1], 0, 1, true), flat: scale([2, 2], 0, 10, false).low,
+}));
+"""
+
+
+@pytest.mark.skipif(not shutil.which('node'), reason='no JavaScript here')
+def test_a_curve_is_read_under_the_pointer(page):
+  head, _, rest = SCRIPT.partition('// Places of')
+  script = head + _DOCUMENT + '// Places of' + rest
+  script = script.replace(
+    "if (typeof document !== 'undefined') main();", _HOVER
+  )
+  done = subprocess.run(
+    ['node', '-e', script],
+    input=Reader(page).scripts[0],
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == 0, done.stderr
+  found = json.loads(done.stdout)
+  assert found['before'].startswith('steps 10:')
+  assert 'a  2.9' in found['before'] and 'a validation 3' in found['before']
+  assert 'b validation 2.8' in found['before']
+  assert len(found['paths']) == 4 and 'NaN' not in ''.join(found['paths'])
+  assert found['charts'] == 4  # loss, bits per byte, learning rate, speed
+  assert found['nearest'] == [1, 2, 0]
+  zero_to_one = [0, 0.2, 0.4, 0.6, 0.8, 1]
+  assert found['ticks'][0] == pytest.approx(zero_to_one)
+  assert found['ticks'][1] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+  assert found['ticks'][2] == [-3, -2, -1, 0, 1, 2]
+  assert found['short'] == ['0', '1.235M', '1.20e-4', '-', '1.5']
+  assert found['none'] is None and found['flat'] < 2
