@@ -60,7 +60,7 @@ def main() -> None:
   trained = load_model(args.workdir)
   vocabulary = trained.vocabulary
   params = decoding_params(trained.model, trained.params)
-  text = pathlib.Path(args.data).read_text(encoding='utf-8')
+  text = pathlib.Path(args.data).read_text('utf-8', errors='ignore')
   prompts = _passages(
     vocabulary.encode(text[-len(text) // 10 :]),
     args.batch,

@@ -216,6 +216,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'decode': _decode,
   'constrained': _compared,
   'engine': _compared,
+  'guesses': _compared,
   'constraints': _constraints,
   'quantized': _quantized,
   'startup': _startup,
