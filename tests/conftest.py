@@ -4,6 +4,7 @@ Read before the first test module, so all of it is in place before anything
 imports `craft_jax` or touches a backend.
 """
 
+import gc
 import os
 import pathlib
 import signal
@@ -44,6 +45,26 @@ jax.config.update(
 # another number starts a process.
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+# A compiled program of a CPU is three memory mappings or more, JAX keeps it as
+# long as the process, and Linux allows a process 65,530: the next compilation
+# after that kills it. A long run of the suite comes there.
+_MAX_MAPPINGS = 20_000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def bounded_mappings():
+  """Forgets compiled programs between modules when there are many."""
+  yield
+  mappings = pathlib.Path('/proc/self/maps')
+  if not mappings.exists():
+    return
+  with mappings.open('rb') as lines:
+    count = sum(1 for _ in lines)
+  if count > _MAX_MAPPINGS:
+    jax.clear_caches()
+    gc.collect()
 
 
 # As type checkers do, take an int where a float is announced.
