@@ -85,7 +85,8 @@ def is_hopeless(
     higher: whether a higher metric is better.
   """
   study = _study(space, [*history, trial], 0, higher)
-  return study.pruner.prune(study, study.get_trials(deepcopy=False)[-1])
+  last = study.get_trials(deepcopy=False)[-1]
+  return bool(study.pruner.prune(study, last))
 
 
 def _study(
