@@ -95,6 +95,12 @@ def _runs() -> ModuleType:
   return runs
 
 
+def _sweep() -> ModuleType:
+  from craft_jax.cli import sweep
+
+  return sweep
+
+
 def _plan() -> ModuleType:
   from craft_jax.cli import plan
 
@@ -124,6 +130,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'data': _data,
   'config': _config,
   'runs': _runs,
+  'sweep': _sweep,
   'plan': _plan,
   'profile': _profile,
   'bench': _bench,

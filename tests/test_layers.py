@@ -34,6 +34,7 @@ _LAYERS = {
   'heat': 2,
   'ngram_cache': 2,
   'track': 2,
+  'sweep': 3,
   'train.state': 3,
   'train.step': 3,
   'trained': 3,

@@ -150,9 +150,14 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
 # --- several -----------------------------------------------------------------
 
 
-def comparison(found: compare.Comparison) -> str:
-  """The comparison; its last lines say which is better."""
-  side = len(found.groups) <= _MOST_GROUPS
+def comparison(found: compare.Comparison, *, ranked: bool = False) -> str:
+  """The comparison; its last lines say which is better.
+
+  Args:
+    found: what is shown.
+    ranked: best first, below each other, however few there are.
+  """
+  side = not ranked and len(found.groups) <= _MOST_GROUPS
   parts = [_side_by_side(found) if side else _below_each_other(found)]
   notes = [f'note: {note}' for note in found.notes]
   return '\n'.join([*parts[0], '', *notes, verdict(found)])

@@ -139,13 +139,18 @@ def _groups(results: Sequence[Result]) -> list[Group]:
     found.setdefault(key, []).append(result)
   names = short_names([r.run.name for r in results])
   return [
-    Group(
-      members,
-      names[members[0].run.name]
-      + (f' x{len(members)}' if len(members) > 1 else ''),
-    )
+    Group(members, _label([names[r.run.name] for r in members]))
     for members in found.values()
   ]
+
+
+def _label(names: Sequence[str]) -> str:
+  """`width=64 x3` of `width=64,seed=0` and so on; else that of the first."""
+  if len(names) == 1:
+    return names[0]
+  stems = {name.rpartition(',seed=')[0] for name in names}
+  shared = stems.pop() if len(stems) == 1 else ''
+  return f'{shared or names[0]} x{len(names)}'
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

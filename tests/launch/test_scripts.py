@@ -12,7 +12,10 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _SCRIPTS = sorted(
   [*(_ROOT / 'launch').glob('*.sh'), *(_ROOT / 'launch').glob('*.sbatch')]
 )
-_LAUNCHERS = ['local.sh', 'slurm.sbatch', 'tpu_pod.sh', 'gpu_pod.sh']
+_LAUNCHERS = [
+  'local.sh', 'slurm.sbatch', 'tpu_pod.sh', 'gpu_pod.sh', 'sweep.sbatch',
+  'sweep_pods.sh',
+]  # fmt: skip
 
 
 def test_shellcheck():
@@ -36,7 +39,7 @@ def test_help_is_the_head_of_the_file(fakes, script):
   text = (_ROOT / 'launch' / script).read_text()
   assert done.stdout.splitlines()[0] in text
   assert (_ROOT / 'launch' / script).stat().st_mode & 0o111 or (
-    script == 'slurm.sbatch'
+    script.endswith('.sbatch')
   )
 
 
@@ -45,13 +48,14 @@ def test_help_lists_every_option(fakes, script):
   listed = set(
     re.findall(r'^  (--[a-z-]+) ', fakes.run(script, '--help').stdout, re.M)
   )
-  text = (_ROOT / 'launch' / script).read_text()
+  text = (_ROOT / 'launch' / script).read_text().replace('\\\n', '')
   patterns = re.findall(r'^ +(--[a-z].*?)\)', text, re.M)
   taken = set(re.findall(r'--[a-z-]+', ' '.join(patterns)))
   assert taken - {'--workdir'} == listed
 
 
 _GPU = ['--image=i', '--nodes=2', '--gpus=1', '--claim=c']
+_SWEEP = ['--image=i', '--runs=6', '--gpus=1', '--claim=c']
 _TPU = ['--name=a', '--zone=z', '--type=v4-8']
 _BAD = [
   ('local.sh', [], '--processes'),
@@ -75,6 +79,14 @@ _BAD = [
   ('gpu_pod.sh', [*_GPU, '--name=A_b'], '--name'),
   ('gpu_pod.sh', [*_GPU, '--claim=/x'], '--claim'),
   ('gpu_pod.sh', [*_GPU, '--', '--workdir=runs/x'], '--workdir'),
+  ('sweep.sbatch', [], 'flags of craft sweep'),
+  ('sweep.sbatch', ['--restarts=x', 'base'], '--restarts'),
+  ('sweep.sbatch', ['base', '--seeds=2'], '.venv/bin/python'),
+  ('sweep_pods.sh', _SWEEP[1:], '--image'),
+  ('sweep_pods.sh', [*_SWEEP, '--runs=0'], '--runs'),
+  ('sweep_pods.sh', [*_SWEEP, '--at-a-time=0'], '--at-a-time'),
+  ('sweep_pods.sh', [*_SWEEP, '--name=A_b'], '--name'),
+  ('sweep_pods.sh', [*_SWEEP, '--', '--workdir=gs://b/s'], '--workdir'),
 ]
 
 
