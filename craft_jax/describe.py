@@ -96,12 +96,12 @@ def markdown() -> str:
   ]
   parts = []
   for section, rows in sections.items():
-    title = f'### {section}: {_purpose(section)}' if section else '### The run'
+    title = f'### {section}: {purpose(section)}' if section else '### The run'
     parts.append('\n'.join([title, '', *header, *rows]))
   return '\n\n'.join(parts)
 
 
-def _purpose(section: str) -> str:
+def purpose(section: str) -> str:
   """First line of the docstring of a section's dataclass."""
   doc = typing.get_type_hints(Config)[section].__doc__ or ''
   return doc.split('\n')[0].removesuffix('.')
