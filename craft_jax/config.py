@@ -208,7 +208,8 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
   flat: dict[str, Any] = {}
   problems = []
   origins = dict.fromkeys(known, 'default')
-  for name, value in given.items():
+  for name in sorted(given, key=[*known, *given].index):  # as they are listed
+    value = given[name]
     line = f':{lines[name]}' if name in lines else ''
     try:
       flat |= _checked_all({name: value})
@@ -395,7 +396,7 @@ def check(cfg: Config) -> None:
 
 def clashes(cfg: Config) -> Iterator[str]:
   """Every pair of settings that clash: both names and the remedy."""
-  for rule in _RULES:
+  for rule in CHECKS:
     yield from rule(cfg)
 
 
@@ -558,11 +559,23 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
 
 
 def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
-  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+  """As `mesh_sizes`, for batches that divide.
 
   Raises:
     UserError: the axes do not multiply to the devices, or a batch does not
       divide over them.
+  """
+  axes = mesh_sizes(cfg, num_devices)
+  for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
+    raise UserError(problem)
+  return axes
+
+
+def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
+  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+
+  Raises:
+    UserError: the axes do not multiply to the devices.
   """
   axes = dataclasses.asdict(cfg.mesh)
   axes.pop('cpu_devices')
@@ -579,8 +592,6 @@ def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
       f'{text} use {math.prod(axes.values())} of {num_devices} devices; set '
       'one of them to -1'
     )
-  for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
-    raise UserError(problem)
   return axes
 
 
@@ -605,7 +616,9 @@ def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
       )
 
 
-_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+# Every check yields its messages as strings in place: `craft_jax.meaning` reads
+# there which settings it relates.
+CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
   _check_model,
   _check_schedule,
   _check_train,

@@ -54,15 +54,15 @@ def answer(commands: Mapping[str, Callable[[], ModuleType]]) -> None:
   class Finder(argcomplete.CompletionFinder):
     def collect_completions(
       self,
-      active_parsers: list[argparse.ArgumentParser],
+      active_parsers: list[Any],
       parsed_args: argparse.Namespace,
       cword_prefix: str,
     ) -> list[str]:
-      flags = active_parsers[-1]._option_string_actions
+      page = active_parsers[-1]
       if cword_prefix.startswith(_SETTING):
-        found = setting_flags(cword_prefix) if '--config' in flags else {}
+        found = setting_flags(cword_prefix) if page.takes_settings else {}
       elif cword_prefix.startswith('-') and '=' not in cword_prefix:
-        found = _flags(flags, cword_prefix)
+        found = _flags(page._option_string_actions, cword_prefix)
       else:
         return super().collect_completions(
           active_parsers, parsed_args, cword_prefix

@@ -88,10 +88,15 @@ class Parser(argparse.ArgumentParser):
       }
     )
 
+  @property
+  def takes_settings(self) -> bool:
+    """Whether it has a config, which flags can change."""
+    return any(action.dest == 'config' for action in self._actions)
+
   def format_help(self) -> str:
     """The page: usage, what it does, flags, settings, examples."""
     parts = []
-    if '--config' in self._option_string_actions:
+    if self.takes_settings:
       parts.append(_SETTINGS)
     if self.examples:
       lines = self.examples.replace('\n', '\n  ')

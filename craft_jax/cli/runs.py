@@ -87,29 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '*',
     help='a run, or a folder that holds runs (default: runs)',
   )
-  _add_filter(sub)
-  sub = parser_lib.group(sub, 'what is listed')
-  sub.add_argument(
-    '--sort', default='age', metavar='KEY', help='column (default: age)'
-  )
-  sub.add_argument('--reverse', action='store_true', help='the last first')
-  sub.add_argument(
-    '--columns',
-    default='',
-    metavar='KEYS',
-    help='further columns, such as model.width,optim.learning_rate '
-    '(default: none)',
-  )
-  sub.add_argument(
-    '--limit',
-    type=int,
-    default=0,
-    metavar='N',
-    help='at most N; 0 is all (default: 0)',
-  )
-  sub.add_argument(
-    '--keys', action='store_true', help='list what can be shown and filtered'
-  )
+  _add_list(sub)
   action('show', 'what one run is and where it stands', '?', help='a run')
   sub = action('compare', 'what differs, and which is better', '+')
   _add_filter(sub)
@@ -137,6 +115,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action(name, text, nargs, help=help).add_argument(
       '--yes', action='store_true', help='delete; without it only tell'
     )
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+  _add_filter(parser)
+  group = parser_lib.group(parser, 'what is listed')
+  group.add_argument(
+    '--sort', default='age', metavar='KEY', help='column (default: age)'
+  )
+  group.add_argument('--reverse', action='store_true', help='the last first')
+  group.add_argument(
+    '--columns',
+    default='',
+    metavar='KEYS',
+    help='further columns, such as model.width,optim.learning_rate '
+    '(default: none)',
+  )
+  group.add_argument(
+    '--limit',
+    type=int,
+    default=0,
+    metavar='N',
+    help='at most N; 0 is all (default: 0)',
+  )
+  group.add_argument(
+    '--keys', action='store_true', help='list what can be shown and filtered'
+  )
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:

@@ -92,7 +92,7 @@ def test_help_of_a_subcommand(capsys):
 
 def test_settings_are_mentioned_where_they_are_taken():
   for name, page in _PAGES.items():
-    takes = '--config' in page._option_string_actions
+    takes = any(action.dest == 'config' for action in page._actions)
     assert ('--config.SECTION' in page.format_help()) == takes, name
 
 
