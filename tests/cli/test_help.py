@@ -128,3 +128,48 @@ def test_a_docstring_becomes_a_page():
   assert 'how many (default: 3)' in text and 'which (default: none)' in text
   assert text.endswith('examples:\n  craft x\n  craft x y\n')
   assert text.count('default') == 2
+
+
+# These take minutes, or ask for an answer.
+_LONG = re.compile(r'train\b|profile\b|bench \w|.*--interactive|runs .*--yes')
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+  """A folder with the runs and files that the examples name."""
+  folder = tmp_path_factory.mktemp('examples')
+  lines = ''.join(f'def f{i}(x):\n  return x * {i}\n\n' for i in range(400))
+  for name in ('my.txt', 'notes.txt', 'a.txt', 'b.txt'):
+    (folder / name).write_text(lines)
+  (folder / 'many.jsonl').write_text('{"prompt": "def ", "max_chars": 5}\n')
+  flags = [
+    '--config=text', f'--config.data.path={folder}/my.txt',
+    '--config.model.context=32', '--config.model.width=16',
+    '--config.model.depth=1', '--config.model.num_heads=2',
+    '--config.train.batch_size=4', '--config.train.steps=4',
+    '--config.optim.warmup_steps=1', '--config.log.sample_chars=4',
+    '--config.data.test_fraction=0.1', '--config.eval.batch_size=4',
+    '--quiet',
+  ]  # fmt: skip
+  for name in ('first', 'second'):
+    assert entry.main(['train', *flags, f'--workdir={folder}/runs/{name}']) == 0
+  return folder
+
+
+@pytest.mark.slow
+def test_the_examples_run(place, monkeypatch, capsys):
+  """Of every command, in one folder, as its page has them."""
+  monkeypatch.chdir(place)
+  monkeypatch.setattr('sys.stdin', open(place / 'a.txt'))
+  ran = 0
+  for page in _PAGES.values():
+    for words in examples(page):
+      line = ' '.join(words)
+      if _LONG.match(line):
+        continue
+      code = entry.main(words)
+      out, err = capsys.readouterr()
+      # Stored settings and the example's own may not fit; nothing else.
+      assert code == 0, f'craft {line}\n{out}\n{err}'
+      ran += 1
+  assert ran > 40
