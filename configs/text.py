@@ -10,7 +10,8 @@ Result: depends on the text.
 Time: about two minutes, that of configs/base.py: same model, same steps.
 Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).
 
-Variants are the sizes of configs/base.py (text:nano is the default).
+Variants are the sizes of configs/base.py: text:nano (the default), text:micro,
+text:small, text:medium, text:large.
 """
 
 from ml_collections.config_dict import ConfigDict

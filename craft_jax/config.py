@@ -9,6 +9,7 @@ settings is checked in `check`.
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import math
@@ -17,12 +18,13 @@ import runpy
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
-
-from ml_collections import config_dict
+from typing import TYPE_CHECKING, Any
 
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
+
+if TYPE_CHECKING:  # it takes longer to import than all of this
+  import ml_collections
 
 
 def config_dir() -> pathlib.Path:
@@ -66,15 +68,11 @@ def unflatten(flat: Mapping[str, Any]) -> Config:
   Raises:
     UserError: an unknown name, a value of the wrong type or out of bounds.
   """
-  known = {name: (kind, field) for name, kind, field in settings()}
   tree: dict[str, Any] = {}
-  for name, value in flat.items():
-    if name not in known:
-      raise UserError(f'unknown setting {name!r}{_nearest(name, known)}')
-    kind, field = known[name]
+  for name, value in _checked_all(flat).items():
     *section, leaf = name.split('.')
     target = tree.setdefault(section[0], {}) if section else tree
-    target[leaf] = _checked(name, kind, field, value)
+    target[leaf] = value
   hints = typing.get_type_hints(Config)
   return Config(
     **{
@@ -82,6 +80,21 @@ def unflatten(flat: Mapping[str, Any]) -> Config:
       for key, value in tree.items()
     }
   )
+
+
+@functools.cache
+def _known() -> dict[str, tuple[Any, dataclasses.Field]]:
+  """Type and field of every setting."""
+  return {name: (kind, field) for name, kind, field in settings()}
+
+
+def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The values as their settings have them; raises as `unflatten`."""
+  known = _known()
+  for name in flat:
+    if name not in known:
+      raise UserError(f'unknown setting {name!r}{_nearest(name, known)}')
+  return {name: _checked(name, *known[name], v) for name, v in flat.items()}
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -138,14 +151,32 @@ def _check_choices(
 # --- ConfigDict, files and flags --------------------------------------------
 
 
-def default_config() -> config_dict.ConfigDict:
+def default_config() -> 'ml_collections.ConfigDict':
   """A locked `ConfigDict` of every default: the start of a config file."""
-  return config_dict.ConfigDict(dataclasses.asdict(Config())).lock()
+  from craft_jax.noted import NotedDict
+
+  sections = {
+    key: NotedDict(value) if isinstance(value, dict) else value
+    for key, value in dataclasses.asdict(Config()).items()
+  }
+  return NotedDict(sections).lock()
 
 
-def from_config_dict(config: config_dict.ConfigDict) -> Config:
-  """The frozen, bounded, but not yet cross-checked `Config`."""
-  return _from_tree(config.to_dict())
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """A config file with flags, whether or not it can be run.
+
+  Attributes:
+    cfg: the settings; one that is impossible alone is at its default.
+    origins: where each came from, by dotted name: `default`, `flag`, or the
+      file with the line that set it, such as `configs/base.py:36`.
+    problems: everything that is wrong, one line each: impossible values, then
+      settings that clash.
+  """
+
+  cfg: Config
+  origins: Mapping[str, str]
+  problems: tuple[str, ...]
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
@@ -158,12 +189,51 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
   Raises:
     UserError: no such file, an unknown or impossible setting.
   """
+  found = resolve(spec, overrides)
+  for problem in found.problems:
+    raise UserError(problem)
+  return found.cfg
+
+
+def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
+  """As `load_config`, with the origins, and collects what is wrong.
+
+  Raises:
+    UserError: no such file, or it does not run.
+  """
   base, _, variant = spec.partition(':')
   path = _config_path(base)
-  flat = flatten(_read_file(path, variant)) | parse_overrides(overrides)
+  given, lines = _run_file(path, variant)
+  known = _known()
+  flat: dict[str, Any] = {}
+  problems = []
+  origins = dict.fromkeys(known, 'default')
+  for name in sorted(given, key=[*known, *given].index):  # as they are listed
+    value = given[name]
+    line = f':{lines[name]}' if name in lines else ''
+    try:
+      flat |= _checked_all({name: value})
+    except UserError as e:
+      problems.append(f'{path}{line}: {e}')
+    if line or (name in known and value != known[name][1].default):
+      origins[name] = f'{_shown(path)}{line}'
+  for item in overrides:
+    try:
+      changed = _checked_all(parse_overrides([item]))
+    except UserError as e:
+      problems.append(str(e))
+    else:
+      flat |= changed
+      origins |= dict.fromkeys(changed, 'flag')
   cfg = unflatten(flat)
-  check(cfg)
-  return cfg
+  return Resolved(cfg, origins, (*problems, *clashes(cfg)))
+
+
+def _shown(path: pathlib.Path) -> str:
+  """The path as people know it: that of a shipped file is long."""
+  if path.parent == config_dir():
+    return f'configs/{path.name}'
+  return path.as_posix()
 
 
 def _config_path(base: str) -> pathlib.Path:
@@ -184,7 +254,10 @@ def _config_path(base: str) -> pathlib.Path:
   )
 
 
-def _read_file(path: pathlib.Path, variant: str) -> Config:
+def _run_file(
+  path: pathlib.Path, variant: str
+) -> tuple[dict[str, Any], dict[str, int]]:
+  """What a file sets, by dotted name, and the lines that do."""
   try:
     # Unlike an import, this leaves no compiled file beside the user's own.
     namespace = runpy.run_path(str(path))
@@ -193,7 +266,10 @@ def _read_file(path: pathlib.Path, variant: str) -> Config:
     get_config = namespace['get_config']
     if variant and not inspect.signature(get_config).parameters:
       raise UserError(f'it has no variants, such as {variant!r}')
-    return from_config_dict(get_config(variant) if variant else get_config())
+    config = get_config(variant) if variant else get_config()
+    from craft_jax.noted import lines_in
+
+    return _flat(config.to_dict()), lines_in(str(path), config)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
   except Exception as e:  # whatever a user's own code may raise
@@ -285,18 +361,18 @@ def to_json(cfg: Config) -> str:
 
 def from_json(text: str) -> Config:
   """Inverse of `to_json`."""
-  return _from_tree(json.loads(text))
+  return unflatten(_flat(json.loads(text)))
 
 
-def _from_tree(tree: Any) -> Config:
-  """The `Config` of sections and their settings."""
+def _flat(tree: Any) -> dict[str, Any]:
+  """Sections and their settings by dotted name."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if isinstance(value, dict):
       flat |= {f'{key}.{k}': v for k, v in value.items()}
     else:
       flat[key] = value
-  return unflatten(flat)
+  return flat
 
 
 def identity_changes(old: Config, new: Config) -> list[str]:
@@ -314,151 +390,149 @@ def identity_changes(old: Config, new: Config) -> list[str]:
 
 def check(cfg: Config) -> None:
   """Raises `UserError` with both names and the remedy if settings clash."""
-  for rule in _RULES:
-    rule(cfg)
+  for problem in clashes(cfg):
+    raise UserError(problem)
 
 
-def _check_model(cfg: Config) -> None:
+def clashes(cfg: Config) -> Iterator[str]:
+  """Every pair of settings that clash: both names and the remedy."""
+  for rule in CHECKS:
+    yield from rule(cfg)
+
+
+def _check_model(cfg: Config) -> Iterator[str]:
   m = cfg.model
   if m.width % m.num_heads:
-    raise UserError(
+    yield (
       f'model.width={m.width} is not divisible by model.num_heads='
       f'{m.num_heads}; use a multiple of {m.num_heads}'
     )
   kv = m.num_kv_heads or m.num_heads
   if m.num_heads % kv:
-    raise UserError(
+    yield (
       f'model.num_heads={m.num_heads} is not divisible by model.num_kv_heads='
       f'{kv}; use a divisor of {m.num_heads}'
     )
   if m.position == 'rope':
     rotated = int(m.width // m.num_heads * m.rope_fraction)
     if rotated % 2 or not rotated:
-      raise UserError(
+      yield (
         f'model.position=rope rotates {rotated} of {m.width // m.num_heads} '
         'entries per head, which must be even and positive; change '
         'model.width, model.num_heads or model.rope_fraction'
       )
   if m.window > m.context:
-    raise UserError(
+    yield (
       f'model.window={m.window} is longer than model.context={m.context}; '
       'shorten it, or use 0 for full attention'
     )
   if m.local_per_global and not m.window:
-    raise UserError(
+    yield (
       f'model.local_per_global={m.local_per_global} needs model.window > 0'
     )
   if m.local_per_global >= m.depth > 0 and m.local_per_global:
-    raise UserError(
+    yield (
       f'model.local_per_global={m.local_per_global} leaves no global layer in '
       f'model.depth={m.depth}; use at most {m.depth - 1}'
     )
   if m.unroll and m.depth % m.unroll:
-    raise UserError(
+    yield (
       f'model.depth={m.depth} is not divisible by model.unroll={m.unroll}; '
       'use a divisor, or 0 for all'
     )
   if m.position == 'sinusoidal' and m.width % 2:
-    raise UserError(
+    yield (
       f'model.position=sinusoidal needs an even model.width, not {m.width}'
     )
 
 
-def _check_schedule(cfg: Config) -> None:
+def _check_schedule(cfg: Config) -> Iterator[str]:
   o, steps = cfg.optim, cfg.train.steps
   if o.warmup_steps >= steps and o.warmup_steps:
-    raise UserError(
+    yield (
       f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps}'
     )
   if o.decay_steps and o.schedule != 'wsd':
-    raise UserError(
+    yield (
       f'optim.decay_steps={o.decay_steps} needs optim.schedule=wsd, not '
       f'{o.schedule}; drop it or change the schedule'
     )
   if o.warmup_steps + o.decay_steps > steps:
-    raise UserError(
+    yield (
       f'optim.warmup_steps={o.warmup_steps} plus optim.decay_steps='
       f'{o.decay_steps} exceed train.steps={steps}'
     )
 
 
-def _check_train(cfg: Config) -> None:
+def _check_train(cfg: Config) -> Iterator[str]:
   t = cfg.train
   if t.batch_size % t.accumulate:
-    raise UserError(
+    yield (
       f'train.batch_size={t.batch_size} is not divisible by train.accumulate='
       f'{t.accumulate}; use a divisor of {t.batch_size}'
     )
   if t.stop_at_step > t.steps:
-    raise UserError(
-      f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}'
-    )
+    yield (f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}')
   if t.bad_step == 'rollback' and not cfg.checkpoint.every:
-    raise UserError(
+    yield (
       'train.bad_step=rollback needs checkpoint.every > 0, to have a step to '
       'go back to'
     )
   if cfg.eval.stride > cfg.model.context:
-    raise UserError(
+    yield (
       f'eval.stride={cfg.eval.stride} is longer than model.context='
       f'{cfg.model.context}; use at most {cfg.model.context}'
     )
 
 
-def _check_data(cfg: Config) -> None:
+def _check_data(cfg: Config) -> Iterator[str]:
   d = cfg.data
   if d.source == 'path' and not d.path:
-    raise UserError(
+    yield (
       'data.source=path needs data.path; add --config.data.path=my.txt '
       '(a file, a folder or a glob)'
     )
   if d.source == 'tfds' and not d.tfds_name:
-    raise UserError(
-      'data.source=tfds needs data.tfds_name; use --config=tfds:NAME'
-    )
+    yield ('data.source=tfds needs data.tfds_name; use --config=tfds:NAME')
   if d.split == 'given' and d.source != 'tfds' and not d.valid_path:
-    raise UserError(
+    yield (
       'data.split=given needs data.valid_path; add '
       '--config.data.valid_path=valid.txt'
     )
   if d.split != 'given':
     for name in ('valid_path', 'test_path'):
       if getattr(d, name):
-        raise UserError(f'data.{name} needs data.split=given, not {d.split}')
+        yield (f'data.{name} needs data.split=given, not {d.split}')
     if not d.valid_fraction:
-      raise UserError(
-        'data.valid_fraction must be above 0: nothing to evaluate'
-      )
+      yield ('data.valid_fraction must be above 0: nothing to evaluate')
     if d.valid_fraction + d.test_fraction >= 1:
-      raise UserError(
+      yield (
         f'data.valid_fraction={d.valid_fraction} plus data.test_fraction='
         f'{d.test_fraction} leave no training text; their sum must be below 1'
       )
   if d.span_rate and d.span_length > cfg.model.context:
-    raise UserError(
+    yield (
       f'data.span_length={d.span_length} is longer than model.context='
       f'{cfg.model.context}; shorten it'
     )
   if cfg.text.max_chars and cfg.text.vocabulary != 'char':
-    raise UserError(
-      f'text.max_chars={cfg.text.max_chars} needs text.vocabulary=char'
-    )
+    yield (f'text.max_chars={cfg.text.max_chars} needs text.vocabulary=char')
   if cfg.text.max_chars and cfg.text.unknown == 'error':
-    raise UserError(
+    yield (
       f'text.max_chars={cfg.text.max_chars} drops characters, so it needs '
       'text.unknown=replace'
     )
 
 
-def _check_mesh(cfg: Config) -> None:
+def _check_mesh(cfg: Config) -> Iterator[str]:
   axes = dataclasses.asdict(cfg.mesh)
   axes.pop('cpu_devices')
   for name, size in axes.items():
     if size == 0:
-      raise UserError(f'mesh.{name}=0 must be positive, or -1 for what is left')
+      yield (f'mesh.{name}=0 must be positive, or -1 for what is left')
   if sum(size == -1 for size in axes.values()) > 1:
     names = ' and '.join(f'mesh.{n}' for n, s in axes.items() if s == -1)
-    raise UserError(f'only one of {names} may be -1')
+    yield (f'only one of {names} may be -1')
 
 
 def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
@@ -468,10 +542,16 @@ def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
     cfg: the config.
     sizes: symbols per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
   """
+  for problem in short_splits(cfg, sizes):
+    raise UserError(problem)
+
+
+def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
+  """What is wrong with each split that holds no window; see `check_corpus`."""
   for name, size in sizes.items():
     need = cfg.model.context + 1 if name == 'train' else 2
     if size < need:
-      raise UserError(
+      yield (
         f'the {name} split has {size} symbols, fewer than the {need} that '
         f'model.context={cfg.model.context} needs; give more text or lower '
         'model.context'
@@ -479,11 +559,23 @@ def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
 
 
 def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
-  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+  """As `mesh_sizes`, for batches that divide.
 
   Raises:
     UserError: the axes do not multiply to the devices, or a batch does not
       divide over them.
+  """
+  axes = mesh_sizes(cfg, num_devices)
+  for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
+    raise UserError(problem)
+  return axes
+
+
+def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
+  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+
+  Raises:
+    UserError: the axes do not multiply to the devices.
   """
   axes = dataclasses.asdict(cfg.mesh)
   axes.pop('cpu_devices')
@@ -500,7 +592,16 @@ def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
       f'{text} use {math.prod(axes.values())} of {num_devices} devices; set '
       'one of them to -1'
     )
-  shards = axes['data'] * axes['fsdp']
+  return axes
+
+
+def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
+  """What is wrong with each batch that does not divide over the devices.
+
+  Args:
+    cfg: the config.
+    shards: devices that a batch is cut over, `mesh.data` x `mesh.fsdp`.
+  """
   for name, size in (
     (
       'train.batch_size / train.accumulate',
@@ -509,14 +610,15 @@ def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
     ('eval.batch_size', cfg.eval.batch_size),
   ):
     if size % shards:
-      raise UserError(
+      yield (
         f'{name} = {size} does not divide over {shards} devices '
         f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
       )
-  return axes
 
 
-_RULES: tuple[Callable[[Config], None], ...] = (
+# Every check yields its messages as strings in place: `craft_jax.meaning` reads
+# there which settings it relates.
+CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
   _check_model,
   _check_schedule,
   _check_train,

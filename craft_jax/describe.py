@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import textwrap
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from craft_jax.config import flatten, settings
@@ -47,14 +48,26 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
   return {k: (v, right[k]) for k, v in left.items() if v != right[k]}
 
 
-def lines(cfg: Config) -> list[str]:
-  """`name = value` of every setting; `*` marks those that were changed."""
+def lines(
+  cfg: Config, origins: Mapping[str, str], only_set: bool = False
+) -> list[str]:
+  """`name = value  origin` of every setting.
+
+  `*` marks those that are not at their default.
+
+  Args:
+    cfg: the settings.
+    origins: where each came from; see `config.Resolved`.
+    only_set: leave out what nobody set.
+  """
   marked = changed(cfg)
   flat = flatten(cfg)
   width = max(map(len, flat))
   return [
-    f'{"*" if name in marked else " "} {name:<{width}} = {value!r}'
+    f'{"*" if name in marked else " "} {name:<{width}} = {value!r:<16}  '
+    f'{origins[name]}'
     for name, value in flat.items()
+    if not only_set or origins[name] != 'default'
   ]
 
 
@@ -65,12 +78,15 @@ def allowed(kind: Any, field: dataclasses.Field) -> str:
   if meta['choices']:
     return ('any of ' if several else '') + ', '.join(meta['choices'])
   name = 'names' if several else kind.__name__
-  low, high = meta['low'], meta['high']
+  low, high = (
+    f'{bound:g}' if isinstance(bound, float) else bound
+    for bound in (meta['low'], meta['high'])
+  )
   if low is not None and high is not None:
-    return f'{name} {low:g} to {high:g}'
+    return f'{name} {low} to {high}'
   if low is not None:
-    return f'{name} from {low:g}'
-  return name if high is None else f'{name} up to {high:g}'
+    return f'{name} from {low}'
+  return name if high is None else f'{name} up to {high}'
 
 
 def markdown() -> str:
@@ -85,23 +101,24 @@ def markdown() -> str:
       f'`{leaf}`',
       f'`{field.default!r}`',
       allowed(kind, field),
+      field.metadata['unit'],
       'yes' if field.metadata['free'] else '',
       field.metadata['doc'],
     )
     row = '| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |'
     sections.setdefault(section, []).append(row)
   header = [
-    '| setting | default | allowed | may change on resume | meaning |',
-    '|---|---|---|---|---|',
+    '| setting | default | allowed | unit | may change on resume | meaning |',
+    '|---|---|---|---|---|---|',
   ]
   parts = []
   for section, rows in sections.items():
-    title = f'### {section}: {_purpose(section)}' if section else '### The run'
+    title = f'### {section}: {purpose(section)}' if section else '### The run'
     parts.append('\n'.join([title, '', *header, *rows]))
   return '\n\n'.join(parts)
 
 
-def _purpose(section: str) -> str:
+def purpose(section: str) -> str:
   """First line of the docstring of a section's dataclass."""
   doc = typing.get_type_hints(Config)[section].__doc__ or ''
   return doc.split('\n')[0].removesuffix('.')

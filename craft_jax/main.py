@@ -11,7 +11,6 @@ import errno
 import io
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -19,6 +18,7 @@ from typing import NoReturn
 
 import craft_jax
 from craft_jax import xla_flags
+from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import (
   INTERRUPTED,
   PEER_LOST,
@@ -113,27 +113,50 @@ def _profile() -> ModuleType:
   return profile
 
 
+def _completion() -> ModuleType:
+  from craft_jax.cli import completion
+
+  return completion
+
+
 def _bench() -> ModuleType:
   from craft_jax.cli import bench
 
   return bench
 
 
+# By what they are for, as `craft help` shows them.
+_GROUPS: dict[str, dict[str, Callable[[], ModuleType]]] = {
+  'train': {
+    'train': _train,
+    'sweep': _sweep,
+    'plan': _plan,
+    'profile': _profile,
+  },
+  'measure': {
+    'eval': _eval,
+    'score': _score,
+  },
+  'write text': {
+    'sample': _sample,
+  },
+  'compress': {
+    'compress': _compress,
+    'decompress': _decompress,
+  },
+  'look at runs, data and settings': {
+    'runs': _runs,
+    'inspect': _inspect,
+    'data': _data,
+    'config': _config,
+  },
+  'this program': {
+    'bench': _bench,
+    'completion': _completion,
+  },
+}
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
-  'train': _train,
-  'eval': _eval,
-  'score': _score,
-  'sample': _sample,
-  'compress': _compress,
-  'decompress': _decompress,
-  'inspect': _inspect,
-  'data': _data,
-  'config': _config,
-  'runs': _runs,
-  'sweep': _sweep,
-  'plan': _plan,
-  'profile': _profile,
-  'bench': _bench,
+  name: load for group in _GROUPS.values() for name, load in group.items()
 }
 
 
@@ -162,53 +185,49 @@ _PEER_MESSAGE = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports mistakes as `UserError`, so that they read like all others."""
-
-  def error(self, message: str) -> NoReturn:
-    raise UserError(f'{message}; see {self.prog} --help')
-
-
 def overview() -> str:
   """The page that `craft help` prints."""
   lines = [
     f'craft {craft_jax.__version__}: language models over characters and bytes',
     '',
     'usage: craft [COMMAND] [flags]    (without a command: train)',
-    '',
   ]
-  lines += [f'  {name:12}{load().SUMMARY}' for name, load in COMMANDS.items()]
+  for title, group in _GROUPS.items():
+    lines += ['', f'{title}:']
+    lines += [f'  {name:12}{COMMANDS[name]().SUMMARY}' for name in group]
   lines += [
     '',
     'craft COMMAND --help shows the flags of a command. Start with:',
     '  craft train --config=base --workdir=runs/first',
+    '  craft sample --workdir=runs/first --prompt="def "',
   ]
   return '\n'.join(lines)
 
 
-def _split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-  """Separates `--config.a.b=v` and `--config.a.b v` from the other flags."""
-  flags, overrides = [], []
-  rest = list(argv)
-  while rest:
-    item = rest.pop(0)
-    if not item.startswith('--config.'):
-      flags.append(item)
-      continue
-    if '=' not in item and rest and not rest[0].startswith('--'):
-      item += '=' + rest.pop(0)
-    overrides.append(item.removeprefix('--config.'))
-  return flags, overrides
+def open_command(name: str) -> tuple[ModuleType, parser_lib.Parser]:
+  """The module of a command and its parser.
+
+  Raises:
+    UserError: no such command.
+  """
+  if name not in COMMANDS:
+    raise UserError(f'unknown command {name!r}{_meant(name)}; see craft help')
+  module = COMMANDS[name]()
+  parser = parser_lib.Parser(prog=f'craft {name}', description=module.__doc__)
+  module.add_arguments(parser)
+  return module, parser
 
 
-def _flags(parser: argparse.ArgumentParser) -> set[str]:
-  """The flags of a parser and of its subcommands."""
-  found = {flag for action in parser._actions for flag in action.option_strings}
-  for action in parser._actions:
-    if isinstance(action, argparse._SubParsersAction):
-      for inner in action.choices.values():
-        found |= _flags(inner)
-  return found
+def _meant(name: str) -> str:
+  """The command that may have been meant, a subcommand if it has the name."""
+  inner = [
+    f"'craft {command} {name}'"
+    for command in COMMANDS
+    if name in open_command(command)[1].commands()
+  ]
+  if inner:
+    return f', did you mean {" or ".join(inner)}?'
+  return hint(name, COMMANDS)
 
 
 def parse(
@@ -221,22 +240,11 @@ def parse(
   Raises:
     UserError: no such command or flag.
   """
-  if name not in COMMANDS:
-    raise UserError(
-      f'unknown command {name!r}{hint(name, COMMANDS)}; see craft help'
-    )
-  module = COMMANDS[name]()
-  parser = _Parser(
-    prog=f'craft {name}',
-    description=textwrap.dedent(module.__doc__ or ''),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  module.add_arguments(parser)
-  flags, overrides = _split_overrides(argv)
+  module, parser = open_command(name)
+  flags, overrides = parser_lib.split_overrides(argv)
   args, unknown = parser.parse_known_args(flags)
   if unknown:
-    near = hint(unknown[0].split('=')[0], _flags(parser))
+    near = hint(unknown[0].split('=')[0], parser.flags())
     raise UserError(
       f'unknown flag {unknown[0]!r}{near}; see craft {name} --help'
     )
@@ -263,7 +271,7 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.reconfigure(errors='backslashreplace')
   if not argv or argv[0] in ('help', '--help', '-h'):
     if len(argv) > 1 and argv[0] == 'help':
-      argv = [argv[1], '--help']
+      argv = [*argv[1:], '--help']
     else:
       print(overview())
       return 0
@@ -313,6 +321,8 @@ def _complain(message: str, code: int) -> int:
 
 def console() -> NoReturn:
   """The `craft` console script."""
+  if '_ARGCOMPLETE' in os.environ:  # a shell asks what may come next
+    _completion().answer(COMMANDS)
   code = _flushed(main(sys.argv[1:]))
   if code and _joined():
     # The usual end waits for the other processes, which may wait for this one.

@@ -1,8 +1,11 @@
 """The size dial: one word sets width, depth, heads and learning rate."""
 
-from ml_collections import config_dict
+from typing import TYPE_CHECKING
 
 from craft_jax.errors import UserError, hint
+
+if TYPE_CHECKING:
+  import ml_collections
 
 # name: width, depth. Parameters of the blocks are 12 x depth x width^2.
 SIZES: dict[str, tuple[int, int]] = {
@@ -15,7 +18,7 @@ SIZES: dict[str, tuple[int, int]] = {
 _BASE_WIDTH, _BASE_RATE = 128, 3e-3
 
 
-def set_size(config: config_dict.ConfigDict, name: str) -> None:
+def set_size(config: 'ml_collections.ConfigDict', name: str) -> None:
   """Sets `model.width`, `depth`, `num_heads` and `optim.learning_rate`.
 
   Heads have 64 entries, 32 in `nano`, so that it has more than two. The rate

@@ -1,13 +1,10 @@
 """Every shipped config, with every variant that its page names."""
 
-import pathlib
-import re
-
 import jax
 import jax.numpy as jnp
 import pytest
 
-from craft_jax import config
+from craft_jax import config, shipped
 from craft_jax.errors import UserError
 from craft_jax.model import build
 from craft_jax.optim.optimizers import build_optimizer
@@ -15,25 +12,12 @@ from craft_jax.train.state import init_state
 from craft_jax.train.step import make_train_step
 from craft_jax.types import Batch
 
-_PATHS = sorted(config.config_dir().glob('[!_]*.py'))
+_PATHS = shipped.paths()
 # What a config leaves to its user.
 _GIVEN = {name: ['data.path=my.txt'] for name in ('dickens', 'text')}
 
 
-def specs(path: pathlib.Path) -> list[str]:
-  """`name` and `name:variant` of every variant in the file's docstring.
-
-  A page documents a variant by showing it in use, `--config=base:small` or
-  `configs/base.py:small`. A variant in capitals stands for the user's choice.
-  """
-  text = path.read_text(encoding='utf-8').split('"""')[1]
-  named = re.findall(rf'\b{path.stem}(?:\.py)?:([a-z]\w*)', text)
-  choice = re.search(rf'\b{path.stem}(?:\.py)?:[A-Z]', text)
-  plain = [] if choice else [path.stem]
-  return plain + [f'{path.stem}:{v}' for v in dict.fromkeys(named)]
-
-
-_SPECS = [spec for path in _PATHS for spec in specs(path)]
+_SPECS = [spec for path in _PATHS for spec in shipped.specs(path)]
 
 
 def test_the_shipped_configs_are_there():

@@ -33,9 +33,14 @@ _BARS = 'ratio at most'  # what a bar bounds, where a result does not say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument('name', nargs='?', help='a script; without one, a list')
   parser.add_argument(
-    'flags', nargs=argparse.REMAINDER, help='what the script is given'
+    'name', nargs='?', metavar='NAME', help='a script (default: list them)'
+  )
+  parser.add_argument(
+    'flags',
+    nargs=argparse.REMAINDER,
+    metavar='...',
+    help='what the script is given',
   )
   parser.add_argument(
     '--save',

@@ -1,4 +1,9 @@
-"""`craft data stats` and `craft data prepare`."""
+"""Prepare a corpus, or show what is in it.
+
+examples:
+  craft data stats --config=text --config.data.path=my.txt
+  craft data prepare --config=base
+"""
 
 import argparse
 import json
@@ -12,20 +17,29 @@ SUMMARY = 'prepare a corpus, or show what is in it'
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the two subcommands and their flags."""
   commands = parser.add_subparsers(dest='action', required=True)
-  for name, text in (
-    ('stats', 'sizes, symbols, frequent and rare characters, cleaning report'),
-    ('prepare', 'write the token arrays once; training then reuses them'),
+  for name, text, examples in (
+    (
+      'stats',
+      'sizes, symbols, frequent and rare characters, cleaning report',
+      'craft data stats\n'
+      'craft data stats --config=text --config.data.path=my.txt --top=20',
+    ),
+    (
+      'prepare',
+      'write the token arrays once; training then reuses them',
+      'craft data prepare --config=base\n'
+      'craft data prepare --config=text --config.data.path=my.txt --json',
+    ),
   ):
     command = commands.add_parser(
       name,
       help=text,
-      description=text[0].upper() + text[1:] + '.',
-      formatter_class=parser.formatter_class,
+      description=f'{text[0].upper()}{text[1:]}.\n\nexamples:\n{examples}',
     )
     command.add_argument(
       '--config',
       default='base',
-      help='config file or name, with :variant; --config.a.b=v overrides',
+      help='config file or name, with :variant',
     )
     command.add_argument(
       '--json', action='store_true', help='end with one JSON object'

@@ -6,6 +6,7 @@ it writes. The archive itself stays.
 
 examples:
   craft decompress notes.txt.craft --workdir=runs/first --output=again.txt
+  craft decompress notes.txt.craft --workdir=runs/first --force --json
 """
 
 import argparse

@@ -18,10 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   group.add_argument(
     '--coordinator',
     metavar='HOST:PORT',
-    help='join by hand: where process 0 listens',
+    help='join by hand: where process 0 listens (default: not by hand)',
   )
   group.add_argument(
-    '--num-processes', type=int, metavar='N', help='with --coordinator'
+    '--num-processes',
+    type=int,
+    metavar='N',
+    help='with --coordinator (default: none)',
   )
   group.add_argument(
     '--process-id', type=int, metavar='I', help='with --coordinator, from 0'

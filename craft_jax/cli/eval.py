@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--path',
     metavar='TEXT',
-    help='the text, where it is no longer at data.path of the run',
+    help='the text, where it is no longer at data.path of the run (default: '
+    'data.path of the run)',
   )
   parser.add_argument(
     '--json',

@@ -1,4 +1,9 @@
-"""`craft inspect`: what a checkpoint holds."""
+"""Say what a checkpoint holds: step, sizes, figures, settings, arrays.
+
+examples:
+  craft inspect --workdir=runs/first
+  craft inspect --workdir=runs/first --step=best --json
+"""
 
 import argparse
 import json

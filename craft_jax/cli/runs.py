@@ -12,7 +12,7 @@ A DIR is a run or a folder that holds runs at any depth (default: runs).
 
 examples:
   craft runs list --where 'model.width>=256 and status==finished' --sort loss
-  craft runs compare runs/a runs/b
+  craft runs compare runs/first runs/second
   craft runs plot runs --x=seconds --output=loss.png
 """
 
@@ -22,11 +22,42 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError, hint
 
 SUMMARY = 'list, compare, plot and delete runs'
 _COLUMNS = ('name', 'status', 'step', 'loss', 'speed', 'params', 'age')
 _AXES = ('steps', 'chars', 'flops', 'seconds')
+_EXAMPLES = {
+  'list': """examples:
+craft runs list --sort loss --limit 5
+craft runs list runs --where 'model.width>=256 and status==finished'
+""",
+  'show': """examples:
+craft runs show runs/first
+craft runs show runs/first --json
+""",
+  'compare': """examples:
+craft runs compare runs/first runs/second
+craft runs compare runs --where 'status==finished' --metric=val_loss
+""",
+  'plot': """examples:
+craft runs plot runs/first
+craft runs plot runs --x=seconds --metric=loss --log=y --output=loss.svg
+""",
+  'report': """examples:
+craft runs report runs
+craft runs report runs/first runs/second --output=two.html
+""",
+  'rm': """examples:
+craft runs rm runs/second
+craft runs rm runs/second --yes
+""",
+  'gc': """examples:
+craft runs gc
+craft runs gc runs --yes
+""",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +65,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   actions = parser.add_subparsers(dest='action', required=True)
 
   def action(name: str, text: str, nargs: str, **more: Any):
-    sub = actions.add_parser(name, help=text, description=text)
-    sub.add_argument('dirs', nargs=nargs, metavar='DIR', **more)
+    sub = actions.add_parser(
+      name,
+      help=text,
+      description=f'{text[0].upper()}{text[1:]}.\n\n{_EXAMPLES[name]}',
+    )
+    help = 'a run, or a folder that holds runs'
+    sub.add_argument(
+      'dirs', nargs=nargs, metavar='DIR', **{'help': help} | more
+    )
     sub.add_argument(
       '--json',
       action='store_true',
@@ -43,25 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     return sub
 
-  sub = action('list', 'a line per run', '*', help='default: runs')
-  _add_filter(sub)
-  sub.add_argument(
-    '--sort', default='age', metavar='KEY', help='column (default: age)'
+  sub = action(
+    'list',
+    'a line per run',
+    '*',
+    help='a run, or a folder that holds runs (default: runs)',
   )
-  sub.add_argument('--reverse', action='store_true', help='the last first')
-  sub.add_argument(
-    '--columns',
-    default='',
-    metavar='KEYS',
-    help='further columns, such as model.width,optim.learning_rate',
-  )
-  sub.add_argument(
-    '--limit', type=int, default=0, metavar='N', help='at most N (0: all)'
-  )
-  sub.add_argument(
-    '--keys', action='store_true', help='list what can be shown and filtered'
-  )
-  action('show', 'what one run is and where it stands', '?', default=None)
+  _add_list(sub)
+  action('show', 'what one run is and where it stands', '?', help='a run')
   sub = action('compare', 'what differs, and which is better', '+')
   _add_filter(sub)
   sub.add_argument(
@@ -77,15 +104,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--output',
     default='runs.html',
     metavar='FILE',
-    help='(default: runs.html)',
+    help='the file to write (default: runs.html)',
   )
   for name, text, nargs in (
     ('rm', 'delete runs', '+'),
     ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
   ):
-    action(name, text, nargs).add_argument(
+    default = '' if nargs == '+' else ' (default: runs)'
+    help = f'a run, or a folder that holds runs{default}'
+    action(name, text, nargs, help=help).add_argument(
       '--yes', action='store_true', help='delete; without it only tell'
     )
+
+
+def _add_list(parser: argparse.ArgumentParser) -> None:
+  _add_filter(parser)
+  group = parser_lib.group(parser, 'what is listed')
+  group.add_argument(
+    '--sort', default='age', metavar='KEY', help='column (default: age)'
+  )
+  group.add_argument('--reverse', action='store_true', help='the last first')
+  group.add_argument(
+    '--columns',
+    default='',
+    metavar='KEYS',
+    help='further columns, such as model.width,optim.learning_rate '
+    '(default: none)',
+  )
+  group.add_argument(
+    '--limit',
+    type=int,
+    default=0,
+    metavar='N',
+    help='at most N; 0 is all (default: 0)',
+  )
+  group.add_argument(
+    '--keys', action='store_true', help='list what can be shown and filtered'
+  )
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:
@@ -93,28 +148,29 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
     '--where',
     default='',
     metavar='FILTER',
-    help="such as 'model.width>=256 and status==finished'",
+    help="such as 'model.width>=256 and status==finished' (default: all)",
   )
 
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:
   _add_filter(parser)
-  parser.add_argument(
+  group = parser_lib.group(parser, 'the picture')
+  group.add_argument(
     '--output',
     default='runs.png',
     metavar='FILE',
     help='.png, .svg or .pdf (default: runs.png)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--x', default='steps', choices=_AXES, help='axis (default: steps)'
   )
-  parser.add_argument(
+  group.add_argument(
     '--metric',
     default='loss,val_loss',
     metavar='KEYS',
     help='keys of metrics.jsonl (default: loss,val_loss)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--smooth',
     type=float,
     default=0.0,
@@ -122,8 +178,11 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     help='weight of what was in the mean of training figures, 0 to 1 '
     '(default: 0)',
   )
-  parser.add_argument(
-    '--log', default='', metavar='AXES', help='logarithmic: x, y or xy'
+  group.add_argument(
+    '--log',
+    default='',
+    metavar='AXES',
+    help='logarithmic: x, y or xy (default: none)',
   )
 
 

@@ -20,6 +20,7 @@ import select
 import sys
 from typing import Any
 
+from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import request_file, trained_flags, writers
 from craft_jax.errors import UserError
 from craft_jax.interrupts import Interrupts
@@ -30,12 +31,16 @@ SUMMARY = 'write text with a trained model'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft sample`."""
-  flag = parser.add_argument
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
   trained_flags.add_kv_cache(parser)
-  source = parser.add_mutually_exclusive_group()
-  source.add_argument('--prompt', metavar='TEXT', help='text to continue')
+  prompt = parser_lib.group(parser, 'what to continue')
+  source = prompt.add_mutually_exclusive_group()
+  source.add_argument(
+    '--prompt',
+    metavar='TEXT',
+    help='text to continue (default: what is piped in)',
+  )
   source.add_argument(
     '--prompt-file',
     metavar='FILE',
@@ -53,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='ask for prompts and for other values of these flags',
   )
   request_lib.add_flags(parser)
+  flag = parser_lib.group(parser, 'output').add_argument
   flag(
     '--format',
     choices=('text', 'jsonl'),
@@ -67,9 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flag(
     '--output',
     metavar='FILE',
-    help='write the samples to a file, which appears whole at the end',
+    help='write the samples to a file, which appears whole at the end '
+    '(default: standard output)',
   )
-  flag(
+  flag('--quiet', action='store_true', help='no progress')
+  parser_lib.group(parser, trained_flags.MODEL).add_argument(
     '--speculate',
     default='off',
     metavar='HOW',
@@ -77,7 +85,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'lookup, what followed where the text was the same before, or a number, of '
     'first layers that write ahead (default: off)',
   )
-  flag('--quiet', action='store_true', help='no progress')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ import sys
 from typing import Any
 
 from craft_jax.cli import adaptive, trained_flags
+from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError
 
 SUMMARY = 'score given text under a trained model'
@@ -25,15 +26,15 @@ SUMMARY = 'score given text under a trained model'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft score`."""
-  flag = parser.add_argument
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
+  flag = parser_lib.group(parser, 'what is scored').add_argument
   flag(
     '--text',
     action='append',
     default=[],
     metavar='TEXT',
-    help='a text; may be given several times',
+    help='a text; may be given several times (default: what is piped in)',
   )
   flag(
     '--file',
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='N',
     help='new symbols per window (default: half of the context)',
   )
+  flag = parser_lib.group(parser, 'output').add_argument
   flag(
     '--heat',
     action='store_true',

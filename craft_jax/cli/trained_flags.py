@@ -2,21 +2,25 @@
 
 import argparse
 
+from craft_jax.cli import parser as parser_lib
 from craft_jax.settings import CACHES, WEIGHTS
+
+MODEL = 'the model'  # title of the group
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds --workdir, --step and --no-ema."""
-  parser.add_argument(
+  group = parser_lib.group(parser, MODEL)
+  group.add_argument(
     '--workdir', required=True, metavar='DIR', help='the run directory'
   )
-  parser.add_argument(
+  group.add_argument(
     '--step',
     default='latest',
     metavar='STEP',
     help='a step, latest or best (default: latest)',
   )
-  parser.add_argument(
+  group.add_argument(
     '--no-ema',
     action='store_true',
     help='the raw weights, where the run keeps averaged ones',
@@ -25,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_weights(parser: argparse.ArgumentParser) -> None:
   """Adds --weights, where the model may be another than was trained."""
-  parser.add_argument(
+  parser_lib.group(parser, MODEL).add_argument(
     '--weights',
     default='auto',
     choices=WEIGHTS,
@@ -36,7 +40,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
 
 def add_kv_cache(parser: argparse.ArgumentParser) -> None:
   """Adds --kv-cache, where text is read and written a piece at a time."""
-  parser.add_argument(
+  parser_lib.group(parser, MODEL).add_argument(
     '--kv-cache',
     default='auto',
     choices=CACHES,

@@ -10,14 +10,22 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from craft_jax.errors import UserError, hint
 from craft_jax.sample.kinds import KINDS, Kind
 from craft_jax.sample.settings import SampleSettings
-from craft_jax.text.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # it imports NumPy
+  import craft_jax.text.vocabulary
 
 _USUAL = SampleSettings()
+# Groups of flags.
+_TEXT = 'the text'
+_BEAMS = 'beams instead of drawing'
+_CHOICE = 'how symbols are chosen'
+_PENALTY = 'what makes a symbol less or more likely'
+_RULES = 'what may be written'
 
 
 class Option(NamedTuple):
@@ -35,13 +43,13 @@ class Option(NamedTuple):
   kind: Kind
   metavar: str
   help: str
-  group: str = ''
+  group: str = _TEXT
   least: int | None = None
   also: str = ''
 
 
 def _option(
-  kind: str, default: Any, metavar: str, meaning: str, group: str = '',
+  kind: str, default: Any, metavar: str, meaning: str, group: str = _TEXT,
   least: int | None = None, also: str = '',
 ) -> Any:  # fmt: skip
   option = Option(KINDS[kind], metavar, meaning, group, least, also)
@@ -49,8 +57,6 @@ def _option(
 
 
 _usual = functools.partial(getattr, _USUAL)
-_CHOICE = 'how symbols are chosen'
-_RULES = 'what may be written'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,22 +81,30 @@ class Request:
     'mean log-probability per symbol; 0 keeps all that are drawn', least=0,
   )  # fmt: skip
   temperature: float = _option(
-    'number', _usual('temperature'), 'X', '0 is greedy, 1 the model as trained'
+    'number',
+    _usual('temperature'),
+    'X',
+    '0 is greedy, 1 the model as trained',
+    _CHOICE,
   )
   top_k: int = _option(
     'integer', _usual('top_k'), 'N', 'choose among the N most likely symbols; '
-    '0 is all',
+    '0 is all', _CHOICE,
   )  # fmt: skip
   top_p: float = _option(
     'number', _usual('top_p'), 'X', 'choose among the most likely symbols that '
-    'sum to X',
+    'sum to X', _CHOICE,
   )  # fmt: skip
   beams: int = _option(
     'integer', 0, 'N', 'search for the likeliest texts with N beams instead of '
-    'drawing; gives the best --num-samples', least=0,
+    'drawing; gives the best --num-samples', _BEAMS, least=0,
   )  # fmt: skip
   length_penalty: float = _option(
-    'number', 1.0, 'X', 'of beams: 0 compares probabilities, 1 their mean'
+    'number',
+    1.0,
+    'X',
+    'of beams: 0 compares probabilities, 1 their mean',
+    _BEAMS,
   )
   seed: int = _option('integer', 0, 'N', 'the same seed writes the same text')
   logprobs: int | None = _option(
@@ -113,22 +127,22 @@ class Request:
   )  # fmt: skip
   repetition_penalty: float = _option(
     'number', _usual('repetition_penalty'), 'X', 'above 1 lowers symbols seen '
-    'lately', _CHOICE,
+    'lately', _PENALTY,
   )  # fmt: skip
   presence_penalty: float = _option(
     'number', _usual('presence_penalty'), 'X', 'taken from the logits of '
-    'symbols seen lately', _CHOICE,
+    'symbols seen lately', _PENALTY,
   )  # fmt: skip
   frequency_penalty: float = _option(
     'number', _usual('frequency_penalty'), 'X', 'the same, for each time they '
-    'were seen', _CHOICE,
+    'were seen', _PENALTY,
   )  # fmt: skip
   penalty_window: int = _option(
     'integer', _usual('penalty_window'), 'N', 'how many of the last symbols '
-    'are lately, the prompt included', _CHOICE,
+    'are lately, the prompt included', _PENALTY,
   )  # fmt: skip
   logit_bias: Mapping[str, float] = _option(
-    'biases', (), 'C=X', 'add X to the logit of the character C', _CHOICE
+    'biases', (), 'C=X', 'add X to the logit of the character C', _PENALTY
   )
   regex: str | None = _option(
     'text', None, 'TEXT', 'a pattern that the text matches as a whole', _RULES
@@ -222,7 +236,9 @@ class Request:
       self, **{field_name(name): value for name, value in changes.items()}
     )
 
-  def settings(self, vocabulary: Vocabulary, documents: bool) -> SampleSettings:
+  def settings(
+    self, vocabulary: 'craft_jax.text.vocabulary.Vocabulary', documents: bool
+  ) -> SampleSettings:
     """For the sampler.
 
     Args:
@@ -291,7 +307,7 @@ def _refuse(name: str, value: Any, option: Option) -> NoReturn:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """A flag for each field but the prompt."""
-  groups: dict[str, Any] = {'': parser}
+  groups: dict[str, Any] = {}
   for field in dataclasses.fields(Request):
     name, option = field.name, OPTIONS[field.name]
     if name == 'prompt':
@@ -328,7 +344,9 @@ def from_flags(args: argparse.Namespace, prompt: str | bytes) -> Request:
   return Request(**given | {'prompt': prompt})
 
 
-def _only_id(char: str, vocabulary: Vocabulary) -> int:
+def _only_id(
+  char: str, vocabulary: 'craft_jax.text.vocabulary.Vocabulary'
+) -> int:
   """The id of a character of `logit_bias`."""
   ids = vocabulary.encode(char)
   if len(ids) != 1:
@@ -339,7 +357,9 @@ def _only_id(char: str, vocabulary: Vocabulary) -> int:
   return int(ids[0])
 
 
-def _constraint(request: Request, vocabulary: Vocabulary) -> Any:
+def _constraint(
+  request: Request, vocabulary: 'craft_jax.text.vocabulary.Vocabulary'
+) -> Any:
   """Everything that is asked of the text at once; None if nothing is."""
   from craft_jax import constrain
 

@@ -1,0 +1,167 @@
+"""How a command line is read, and the page that `--help` shows."""
+
+import argparse
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+from craft_jax.errors import UserError, hint
+
+_EXAMPLES = '\nexamples:\n'
+_SETTINGS = (
+  'settings:\n'
+  '  --config.SECTION.NAME=VALUE changes one, any number of times;\n'
+  '  craft config docs KEY says what it means'
+)
+# What nobody gives: no value, no text, no values.
+_NONE: tuple[Any, ...] = (None, '', [], ())
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+  """A line of usage without the optional flags; defaults with each flag."""
+
+  def __init__(self, prog: str, **kwargs: Any):
+    """For a program of this name."""
+    super().__init__(prog, max_help_position=28, **kwargs)
+
+  def add_usage(
+    self,
+    usage: str | None,
+    actions: Iterable[argparse.Action],
+    groups: Any,
+    prefix: str | None = None,
+  ) -> None:
+    """Only what must be given, then `[flags]`."""
+    flags = argparse.Action([], 'flags', metavar='[flags]')
+    needed = [a for a in actions if not a.option_strings or a.required]
+    super().add_usage(usage, [*needed, flags], [], prefix)
+
+  def _get_help_string(self, action: argparse.Action) -> str | None:
+    text = action.help
+    if text is None or '(default' in text or not takes_default(action):
+      return text
+    if action.default in _NONE:
+      return f'{text} (default: none)'.lstrip()
+    return f'{text} (default: %(default)s)'.lstrip()
+
+
+def takes_default(action: argparse.Action) -> bool:
+  """Whether it has a value that may be left out: no switch, not required."""
+  if isinstance(action, argparse._SubParsersAction) or action.nargs == 0:
+    return False
+  if action.option_strings:
+    return not action.required
+  return action.nargs in (argparse.OPTIONAL, argparse.ZERO_OR_MORE)
+
+
+class Parser(argparse.ArgumentParser):
+  """Reports mistakes as `UserError`, so that they read like all others.
+
+  A description may end in `examples:` and a line or more for each; they come
+  last on the page.
+  """
+
+  def __init__(self, *args: Any, description: str | None = None, **kwargs: Any):
+    """As its base; `description` may be a docstring."""
+    text = inspect.cleandoc(description or '')
+    text, _, examples = text.partition(_EXAMPLES)
+    self.examples = inspect.cleandoc(examples)
+    super().__init__(
+      *args,
+      **{
+        'description': text.strip(),
+        'formatter_class': Formatter,
+        'allow_abbrev': False,
+        **kwargs,
+      },
+    )
+
+  def add_subparsers(self, **kwargs: Any) -> Any:
+    """Under a heading of their own."""
+    return super().add_subparsers(
+      **{
+        'title': 'commands',
+        'metavar': 'COMMAND',
+        'prog': self.prog,
+        'required': True,
+        **kwargs,
+      }
+    )
+
+  @property
+  def takes_settings(self) -> bool:
+    """Whether it has a config, which flags can change."""
+    return any(action.dest == 'config' for action in self._actions)
+
+  def format_help(self) -> str:
+    """The page: usage, what it does, flags, settings, examples."""
+    parts = []
+    if self.takes_settings:
+      parts.append(_SETTINGS)
+    if self.examples:
+      lines = self.examples.replace('\n', '\n  ')
+      parts.append(f'examples:\n  {lines}')
+    self.epilog = '\n\n'.join(parts)
+    return super().format_help()
+
+  def error(self, message: str) -> NoReturn:
+    """Raises `UserError`."""
+    commands = self.commands()
+    if commands and message.endswith('required: COMMAND'):
+      message = f'which one? {self.prog} has {", ".join(commands)}'
+    raise UserError(f'{message}; see {self.prog} --help')
+
+  def _check_value(self, action: argparse.Action, value: Any) -> None:
+    if action.choices is None or value in action.choices:
+      return
+    known = [str(choice) for choice in action.choices]
+    raise argparse.ArgumentError(
+      action,
+      f'invalid choice {value!r}{hint(str(value), known)} (choose from '
+      f'{", ".join(known)})',
+    )
+
+  def commands(self) -> dict[str, 'Parser']:
+    """The parsers of subcommands by name."""
+    found: dict[str, Parser] = {}
+    for action in self._actions:
+      if isinstance(action, argparse._SubParsersAction):
+        found |= action.choices
+    return found
+
+  def pages(self) -> 'list[Parser]':
+    """This parser and those of its subcommands."""
+    inner = [page for p in self.commands().values() for page in p.pages()]
+    return [self, *inner]
+
+  def flags(self) -> set[str]:
+    """The flags of it and of its subcommands."""
+    return {
+      flag
+      for page in self.pages()
+      for action in page._actions
+      for flag in action.option_strings
+    }
+
+
+def group(parser: argparse.ArgumentParser, title: str) -> Any:
+  """The group of flags with a title, made when it is first asked for."""
+  for found in parser._action_groups:
+    if found.title == title:
+      return found
+  return parser.add_argument_group(title)
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Separates `--config.a.b=v` and `--config.a.b v` from the other flags."""
+  flags, overrides = [], []
+  rest = list(argv)
+  while rest:
+    item = rest.pop(0)
+    if not item.startswith('--config.'):
+      flags.append(item)
+      continue
+    if '=' not in item and rest and not rest[0].startswith('--'):
+      item += '=' + rest.pop(0)
+    overrides.append(item.removeprefix('--config.'))
+  return flags, overrides

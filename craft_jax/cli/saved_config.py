@@ -1,0 +1,94 @@
+"""The config that a run has saved, and where its values came from."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+from craft_jax.cli.parser import split_overrides
+from craft_jax.config import Resolved, flatten, from_json, resolve
+from craft_jax.errors import UserError
+from craft_jax.settings import Config
+from craft_jax.track.layout import CONFIG, METADATA
+
+
+def load(path: str) -> Config:
+  """The settings in a run directory or in its `config.json`.
+
+  Raises:
+    UserError: neither, or damaged.
+  """
+  file = pathlib.Path(path)
+  if file.is_dir():
+    file /= CONFIG
+    if not file.is_file():
+      raise UserError(
+        f'{path} is no run directory: it has no {CONFIG}; craft runs list '
+        'shows those there are'
+      )
+  try:
+    return from_json(file.read_text(encoding='utf-8'))
+  except (AttributeError, TypeError, ValueError) as e:
+    raise UserError(f'{file} is not a saved config: {e}') from e
+
+
+def resolved(path: str) -> Resolved:
+  """As `load`, with origins as the run's own command tells them.
+
+  The config file may have changed since: a value that it does not give any
+  more came from the file `then`.
+  """
+  cfg = load(path)
+  command, folder = _command(path)
+  flags, overrides = split_overrides(command)
+  stop = _value(flags, '--stop-at-step', '')
+  if stop:
+    overrides.append(f'train.stop_at_step={stop}')
+  spec = _value(flags, '--config', 'base')
+  values, usual = flatten(cfg), flatten(Config())
+  now, origins = {}, {}
+  try:
+    found = resolve(_from(folder, spec), overrides)
+    now, origins = flatten(found.cfg), dict(found.origins)
+  except UserError:  # the file has gone
+    pass
+  for name, value in values.items():
+    if now and now[name] == value:
+      continue
+    if now and name == 'model.precision':
+      origins[name] = 'hardware'  # what `auto` has become
+    elif value == usual[name]:
+      origins[name] = 'default'
+    else:
+      origins[name] = f'{spec} then' if command else CONFIG
+  return Resolved(cfg, origins, ())
+
+
+def _command(path: str) -> tuple[list[str], str]:
+  """The arguments of the run's last start, and the folder it was made in."""
+  run = pathlib.Path(path)
+  file = (run if run.is_dir() else run.parent) / METADATA
+  try:
+    metadata = json.loads(file.read_text(encoding='utf-8'))
+    return [*metadata['command'][1:]], metadata['folder']
+  except (OSError, ValueError, KeyError, TypeError):
+    return [], ''
+
+
+def _value(flags: Sequence[str], name: str, default: str) -> str:
+  """What follows a flag, with `=` or as the next word."""
+  for i, flag in enumerate(flags):
+    if flag.startswith(f'{name}='):
+      default = flag.partition('=')[2]
+    elif flag == name and i + 1 < len(flags):
+      default = flags[i + 1]
+  return default
+
+
+def _from(folder: str, spec: str) -> str:
+  """A config as it is found from here, where it was given in `folder`."""
+  base, colon, variant = spec.partition(':')
+  file = os.path.join(folder, base)
+  return (
+    f'{os.path.relpath(file)}{colon}{variant}' if os.path.isfile(file) else spec
+  )
