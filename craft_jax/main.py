@@ -95,6 +95,12 @@ def _runs() -> ModuleType:
   return runs
 
 
+def _scaling() -> ModuleType:
+  from craft_jax.cli import scaling
+
+  return scaling
+
+
 def _plan() -> ModuleType:
   from craft_jax.cli import plan
 
@@ -124,6 +130,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
   'data': _data,
   'config': _config,
   'runs': _runs,
+  'scaling': _scaling,
   'plan': _plan,
   'profile': _profile,
   'bench': _bench,
