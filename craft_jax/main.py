@@ -101,6 +101,12 @@ def _sweep() -> ModuleType:
   return sweep
 
 
+def _scaling() -> ModuleType:
+  from craft_jax.cli import scaling
+
+  return scaling
+
+
 def _plan() -> ModuleType:
   from craft_jax.cli import plan
 
@@ -146,6 +152,7 @@ _GROUPS: dict[str, dict[str, Callable[[], ModuleType]]] = {
   },
   'look at runs, data and settings': {
     'runs': _runs,
+    'scaling': _scaling,
     'inspect': _inspect,
     'data': _data,
     'config': _config,

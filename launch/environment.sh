@@ -79,3 +79,21 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed"
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
+
+# offer_browser PYTHON: a Chromium for the tests of the report, where one can
+# be had in a few minutes. Never fails.
+offer_browser() {
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    type -P "$name" >/dev/null && return
+  done
+  say 'looking for a Chromium to test the report in (minutes, once)'
+  if [ "$(id -u)" = 0 ] && type -P apt-get >/dev/null; then
+    timeout 60 apt-get -qq update </dev/null >/dev/null 2>&1 &&
+      DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install -y \
+        --no-install-recommends chromium </dev/null >/dev/null 2>&1 && return
+  fi
+  timeout 120 "$1" -m playwright install chromium \
+    </dev/null >/dev/null 2>&1 && return
+  say 'there is none: the tests of the report in a browser are skipped'
+}

@@ -2,7 +2,8 @@
 # Makes the environment, then: ruff, mypy, pytest.
 #
 #   --fast          no slow tests; under five minutes on two cores (default)
-#   --all           slow tests too (default where the variable CI is set)
+#   --all           slow tests too (default where the variable CI is set);
+#                   installs a Chromium where it can
 #   --interpreters  fast tests also on every other Python >= 3.11 found
 #   --lowest        fast tests also with the lowest versions that
 #                   pyproject.toml allows
@@ -72,6 +73,8 @@ if [ $interpreters = yes ]; then
     run_pytest ".venv-$number/bin/python" fast
   done < <(list_pythons)
 fi
+
+[ $scope = all ] && offer_browser "$bin/python"
 
 # Last, so that pytest's closing line closes the whole.
 run_pytest "$bin/python" $scope

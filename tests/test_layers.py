@@ -26,6 +26,7 @@ _LAYERS = {
   'compile_cache': 1,
   'xla_flags': 1,
   'room': 1,
+  'scaling_law': 1,
   'text': 1,
   'sharding': 1,
   'model': 2,

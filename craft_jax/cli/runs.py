@@ -197,8 +197,10 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _open(dirs: Sequence[str], where: str = '') -> tuple[list[Any], list[str]]:
-  """The runs in the folders that pass the filter, and notes."""
+def open_runs(
+  dirs: Sequence[str], where: str = ''
+) -> tuple[list[Any], list[str]]:
+  """The runs in the folders (default: runs) that pass the filter, and notes."""
   from craft_jax.track import query, runs
 
   found, notes = runs.load_all(runs.find(dirs or ['runs']))
@@ -235,7 +237,7 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
     return '\n'.join(runs_text.table(['key', 'is'], rows, 2)), dict(rows)
   if args.limit < 0:
     raise UserError(f'--limit={args.limit} must be at least 0')
-  found, notes = _open(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where)
   keys = _keys(found)
   more = [key for key in args.columns.split(',') if key]
   for flag, key in (('--sort', args.sort), *(('--columns', k) for k in more)):
@@ -287,7 +289,7 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.track import compare
 
-  found, notes = _open(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where)
   if len(found) < 2:
     raise UserError(
       f'{len(found)} run(s) to compare; give two or more, or a folder of them'
@@ -312,7 +314,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
 
   metrics = [name for name in args.metric.split(',') if name]
   plot.check(args.output, args.smooth, args.log, metrics)
-  found, notes = _open(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
   drawn = plot.draw(found, args.output, metrics, args.x, args.smooth, args.log)
@@ -328,7 +330,7 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
-  found, notes = _open(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where)
   if not found:
     raise UserError('no runs to report; craft runs list shows those there are')
   compared = compare.compare(found)
@@ -349,7 +351,7 @@ def _rm(args: argparse.Namespace) -> tuple[str, Any]:
 def _gc(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
-  found, _ = _open(args.dirs)
+  found, _ = open_runs(args.dirs)
   return _deleted(clean.garbage(found), args.yes)
 
 

@@ -167,15 +167,19 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 def _differences(runs: Sequence[Run]) -> tuple[dict, dict]:
   """The settings that differ: those that may matter, and the free ones."""
-  free = free_settings()
+  free, differing = free_settings(), differing_settings(runs)
+  settings = {k: v for k, v in differing.items() if k not in free}
+  return settings, {k: v for k, v in differing.items() if k in free}
+
+
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
+  """`{name: value by run}` of the settings that are not the same in all."""
   names = {name: None for run in runs for name in run.settings}
-  differing = {
+  return {
     name: values
     for name in names
     if _differ(values := [run.settings.get(name) for run in runs])
   }
-  settings = {k: v for k, v in differing.items() if k not in free}
-  return settings, {k: v for k, v in differing.items() if k in free}
 
 
 def _differ(values: Sequence[Any]) -> bool:

@@ -10,15 +10,14 @@ import numpy as np
 
 from craft_jax.track import compare, curves
 from craft_jax.track.plot import thinned
-from craft_jax.track.report_page import PAGE, SCRIPT, STYLE
+from craft_jax.track.report_page import LIGHT, PAGE, STYLE
+from craft_jax.track.report_script import SCRIPT
 from craft_jax.track.runs import Run, sample_of
 
 _POINTS = 400  # of a curve
-# Told apart by those who see few colours too, on light and dark (Okabe, Ito).
-_COLORS = (
-  '#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8a6d3b',
-  '#7f7f7f',
-)  # fmt: skip
+_LONG = 20  # characters of a name or value
+# The second eight runs are drawn dashed, the third dotted.
+_DASHES = ('solid', 'dashed', 'dotted')
 # Title, then the keys of its curves.
 _CHARTS = (
   ('Loss, nats per symbol', ('nll', 'val_loss')),
@@ -30,6 +29,10 @@ _CHARTS = (
   ('Norm of the parameters', ('param_norm',)),
   ('Characters per second', ('chars_per_second',)),
 )
+_THINNED = (
+  f'Curves of more than {_POINTS} figures are shown as {_POINTS} means over '
+  'stretches of equal length; so is what is read out.'
+)
 
 
 def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
@@ -38,14 +41,14 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   Args:
     runs: in the order of their colours.
     found: their comparison.
-    verdict: the sentence that it ends in.
+    verdict: the sentence that the comparison ends in; not shown of one run.
   """
   labels = compare.short_names([run.name for run in runs])
   names = [labels[run.name] for run in runs]
   data = {
     'axes': curves.AXES,
     'runs': [
-      {'label': name, 'color': _color(i)} | _worth(run)
+      {'label': name, 'color': _color(i), 'dash': _dash(i)} | _worth(run)
       for i, (name, run) in enumerate(zip(names, runs, strict=True))
     ],
     'charts': [
@@ -58,9 +61,11 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   text = json.dumps(data, allow_nan=False).replace('<', '\\u003c')
   notes = ''.join(f'<li>{html.escape(note)}</li>' for note in found.notes)
   return PAGE.format(
-    title=html.escape(f'{len(runs)} runs: {", ".join(names[:4])}'),
+    title=html.escape(_title(names)),
     style=STYLE,
-    verdict=html.escape(verdict),
+    verdict=f'<p class="verdict">{html.escape(verdict)}</p>'
+    if len(runs) > 1
+    else '',
     notes=f'<ul>{notes}</ul>' if notes else '',
     runs=_runs_table(runs, names),
     differences=_differences(found),
@@ -68,14 +73,34 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
       f'<option value="{axis}">{html.escape(name)}</option>'
       for axis, name in curves.AXES.items()
     ),
-    samples=''.join(map(_sample, runs, names)),
+    thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
+    samples=_samples(runs, names),
     data=text,
     script=SCRIPT,
   )
 
 
+def _is_thinned(data: Mapping[str, Any]) -> bool:
+  return any(
+    len(series['y']) == _POINTS
+    for chart in data['charts']
+    for series in chart['series']
+  )
+
+
 def _color(number: int) -> str:
-  return _COLORS[number % len(_COLORS)]
+  return f'var(--c{number % len(LIGHT)})'
+
+
+def _dash(number: int) -> str:
+  return _DASHES[number // len(LIGHT) % len(_DASHES)]
+
+
+def _title(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return names[0]
+  shown = [*names[:4], *(['...'] if len(names) > 4 else [])]
+  return f'{len(names)} runs: {", ".join(shown)}'
 
 
 def _worth(run: Run) -> dict[str, float | None]:
@@ -90,6 +115,7 @@ def _worth(run: Run) -> dict[str, float | None]:
 
 def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
   found = []
+  both = len(keys) > 1
   for number, run in enumerate(runs):
     for key in keys:
       read = curves.Series(run, key)
@@ -101,7 +127,7 @@ def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
       found.append(
         {
           'run': number,
-          'name': 'validation' if evaluated else '',
+          'name': ('validation' if evaluated else 'training') if both else '',
           'dots': evaluated,
           'steps': _numbers(thinned(steps, y, _POINTS)[0]),
           'y': _numbers(thinned(steps, y, _POINTS)[1]),
@@ -133,36 +159,49 @@ def _runs_table(runs: Sequence[Run], names: Sequence[str]) -> str:
   rows = []
   for i, (run, name) in enumerate(zip(runs, names, strict=True)):
     facts = run.facts
-    key = f'<span class="key" style="background:{_color(i)}"></span>'
+    style = f'border-top-color:{_color(i)};border-top-style:{_dash(i)}'
+    key = f'<span class="key" style="{style}"></span>'
     cells = [
       facts['status'],
-      f'{facts["step"]} of {facts["steps"]}',
+      f'{_count(facts["step"])} of {_count(facts["steps"])}',
       _figure(facts['loss']),
       _figure(facts['final']),
       _count(facts['params']),
       _count(facts['speed']),
       _count(facts['seconds']),
     ]
-    rows.append([key + html.escape(name), *map(html.escape, cells)])
+    rows.append([key + _wrapped(name), *map(html.escape, cells)])
   head = ('run', 'status', 'step', 'best loss', 'last loss', 'parameters',
           'characters/s', 'seconds')  # fmt: skip
   return _table(head, rows)
 
 
 def _differences(found: compare.Comparison) -> str:
+  if sum(len(group.results) for group in found.groups) < 2:
+    return ''
   kinds: list[tuple[str, Mapping[str, list[Any]]]] = [
     ('', found.settings),
     ('', found.circumstances),
     (' (no effect)', found.reporting),
   ]
   rows = [
-    [html.escape(name + mark), *(html.escape(_short(v)) for v in values)]
+    [html.escape(name + mark), *(_wrapped(_short(v)) for v in values)]
     for mark, kind in kinds
     for name, values in kind.items()
   ]
-  if not rows:
-    return '<p>nothing but the seed</p>'
-  return _table(['', *(html.escape(g.label) for g in found.groups)], rows)
+  head = ['', *(_wrapped(g.label) for g in found.groups)]
+  if rows:
+    text = f'<div class="wide" tabindex="0">{_table(head, rows)}</div>'
+  else:
+    text = '<p>nothing but the seed</p>'
+  return f'<h2>What differs</h2>{text}'
+
+
+def _samples(runs: Sequence[Run], names: Sequence[str]) -> str:
+  found = ''.join(map(_sample, runs, names))
+  if not found:
+    return ''
+  return f'<h2>Samples</h2><div class="samples">{found}</div>'
 
 
 def _sample(run: Run, name: str) -> str:
@@ -173,6 +212,14 @@ def _sample(run: Run, name: str) -> str:
   shown = text.encode(errors='replace').decode()
   head = f'{html.escape(name)}, step {step}'
   return f'<div><h3>{head}</h3><pre>{html.escape(shown)}</pre></div>'
+
+
+def _wrapped(text: str) -> str:
+  """As HTML; what is long does not make its column wide."""
+  escaped = html.escape(text)
+  if len(text) <= _LONG:
+    return escaped
+  return f'<span class="long">{escaped}</span>'
 
 
 def _figure(value: float | None) -> str:

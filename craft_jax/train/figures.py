@@ -85,6 +85,7 @@ class Figures:
     """
     cfg, train = setup.cfg, setup.corpus.train
     self._symbols_per_step = cfg.train.batch_size * cfg.model.context
+    self._train_symbols = len(train.tokens)
     self._chars_per_symbol = train.num_chars / len(train.tokens)
     self._bytes_per_symbol = train.num_bytes / len(train.tokens)
     self._withheld = setup.corpus.withheld
@@ -107,6 +108,7 @@ class Figures:
     """What relates steps, symbols, characters and FLOPs of this run."""
     return {
       'symbols_per_step': self._symbols_per_step,
+      'train_symbols': self._train_symbols,
       'chars_per_symbol': self._chars_per_symbol,
       'flops_per_symbol': self.flops_per_symbol,
     }

@@ -28,15 +28,24 @@ def append(path, *rows):
 
 
 @pytest.fixture
-def make_run(tmp_path):
+def make_run(run_maker, tmp_path):
   """`make_run(name, losses, settings, metadata)`: evaluated every 10 steps.
 
   A step takes 2 seconds; training losses are 0.1 below the evaluations.
   `make_run.row`, `.evaluation` and `.append` make further rows.
   """
+  return run_maker(tmp_path)
 
+
+@pytest.fixture(scope='session')
+def run_maker():
+  """`run_maker(folder)`: a `make_run` for tests that share runs there."""
+  return _maker
+
+
+def _maker(folder):
   def make(name, losses=(3.0, 2.0), settings=None, metadata=None):
-    path = tmp_path / name
+    path = folder / name
     path.mkdir(parents=True)
     config = {'seed': 0, 'model': {'width': 32, 'context': 10},
               'train': {'steps': 10 * len(losses), 'batch_size': 10},

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from craft_jax.track import compare, report, runs
-from craft_jax.track.report_page import SCRIPT
+from craft_jax.track.report_script import SCRIPT
 
 EVIL = '</script><b>&"\'\u2028'
 
@@ -76,49 +76,12 @@ def test_a_long_run_is_thinned(make_run):
   assert len(data['charts'][0]['series'][0]['y']) == 400
 
 
-# As much of a document as the script asks for.
-_DOCUMENT = """
-class Node {
-  constructor(name) { this.name = name; this.children = []; this.style = {};
-                      this.attributes = {}; this.handlers = {};
-                      this.textContent = '' }
-  setAttribute(key, value) { this.attributes[key] = value }
-  append(...nodes) { this.children.push(...nodes) }
-  replaceChildren(...nodes) { this.children = nodes }
-  addEventListener(kind, handler) { this.handlers[kind] = handler }
-  getBoundingClientRect() { return { left: 100, width: W / 2 } }
-}
-const ids = {};
-for (const id of ['data', 'axis', 'logx', 'logy', 'charts'])
-  ids[id] = new Node(id);
-globalThis.document = {
-  getElementById: id => ids[id],
-  createElement: name => new Node(name),
-  createElementNS: (space, name) => new Node(name),
-};
-"""
-
-_HOVER = """
-const [page] = [require('fs').readFileSync(0, 'utf8')];
-ids.data.textContent = page;
-ids.axis.value = 'steps';
-main();
-const figure = ids.charts.children[0], [head, svg, read] = figure.children;
-function hover(step, axis) {
-  const x = scale([1, 20], LEFT, W - RIGHT, false);
-  svg.handlers.pointermove({ clientX: 100 + x.pixel(step) / 2 });
-  return read.children.map(c => c.textContent ?? c).join('|');
-}
-const before = hover(10);
-ids.axis.value = 'chars';
-ids.logy.checked = true;
-ids.axis.handlers.change();
-const paths = ids.charts.children[0].children[1].children
-  .filter(c => c.name === 'path').map(c => c.attributes.d);
+_ASK = """
 console.log(JSON.stringify({
-  before, paths, charts: ids.charts.children.length,
   nearest: [nearest([1, 2, 4], 2.9), nearest([1, 2, 4], 3.1), nearest([5], 9)],
-  ticks: [ticks(0, 1, false), ticks(1, 1000, true), ticks(-3, 2, false)],
+  within: [within([1, 3, 5], 5.9), within([1, 3, 5], 6.1), within([5], 6)],
+  ticks: [ticks(0, 1, false, 5), ticks(1, 100, true, 5), ticks(-3, 2, false, 5),
+          ticks(1, 1e9, true, 5)],
   short: [short(0), short(1234567), short(0.00012), short(NaN), short(1.5)],
   none: scale([0, -1], 0, 1, true), flat: scale([2, 2], 0, 10, false).low,
 }));
@@ -126,30 +89,18 @@ console.log(JSON.stringify({
 
 
 @pytest.mark.skipif(not shutil.which('node'), reason='no JavaScript here')
-def test_a_curve_is_read_under_the_pointer(page):
-  head, _, rest = SCRIPT.partition('// Places of')
-  script = head + _DOCUMENT + '// Places of' + rest
-  script = script.replace(
-    "if (typeof document !== 'undefined') main();", _HOVER
-  )
+def test_places_and_ticks():
   done = subprocess.run(
-    ['node', '-e', script],
-    input=Reader(page).scripts[0],
-    capture_output=True,
-    text=True,
-    timeout=60,
+    ['node', '-e', SCRIPT + _ASK], capture_output=True, text=True, timeout=60
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  assert found['before'].startswith('steps 10:')
-  assert 'a  2.9' in found['before'] and 'a validation 3' in found['before']
-  assert 'b validation 2.8' in found['before']
-  assert len(found['paths']) == 4 and 'NaN' not in ''.join(found['paths'])
-  assert found['charts'] == 4  # loss, bits per byte, learning rate, speed
   assert found['nearest'] == [1, 2, 0]
+  assert found['within'] == [2, -1, -1]
   zero_to_one = [0, 0.2, 0.4, 0.6, 0.8, 1]
   assert found['ticks'][0] == pytest.approx(zero_to_one)
-  assert found['ticks'][1] == [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+  assert found['ticks'][1] == [1, 2, 5, 10, 20, 50, 100]
   assert found['ticks'][2] == [-3, -2, -1, 0, 1, 2]
+  assert found['ticks'][3] == [1, 1e2, 1e4, 1e6, 1e8]
   assert found['short'] == ['0', '1.235M', '1.20e-4', '-', '1.5']
   assert found['none'] is None and found['flat'] < 2

@@ -1,0 +1,133 @@
+"""Fit a scaling law to finished runs; say what to train next.
+
+Fits loss = E + A N^-alpha + B D^-beta (N: all parameters, D: symbols read) to
+the last evaluation of each finished run, with bootstrap intervals, draws it,
+and finds the size and length of the least loss for a budget of FLOPs.
+
+A DIR is a run or a folder that holds runs at any depth (default: runs).
+
+examples:
+  craft scaling runs --flops=1e15
+  craft scaling runs --where 'optim.name==muon' --metric=val_bpb --json
+"""
+
+import argparse
+import json
+import math
+import pathlib
+from typing import Any
+
+from craft_jax.errors import UserError, hint
+
+SUMMARY = 'fit a scaling law to runs, and say what to train next'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  parser.add_argument('dirs', nargs='*', metavar='DIR', help='default: runs')
+  parser.add_argument(
+    '--where',
+    default='',
+    metavar='FILTER',
+    help="such as 'model.width>=64 and optim.name==muon'",
+  )
+  parser.add_argument(
+    '--metric',
+    default='val_loss',
+    metavar='KEY',
+    help='loss of an evaluation (default: val_loss)',
+  )
+  parser.add_argument(
+    '--flops',
+    type=float,
+    metavar='X',
+    help='budget of training (default: 10 times the largest run)',
+  )
+  parser.add_argument(
+    '--output',
+    default='scaling.png',
+    metavar='FILE',
+    help='.png, .svg or .pdf; empty for no picture (default: scaling.png)',
+  )
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    help='print one JSON object, last on standard output',
+  )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Fits, draws and prints; returns the exit code."""
+  if args.flops is not None and not 0 < args.flops < math.inf:
+    raise UserError(f'--flops={args.flops:g} must be more than 0')
+  if args.output:
+    from craft_jax.track import plot
+
+    plot.check(args.output, 0.0, '', [args.metric])
+  from craft_jax.cli import runs as runs_command
+  from craft_jax.cli import scaling_text
+  from craft_jax.track import scaling, scaling_plot
+
+  found, notes = runs_command.open_runs(args.dirs, args.where)
+  known = {key for one in found for key in one.digest.final}
+  known = {key for key in known if key.startswith('val_')}
+  if known and args.metric not in known:
+    raise UserError(
+      f'--metric={args.metric}: no run has it{hint(args.metric, known)}; they '
+      f'have {", ".join(sorted(known))}'
+    )
+  study = scaling.study(scaling.collect(found, args.metric), args.flops)
+  following = _following(study)
+  if args.output:
+    scaling_plot.draw(study, args.output)
+  print('\n'.join(f'note: {note}' for note in notes), end='\n' * bool(notes))
+  print(scaling_text.text(study, following))
+  if args.output:
+    print(f'picture   {args.output}')
+  if args.json:
+    data = scaling_text.as_dict(study, following) | {
+      'output': args.output or None
+    }
+    data['notes'] = [*notes, *data['notes']]
+    print(json.dumps(data, allow_nan=False))
+  return 0
+
+
+def _following(study: Any) -> dict[str, Any] | None:
+  """Settings of the run that the study asks for, and the run they change."""
+  import jax
+
+  from craft_jax import config
+  from craft_jax.plan.resize import resized
+  from craft_jax.track import layout
+
+  jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
+  like = min(
+    study.points.runs,
+    key=lambda one: abs(math.log(one.facts['params'] / study.best.params)),
+  )
+  vocabulary_size = like.metadata.get('vocabulary_size')
+  try:
+    cfg = config.from_json(
+      pathlib.Path(like.path / layout.CONFIG).read_text(encoding='utf-8')
+    )
+  except (OSError, UserError, ValueError, TypeError):
+    return None  # of another version
+  if not vocabulary_size:
+    return None
+  model = resized(cfg.model, vocabulary_size, study.best.params)
+  if model is None:
+    return None
+  symbols = cfg.train.batch_size * cfg.model.context
+  wanted = {
+    'model.width': (model.width, cfg.model.width),
+    'model.depth': (model.depth, cfg.model.depth),
+    'model.num_heads': (model.num_heads, cfg.model.num_heads),
+    'model.mlp_width': (model.mlp_width, cfg.model.mlp_width),
+    'train.steps': (max(round(study.best.symbols / symbols), 1), 0),
+  }
+  return {
+    'like': like.name,
+    'symbols_per_step': symbols,
+    'settings': {k: new for k, (new, old) in wanted.items() if new != old},
+  }

@@ -1,0 +1,95 @@
+"""A scaling law and its runs as a picture; needs matplotlib."""
+
+import pathlib
+
+import numpy as np
+
+from craft_jax import scaling_law
+from craft_jax.errors import UserError
+from craft_jax.track.scaling import Study
+
+_LABELS = {
+  'val_loss': 'val_loss, nats per symbol',
+  'val_bpb': 'val_bpb, bits per byte',
+  'val_bpc': 'val_bpc, bits per character',
+}
+
+
+def draw(study: Study, output: str) -> None:
+  """Loss by data, a curve for each size; and by FLOPs, with the best split.
+
+  Args:
+    study: what is shown.
+    output: the file; its suffix decides the format.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  from matplotlib import ticker
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(11, 4.8), layout='constrained')
+  left, right = figure.subplots(1, 2)
+  _by_data(left, study)
+  _by_flops(right, study)
+  for axes in (left, right):
+    axes.set_xscale('log')
+    axes.set_yscale('log')
+    axes.set_ylabel(_LABELS.get(study.points.metric, study.points.metric))
+    # A loss spans less than a decade, where logarithmic ticks are too few.
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(7))
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize='small')
+  try:
+    pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output, dpi=110)
+  except OSError as e:
+    raise UserError(f'cannot write {output} ({e.strerror or e})') from e
+
+
+def _by_data(axes, study: Study) -> None:
+  points, law = study.points, study.law
+  sizes = sorted(set(points.params))
+  span = np.geomspace(points.symbols.min() / 1.5, points.symbols.max() * 1.5)
+  shades = _shades(len(sizes))
+  for size, shade in zip(sizes, shades, strict=True):
+    mine = points.params == size
+    axes.plot(points.symbols[mine], points.loss[mine], 'o', color=shade)
+    axes.plot(span, law.loss(size, span), color=shade, label=f'N = {size:,.0f}')
+  axes.set_xlabel('D, symbols read')
+  axes.set_title('runs (dots) and the law (lines)', fontsize='medium')
+
+
+def _by_flops(axes, study: Study) -> None:
+  points = study.points
+  sizes = sorted(set(points.params))
+  shades = dict(zip(sizes, _shades(len(sizes)), strict=True))
+  axes.scatter(
+    points.flops, points.loss, color=[shades[size] for size in points.params]
+  )
+  span = np.geomspace(points.flops.min(), max(points.flops.max(), study.flops))
+  best, *draws = np.array(
+    [
+      [scaling_law.best_split(law, study.cost, flops).loss for flops in span]
+      for law in (study.law, *study.draws)
+    ]
+  )
+  axes.plot(span, best, 'k', label='best split of N and D')
+  low, high = np.transpose(
+    [scaling_law.interval(losses) for losses in np.transpose(draws)]
+  )
+  axes.fill_between(
+    span, low, high, color='k', alpha=0.12,
+    label=f'{scaling_law.COVERED:.0%} interval',
+  )  # fmt: skip
+  axes.plot(study.flops, study.best.loss, 'k*', ms=12, label='the budget')
+  axes.set_xlabel('FLOPs of training')
+  axes.set_title('loss by cost', fontsize='medium')
+
+
+def _shades(count: int):
+  from matplotlib import colormaps
+
+  return colormaps['viridis'](np.linspace(0, 0.85, count))
