@@ -271,7 +271,16 @@ class Train:
   )
   batch_size: int = setting(32, 'Sequences per step, over all devices.', low=1)
   accumulate: int = setting(
-    1, 'Micro-batches per step; must divide batch_size.', low=1
+    1,
+    'Micro-batches per step; must divide batch_size. Changes rounding, and '
+    'which entries dropout takes.',
+    low=1,
+    free=True,
+  )
+  check_memory: bool = setting(
+    True,
+    'Refuse at the start what surely needs more memory than there is.',
+    free=True,
   )
   steps_per_call: int = setting(
     0, 'Steps per dispatch; 0 aims at one second.', low=0, high=10000, free=True

@@ -22,6 +22,7 @@ _LAYERS = {
   'describe': 1,
   'compile_cache': 1,
   'xla_flags': 1,
+  'room': 1,
   'text': 1,
   'sharding': 1,
   'model': 2,

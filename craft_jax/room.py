@@ -1,0 +1,147 @@
+"""How much memory there is where this program runs."""
+
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+
+_PROC = pathlib.Path('/proc')
+_CGROUP = pathlib.Path('/sys/fs/cgroup')
+# The limit and what is used of it, in version 2 and 1 of control groups.
+_GROUP_FILES = (
+  ('', 'memory.max', 'memory.current'),
+  ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
+)
+
+
+class Room(NamedTuple):
+  """Memory that a device can still give.
+
+  Attributes:
+    bytes: on each device; the CPU devices of a process share what it gets.
+    source: what sets the limit, in words.
+  """
+
+  bytes: float
+  source: str
+
+
+def room() -> Room | None:
+  """What each device of this process can still give; None if nothing tells.
+
+  Of an accelerator JAX's own limit. Of a CPU the least of what the address
+  space limit (`ulimit -v`), the control group and the free memory of the
+  machine, swap included, leave.
+  """
+  devices = jax.local_devices()
+  if devices[0].platform != 'cpu':
+    stats = [device.memory_stats() or {} for device in devices]
+    left = [
+      s['bytes_limit'] - s.get('bytes_in_use', 0)
+      for s in stats
+      if s.get('bytes_limit')
+    ]
+    return Room(min(left), "the device's memory") if left else None
+  found = min(_process_limits(), default=None)
+  if found is None:
+    return None
+  return Room(max(found.bytes, 0) / len(devices), found.source)
+
+
+def _process_limits() -> Iterator[Room]:
+  """What each limit leaves to this process."""
+  yield from _address_space()
+  yield from _control_group()
+  try:
+    free = _fields(_PROC / 'meminfo')
+    yield Room(free['MemAvailable'] + free.get('SwapFree', 0), 'free memory')
+  except (OSError, KeyError, ValueError):  # not Linux
+    return
+
+
+def limited_address_space() -> int | None:
+  """Bytes that `ulimit -v` allows this process; None without a limit."""
+  try:
+    import resource
+  except ImportError:  # on Windows
+    return None
+  limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+  return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _address_space() -> Iterator[Room]:
+  limit = limited_address_space()
+  if limit is None:
+    return
+  try:
+    used = _fields(_PROC / 'self' / 'status')['VmSize']
+  except (OSError, KeyError, ValueError):
+    return
+  yield Room(limit - used, 'the address space limit (ulimit -v)')
+
+
+def _control_group() -> Iterator[Room]:
+  """Of the group of this process, as a container sees it, or by its path."""
+  for name, most, used in _GROUP_FILES:
+    for folder in _groups(name):
+      try:
+        limit = (folder / most).read_text().strip()
+        left = int(limit) - int((folder / used).read_text())
+      except (OSError, ValueError):  # not there, or 'max'
+        continue
+      yield Room(left, 'the control group')
+
+
+def _groups(controller: str) -> Iterator[pathlib.Path]:
+  root = _CGROUP / controller
+  yield root
+  try:
+    lines = (_PROC / 'self' / 'cgroup').read_text().splitlines()
+  except OSError:
+    return
+  for line in lines:
+    _, names, path = line.split(':', 2)
+    if path != '/' and controller in names.split(','):
+      yield root / path.lstrip('/')
+
+
+def kills() -> int | None:
+  """Processes that the kernel has killed for memory since the machine started.
+
+  None where the kernel does not count them.
+  """
+  counts = []
+  for path in (_PROC / 'vmstat', _CGROUP / 'memory.events'):
+    try:
+      counts.append(_fields(path, scale=1)['oom_kill'])
+    except (OSError, KeyError, ValueError):
+      continue
+  return sum(counts) if counts else None
+
+
+def _fields(path: pathlib.Path, scale: int = 1024) -> dict[str, int]:
+  """Lines of a name and a number; kB become bytes."""
+  found = {}
+  for line in path.read_text().splitlines():
+    words = line.replace(':', ' ').split()
+    if len(words) > 1 and words[1].isdigit():
+      found[words[0]] = int(words[1]) * scale
+  return found
+
+
+def parse_bytes(text: str) -> int:
+  """`8GiB`, `80GB`, `500 MB` or a plain number of bytes.
+
+  Raises:
+    ValueError: no such size, or not above zero.
+  """
+  word = text.strip().lower().replace(' ', '').removesuffix('b')
+  binary = word.endswith('i')
+  word = word.removesuffix('i')
+  power = 'kmgt'.find(word[-1:]) + 1 if word[-1:] else 0
+  number = float(word[:-1] if power else word)
+  if (binary and not power) or not 0 < number < math.inf:
+    raise ValueError(text)
+  return int(number * (1024 if binary else 1000) ** power)
