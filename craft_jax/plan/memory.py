@@ -17,6 +17,10 @@ from craft_jax.plan.model import Sketch
 from craft_jax.settings import Config
 
 USABLE = 0.9  # of a device's memory; the rest is the runtime's and fragments
+STATE = ('params', 'opt_state', 'ema', 'counts')  # parts of what stays
+# What was measured over what is planned beside the state, least and most
+# (docs/memory.md).
+ERROR = {'cpu': (0.73, 1.30), 'gpu': (0.86, 0.99)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,13 @@ def memory(sketch: Sketch, layout: Layout, platform: str = 'tpu') -> Memory:
     working=symbols * working(cfg, layout.tensor, platform),
     logits=symbols * logits(cfg, sketch.vocabulary_size),
   )
+
+
+def cache_bytes(cfg: Config) -> int:
+  """Keys and values of one text of the context, while it is written."""
+  m = cfg.model
+  keys_width = (m.num_kv_heads or m.num_heads) * (m.width // m.num_heads)
+  return 2 * m.depth * keys_width * m.context * _item(cfg)
 
 
 def symbols_per_device(cfg: Config, layout: Layout) -> int:

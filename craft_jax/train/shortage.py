@@ -14,14 +14,16 @@ from craft_jax.plan.memory import Memory, logits, memory, working
 from craft_jax.plan.memory import kept as kept_bytes
 from craft_jax.plan.model import Sketch
 from craft_jax.plan.report import amount
+from craft_jax.plan.search import Bound
 from craft_jax.room import Room, room
 from craft_jax.settings import Config
 
 # Of an estimate that is not of the state, what was measured at least
 # (docs/memory.md). Only what needs more than there is even so is refused.
 LEAST = 0.6
-# Of the memory, what a suggestion may fill.
-_FILLED = 0.9
+# Of what a run that failed needs by the plan, what a suggestion needs: at most,
+# and what is tried however little is left.
+_FILLED, _HALF = 0.9, 0.6
 _ASKED = re.compile(r'allocat\w*[^\d]{0,20}([\d.]+) ?([KMGT]i?B|bytes|B)?')
 _UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
 _SIGNS = ('RESOURCE_EXHAUSTED', 'Out of memory', 'out of memory', 'bad_alloc')
@@ -105,7 +107,7 @@ def check_start(
   raise TooLarge(
     f'this run needs about {amount(used.total)} on each of {layout.devices} '
     f'device(s), and {left.source} leaves {amount(left.bytes)}; '
-    f'{_advice(run, layout, left.bytes)}; {_ANYWAY}',
+    f'{_advice(run, layout, Bound(left.bytes, _platform()))}; {_ANYWAY}',
     'planning',
     used.total,
   )
@@ -142,14 +144,14 @@ def check_program(
   left = room()
   if needed is None or left is None or needed <= left.bytes:
     return
-  layout = Layout(**mesh_shape)
-  run = sketch(cfg, vocabulary_size)
+  layout, run = Layout(**mesh_shape), sketch(cfg, vocabulary_size)
+  used = memory(run, layout, 'cpu')
+  correction = needed / (used.total - used.state)
+  bound = Bound(left.bytes + used.state, 'cpu', correction)
   raise TooLarge(
     f'a step needs {amount(needed)} more on each of {layout.devices} CPU '
     f'device(s), as it is compiled, and {left.source} leaves '
-    f'{amount(left.bytes)}; '
-    f'{_advice(run, layout, left.bytes * _scale(run, layout, needed))}; '
-    f'{_ANYWAY}',
+    f'{amount(left.bytes)}; {_advice(run, layout, bound)}; {_ANYWAY}',
     'training',
     needed,
   )
@@ -165,12 +167,6 @@ def program_bytes(program: Any) -> int | None:
     + found.output_size_in_bytes
     - found.alias_size_in_bytes
   )
-
-
-def _scale(run: Sketch, layout: Layout, needed: float) -> float:
-  """The plan's bytes beside the state over those of the compiled program."""
-  used = memory(run, layout, _platform())
-  return (used.total - used.state) / needed
 
 
 # --- after -------------------------------------------------------------------
@@ -200,9 +196,11 @@ def explained(
   if doing == 'evaluating':
     advice = _smaller_evaluation(cfg, layout)
   else:
-    # What is in use now counts, but a run that failed has to become smaller.
+    # What is left now says little: other devices hold their buffers still. The
+    # run has to become smaller, and half is what is tried first.
     limit = min(left.bytes + used.state, _FILLED * used.total)
-    advice = _advice(run, layout, limit, smaller=True)
+    bound = Bound(max(limit, _HALF * used.total), _platform())
+    advice = _advice(run, layout, bound, smaller=True)
   report = '\n'.join(
     [
       f'out of memory while {doing}: {what} at once on a device, and '
@@ -241,11 +239,11 @@ def _rows(used: Memory) -> list[str]:
 
 
 def _advice(
-  run: Sketch, layout: Layout, limit: float, smaller: bool = False
+  run: Sketch, layout: Layout, bound: Bound, smaller: bool = False
 ) -> str:
   """Flags to paste."""
-  found = search_lib.options(run, layout, limit, _platform(), smaller)
-  option = search_lib.best(found)
+  found = search_lib.options(run, layout, bound, smaller)
+  option = search_lib.best(found, run.cfg, layout)
   if option is None:
     return (
       'it fits with no train.accumulate and model.remat; use a smaller '
