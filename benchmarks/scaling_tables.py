@@ -130,7 +130,8 @@ def _models() -> str:
   return table(
     (
       'model', 'layers x width', 'parameters', 'per symbol', 'state',
-      'with gradients and updates', 'a window, `none`', 'the same, cuDNN', '`dots`', '`block`',
+      'with gradients and updates', 'a window, `none`', 'the same, cuDNN',
+      '`dots`', '`block`',
     ),
     rows,
   )  # fmt: skip

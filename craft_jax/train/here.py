@@ -59,6 +59,13 @@ class Compiled(NamedTuple):
     return sum(self.state.values()) + self.data + self.temporaries
 
   @property
+  def expected_peak(self) -> float:
+    """Bytes that the steps add on all devices of this process."""
+    device = jax.local_devices()[0]
+    unseen = memory.UNSEEN if device.platform == 'cpu' else 0
+    return (self.temporaries + unseen) * jax.local_device_count()
+
+  @property
   def correction(self) -> float:
     """Temporaries over what the plan says of them."""
     return self.temporaries / self.planned

@@ -53,6 +53,7 @@ def _values(c: Compiled) -> dict[str, Any]:
     'temporaries': c.temporaries,
     'planned': c.planned,
     'together': c.together,
+    'expected_peak': c.expected_peak,
     'left': c.left,
     'limit': c.limit,
     'compile_seconds': c.seconds,
@@ -121,9 +122,8 @@ def _measured(found: AtHand) -> str:
     f'checked in {duration(done.checkpoint_seconds)}',
   ]
   if done.peak is not None:
-    expected = first.temporaries * jax.local_device_count()
     lines.append(
       f'  {"peak":<12}{amount(done.peak):>9}   above what was there before; '
-      f'{amount(expected)} were expected'
+      f'{amount(first.expected_peak)} were expected'
     )
   return '\n'.join(lines)
