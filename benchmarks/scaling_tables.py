@@ -106,9 +106,15 @@ def _models() -> str:
       * kept(
         dataclasses.replace(
           cfg, model=dataclasses.replace(bfloat16, remat=remat)
-        )
+        ),
+        platform=platform,
       )
-      for remat in ('none', 'dots', 'block')
+      for remat, platform in (
+        ('none', 'tpu'),
+        ('none', 'gpu'),
+        ('dots', 'gpu'),
+        ('block', 'gpu'),
+      )
     )
     rows.append(
       (
@@ -124,7 +130,8 @@ def _models() -> str:
   return table(
     (
       'model', 'layers x width', 'parameters', 'per symbol', 'state',
-      'with gradients and updates', 'a window, `none`', '`dots`', '`block`',
+      'with gradients and updates', 'a window, `none`', 'the same, cuDNN',
+      '`dots`', '`block`',
     ),
     rows,
   )  # fmt: skip

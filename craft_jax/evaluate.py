@@ -131,9 +131,9 @@ class Evaluator:
     before: MetricSums = {}
     for batch in self._batches(tokens, stride):
       before, sums = self._compiled(params, self._put(batch)), before
-      totals = metrics.add_sums(totals, jax.device_get(sums))
+      totals = metrics.add_sums(totals, mesh_lib.fetched(sums))
       tick()
-    return metrics.add_sums(totals, jax.device_get(before))
+    return metrics.add_sums(totals, mesh_lib.fetched(before))
 
   def _batches(self, tokens, stride) -> Iterator[Batch]:
     return eval_batches(

@@ -29,6 +29,7 @@ from craft_jax.errors import (
   one_line,
 )
 
+_LEAVES: list[BaseException] = []  # errors to leave at once after
 # Seconds that process 0 stays after a failure: it runs the service that the
 # others are aborted without, before they have said what happened.
 _LAST_OUT = 1.0
@@ -295,6 +296,7 @@ def main(argv: Sequence[str]) -> int:
   except UserError as e:
     return _complain(str(e), 2)
   except RunFailed as e:
+    _hurry(e)
     return _complain(str(e), e.code)
   except BrokenPipeError:
     # The reader (`| head`) has gone: nobody is left to tell.
@@ -313,7 +315,11 @@ def main(argv: Sequence[str]) -> int:
     remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in text), None)
     if remedy is None:
       raise
+    _hurry(e)
     return _complain(remedy, 2)
+  except MemoryError as e:
+    remedy = _DEVICE_ERRORS['RESOURCE_EXHAUSTED']
+    return _complain(f'{remedy} ({one_line(e)})', 2)
   except Interrupted as e:
     return _complain(f'{e}; nothing was lost, run it again', INTERRUPTED)
   except KeyboardInterrupt:
@@ -326,11 +332,24 @@ def _complain(message: str, code: int) -> int:
   return code
 
 
+def _hurry(error: BaseException) -> None:
+  """Has `console` leave without waiting for threads, if memory ran out.
+
+  A device that got none leaves the others waiting for it; XLA aborts them after
+  a minute.
+  """
+  cause = error.__cause__ or error
+  if isinstance(cause, MemoryError) or 'RESOURCE_EXHAUSTED' in str(cause):
+    _LEAVES.append(error)
+
+
 def console() -> NoReturn:
   """The `craft` console script."""
   if '_ARGCOMPLETE' in os.environ:  # a shell asks what may come next
     _completion().answer(COMMANDS)
   code = _flushed(main(sys.argv[1:]))
+  if code and _LEAVES and not _joined():
+    os._exit(code)
   if code and _joined():
     # The usual end waits for the other processes, which may wait for this one.
     if code != PEER_LOST and _is_first():

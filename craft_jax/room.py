@@ -107,6 +107,26 @@ def _groups(controller: str) -> Iterator[pathlib.Path]:
       yield root / path.lstrip('/')
 
 
+def reset_peak() -> int | None:
+  """Forgets the peak size of this process; its size now, in bytes.
+
+  None where the kernel (Linux 4.0) does not do that.
+  """
+  try:
+    (_PROC / 'self' / 'clear_refs').write_text('5')  # proc(5)
+    return _fields(_PROC / 'self' / 'status')['VmRSS']
+  except (OSError, KeyError, ValueError):
+    return None
+
+
+def peak() -> int | None:
+  """Most bytes that this process had in memory since `reset_peak`."""
+  try:
+    return _fields(_PROC / 'self' / 'status')['VmHWM']
+  except (OSError, KeyError, ValueError):
+    return None
+
+
 def kills() -> int | None:
   """Processes that the kernel has killed for memory since the machine started.
 

@@ -445,9 +445,16 @@ class Train:
   )
   accumulate: int = setting(
     1,
-    'Micro-batches per step; must divide batch_size.',
+    'Micro-batches per step; must divide batch_size. Changes rounding, and '
+    'which entries dropout takes.',
     low=1,
+    free=True,
     unit='micro-batches',
+  )
+  check_memory: bool = setting(
+    True,
+    'Refuse at the start what surely needs more memory than there is.',
+    free=True,
   )
   steps_per_call: int = setting(
     0,

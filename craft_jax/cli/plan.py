@@ -2,19 +2,25 @@
 
 Arithmetic from data sheets and shapes; needs no accelerator, allocates
 nothing, measures nothing. The mesh is the config's if it sets one, else the
-one that needs the least time and fits.
+one that needs the least time and fits. With --compile it is the devices at hand
+that are asked about: the run's own program is compiled for them, for each mesh
+axis in turn, and with --steps some steps and a checkpoint are timed.
 
 examples:
   craft plan --config=base:large --device=h100-80gb --devices=8
+  craft plan --config=base:large --devices=1 --memory=8GiB
   craft plan --config=base:large --device=v5e --devices=16 \\
     --config.mesh.fsdp=16 --config.train.batch_size=256 --json
+  craft plan --config=base --compile --steps=5
 """
 
 import argparse
 import json
 
+from craft_jax.errors import UserError
+
 _UNSET = {'data': -1, 'fsdp': 1, 'tensor': 1}  # a config that sets no mesh
-SUMMARY = 'estimate memory, time and communication on named devices'
+SUMMARY = 'estimate memory, time and communication; what fits'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--devices', type=int, default=8, help='how many (default: 8)'
   )
   parser.add_argument(
+    '--memory',
+    metavar='SIZE',
+    help='of each device, such as 8GiB or 24GB, in place of its own; with '
+    '--compile in place of what is free',
+  )
+  parser.add_argument(
     '--utilisation',
     type=float,
     default=0.4,
@@ -43,19 +55,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='symbols, specials included (default: that of bytes, or of '
     'text.max_chars)',
   )
+  parser.add_argument(
+    '--compile',
+    action='store_true',
+    help='for the devices at hand; --device and --devices are not used',
+  )
+  parser.add_argument(
+    '--steps',
+    type=int,
+    default=0,
+    metavar='N',
+    help='with --compile: do N steps and a save, and time them',
+  )
   parser.add_argument('--json', action='store_true', help='one JSON object')
 
 
 def run(args: argparse.Namespace) -> int:
   """Prints the plan; returns the exit code."""
+  if args.steps and not args.compile:
+    raise UserError('--steps needs --compile; add it')
+  if args.compile:
+    return _at_hand(args)
   import jax
 
   from craft_jax import config, plan
-  from craft_jax.plan import report
+  from craft_jax.plan import fit_text, report
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
   cfg = config.load_config(args.config, args.overrides)
   device = plan.find_device(args.device)
+  if size := _size(args):
+    device = fit_text.with_memory(device, size)
   sketch = plan.sketch(cfg, args.vocabulary_size)
   if any(getattr(cfg.mesh, axis) != size for axis, size in _UNSET.items()):
     sizes = config.check_devices(cfg, args.devices)
@@ -67,14 +97,58 @@ def run(args: argparse.Namespace) -> int:
     result, reason = plan.recommend(
       sketch, device, args.devices, args.utilisation
     )
+  options = fit_text.options_of(sketch, result)
   if args.json:
-    flags = report.flags(cfg, result)
-    print(
-      json.dumps(
-        {'device': args.device, 'reason': reason, 'flags': flags}
-        | plan.as_dict(result)
-      )
-    )
+    found = {
+      'device': args.device,
+      'reason': reason,
+      'flags': report.flags(cfg, result),
+      'run': fit_text.run_facts(result),
+      'strategies': fit_text.strategies_dict(result),
+      'options': fit_text.as_dict(options, cfg),
+    }
+    print(json.dumps(found | plan.as_dict(result)))
+    return 0
+  error = fit_text.error_text(device.platform)
+  more = [
+    *([fit_text.strategies_text(result)] if args.devices > 1 else []),
+    fit_text.run_text(result),
+    fit_text.options_text(options, cfg, error, result.layout),
+  ]
+  print(report.text(result, reason, cfg, more))
+  return 0
+
+
+def _size(args: argparse.Namespace) -> int:
+  """`--memory` in bytes; 0 if it is not given."""
+  if args.memory is None:
+    return 0
+  from craft_jax.room import parse_bytes
+
+  try:
+    return parse_bytes(args.memory)
+  except ValueError:
+    raise UserError(
+      f'--memory={args.memory} is no size; give one such as 8GiB or 24GB'
+    ) from None
+
+
+def _at_hand(args: argparse.Namespace) -> int:
+  """The plan of the devices of this machine, compiled."""
+  from absl import logging
+
+  from craft_jax import compile_cache, config
+  from craft_jax.data.sources import cache_folder
+  from craft_jax.train import here, here_text
+
+  if args.steps < 0:
+    raise UserError(f'--steps={args.steps} must not be negative')
+  cfg = config.load_config(args.config, args.overrides)
+  logging.set_verbosity(logging.FATAL)
+  compile_cache.use(cache_folder(cfg.data))
+  result = here.at_hand(cfg, args.steps, _size(args))
+  if args.json:
+    print(json.dumps(here_text.as_dict(result)))
   else:
-    print(report.text(result, reason, cfg))
+    print(here_text.text(result))
   return 0

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from craft_jax import xla_flags
-from craft_jax.cli import distributed
+from craft_jax.cli import auto_batch, distributed
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
 from craft_jax.interrupts import Interrupts
@@ -55,22 +55,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action='store_true',
     help='print the results as one JSON object, last on standard output',
   )
+  parser.add_argument(
+    '--auto-batch',
+    action='store_true',
+    help='out of memory, halve the micro-batch and double train.accumulate '
+    '(the same batch, the same data) and go on from the last checkpoint',
+  )
   distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
   """Trains, then prints a sample and the results."""
+  if args.stop_at_step is not None:
+    args.overrides.append(f'train.stop_at_step={args.stop_at_step}')
+  if args.workdir == '':
+    raise UserError('--workdir is empty; give a folder, or leave the flag out')
+  if args.auto_batch:
+    return _supervise(args)
+  if auto_batch.is_child():
+    auto_batch.follow_parent()
   with Interrupts() as interrupts:
     return _run(args, interrupts)
 
 
+def _supervise(args: argparse.Namespace) -> int:
+  """Trains in a child process, again and smaller while memory is short."""
+  if distributed.asked(args):
+    raise UserError(
+      '--auto-batch is for a run of one process; give train.accumulate instead '
+      '(craft plan says which)'
+    )
+  cfg = load_config(args.config, args.overrides)
+  workdir = args.workdir or _new_workdir(args.config)
+  words = ['train', f'--config={args.config}', f'--workdir={workdir}']
+  words += [f'--config.{item}' for item in args.overrides]
+  words += ['--quiet'] * args.quiet + ['--json'] * args.json
+  return auto_batch.run(words, cfg, workdir)
+
+
 def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
-  overrides = list(args.overrides)
-  if args.stop_at_step is not None:
-    overrides.append(f'train.stop_at_step={args.stop_at_step}')
-  cfg = load_config(args.config, overrides)
-  if args.workdir == '':
-    raise UserError('--workdir is empty; give a folder, or leave the flag out')
+  cfg = load_config(args.config, args.overrides)
   workdir = args.workdir or _new_workdir(args.config)
   if cfg.train.deterministic:
     xla_flags.repeat_bits()
@@ -85,11 +109,19 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   from craft_jax.sharding import processes
   from craft_jax.track.writers import to_json
   from craft_jax.train.loop import train
+  from craft_jax.train.shortage import OutOfMemory, TooLarge
 
   # Orbax logs a traceback of each failure that it also raises.
   logging.set_verbosity(logging.FATAL)
   compile_cache.use(cache_folder(cfg.data))
-  summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
+  try:
+    summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
+  except (OutOfMemory, TooLarge) as e:
+    if auto_batch.is_child():
+      auto_batch.tell(e.facts)
+    if isinstance(e, OutOfMemory):
+      print(e.report, file=sys.stderr)
+    raise
   if not processes.is_first():
     return 0
   summary |= {

@@ -34,6 +34,11 @@ def blocks(length: int) -> list[tuple[int, int]]:
   """
   if jax.default_backend() != 'cpu':
     return [(0, length)]
+  return cpu_blocks(length)
+
+
+def cpu_blocks(length: int) -> list[tuple[int, int]]:
+  """`blocks` of a CPU."""
   rows = max(_ROWS, -(-length // _MOST))
   return [(i, min(i + rows, length)) for i in range(0, length, rows)]
 

@@ -1,6 +1,7 @@
 """A plan as text."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from craft_jax.plan.devices import DEVICES, Device
 from craft_jax.plan.layout import AXES
@@ -32,7 +33,10 @@ def amount(value: float, unit: str = 'B') -> str:
 
 
 def duration(seconds: float) -> str:
-  """'12.3 ms'."""
+  """'12.3 ms'; minutes from two on, and hours."""
+  for unit, scale in (('h', 3600.0), ('min', 60.0)):
+    if seconds >= 2 * scale:
+      return f'{seconds / scale:.3g} {unit}'
   for unit, scale in (('s', 1.0), ('ms', 1e-3)):
     if seconds >= scale:
       return f'{seconds / scale:.3g} {unit}'
@@ -40,8 +44,13 @@ def duration(seconds: float) -> str:
 
 
 def device_name(device: Device) -> str:
-  """Its name in the table."""
-  return next(name for name, d in DEVICES.items() if d == device)
+  """Its name in the table, and its memory if that is another."""
+  name, known = next(
+    (name, d) for name, d in DEVICES.items() if d.kind == device.kind
+  )
+  if known.memory == device.memory:
+    return name
+  return f'{name} with {amount(device.memory)}'
 
 
 def flags(before: Config, plan: Plan) -> list[str]:
@@ -59,17 +68,21 @@ def flags(before: Config, plan: Plan) -> list[str]:
   return [f'--config.{name}={value}' for name, value in wanted.items()]
 
 
-def text(plan: Plan, reason: str, before: Config) -> str:
+def text(
+  plan: Plan, reason: str, before: Config, more: Sequence[str] = ()
+) -> str:
   """The plan for people.
 
   Args:
     plan: what was estimated.
     reason: why this mesh.
     before: the config that was asked about.
+    more: further parts, before the flags.
   """
   parts = [_head(plan, reason), _bytes(plan), _times(plan), _traffic(plan)]
   if not plan.fits:
     parts.append(_remedies(plan))
+  parts += more
   parts.append('flags\n  ' + ' '.join(flags(before, plan)))
   return '\n\n'.join(parts)
 

@@ -110,7 +110,7 @@ def estimate(
   speed = device.peak * utilisation
   # A third of forward and backward is forward.
   repeated = 1 + _REPEATED[cfg.model.remat] / 3
-  used = memory(sketch, layout)
+  used = memory(sketch, layout, device.platform)
   # Reads gradients and state, writes the state.
   moved = used.params + 2 * used.state
   return Plan(

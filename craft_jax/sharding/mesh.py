@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from craft_jax.settings import Config
 from craft_jax.sharding import processes, rules
 
 AXES = rules.AXES
+_LOOK_SECONDS = 5e-4  # between two looks at whether devices are done
 BATCH = rules.activation_spec('B')  # the batch dim over two axes
 
 
@@ -128,6 +130,27 @@ def put_batch(batch, sharding: NamedSharding):
     ),
     batch,
   )
+
+
+def fetched(tree):
+  """A tree of arrays on the host, once every device of this process is done.
+
+  Raises the first error of any device. One that fails, for want of memory say,
+  leaves the others waiting for it: who awaits one after the other may wait for
+  ever.
+  """
+  if jax.local_device_count() > 1:
+    waiting = [
+      shard.data
+      for leaf in jax.tree.leaves(tree)
+      for shard in leaf.addressable_shards
+    ]
+    while waiting:
+      jax.block_until_ready([part for part in waiting if part.is_ready()])
+      waiting = [part for part in waiting if not part.is_ready()]
+      if waiting:
+        time.sleep(_LOOK_SECONDS)
+  return jax.device_get(tree)
 
 
 def whole_on_first(tree):

@@ -160,6 +160,11 @@ class Progress:
     if self._live:
       self._show(self._live.refresh)
 
+  @property
+  def doing(self) -> str:
+    """What keeps the steps waiting, as `phase` was told."""
+    return self._phase
+
   def message(self, text: str) -> None:
     """Prints a line above the bar."""
     if not self._quiet:

@@ -19,7 +19,7 @@ import jax
 from etils import epath
 
 from craft_jax import config as config_lib
-from craft_jax import files
+from craft_jax import files, room
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.track.layout import CONFIG, METADATA, RUNNING, SUMMARY
@@ -54,6 +54,25 @@ class RunDir:
       return json.loads((self.path / SUMMARY).read_text())['step']
     except (OSError, ValueError, KeyError, TypeError):
       return None
+
+  def how_the_last_ended(self) -> str:
+    """A line if the start before this one ended without a word; else ''."""
+    last: dict[str, Any] = (self.metadata.get('earlier') or [{}])[-1]
+    if last.get('status') != RUNNING:
+      return ''
+    text = (
+      f'the last start here (process {last.get("pid")} on {last.get("host")}, '
+      f'{last.get("start_time")}) ended without a word: it was killed, or the '
+      'machine went down'
+    )
+    before, now_ = last.get('oom_kills'), self.metadata.get('oom_kills')
+    same = last.get('host') == self.metadata.get('host')
+    if same and before is not None and now_ is not None and now_ > before:
+      text += (
+        f'; the kernel has killed {now_ - before} process(es) for memory since '
+        'then, so a larger train.accumulate or --auto-batch may help'
+      )
+    return text
 
   def update(self, **fields: Any) -> None:
     """Adds JSON values to the metadata and writes the file whole."""
@@ -166,6 +185,7 @@ def describe(cfg: Config) -> dict[str, Any]:
     'num_processes': jax.process_count(),
     'cpu_devices': len(devices) if devices[0].platform == 'cpu' else 0,
     'seed': cfg.seed,
+    'oom_kills': room.kills(),
   }
 
 

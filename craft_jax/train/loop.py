@@ -1,6 +1,5 @@
 """The training loop: dispatch, report one call late, evaluate, save."""
 
-import contextlib
 import time
 from typing import Any
 
@@ -15,11 +14,10 @@ from craft_jax.model import param_count
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
-from craft_jax.track import layout
 from craft_jax.track.exports import open_writer
 from craft_jax.track.progress import Progress
 from craft_jax.track.writers import SilentWriter
-from craft_jax.train import samples
+from craft_jax.train import endings, samples, shortage
 from craft_jax.train.faults import BadStep, bad_steps
 from craft_jax.train.feed import open_feed
 from craft_jax.train.figures import Clock, Figures, Pace, memory_bytes
@@ -47,35 +45,18 @@ def train(
 
   Raises:
     UserError: see `open_setup`.
-    RunFailed: a bad step that ends the run, or a signal came.
+    RunFailed: a bad step that ends the run, a signal came, or memory is short.
     Interrupted: a signal came before there was anything to save.
   """
   if interrupts is None:
     with Interrupts() as interrupts:
       return train(cfg, workdir, quiet=quiet, interrupts=interrupts)
   setup = open_setup(cfg, workdir)
-  with setup.closing:
-    try:
-      summary = _Loop(setup, quiet, interrupts).run()
-    except BaseException as e:
-      with contextlib.suppress(UserError):  # the first error is to be told
-        setup.run_dir.finish(_status(e), str(e) or type(e).__name__)
-      raise
-    if summary['step'] == setup.cfg.train.steps:
-      setup.run_dir.finish(layout.FINISHED, 'finished')
-    else:
-      reason = f'stopped at step {summary["step"]}'
-      setup.run_dir.finish(layout.STOPPED, reason)
-  return summary
-
-
-def _status(error: BaseException) -> str:
-  stopped = getattr(error, 'code', None) == INTERRUPTED
-  return (
-    layout.STOPPED
-    if stopped or isinstance(error, KeyboardInterrupt)
-    else layout.FAILED
-  )
+  with setup.closing, endings.noted(setup) as ending:
+    loop = _Loop(setup, quiet, interrupts)
+    ending.doing = lambda: loop.progress.doing or 'training'
+    ending.summary = loop.run()
+  return ending.summary
 
 
 class _Stopped(Exception):
@@ -136,7 +117,7 @@ class _Loop:
   def run(self) -> dict[str, Any]:
     try:
       with self.progress:
-        for line in (self.setup.corpus.summary, *self.setup.corpus.notes):
+        for line in self.setup.notes:
           self.progress.message(line)
         try:
           return self._run()
@@ -209,6 +190,12 @@ class _Loop:
     if program is None:
       raise _Stopped
     processes.wait_for_all()
+    setup = self.setup
+    processes.opened_by_all(
+      lambda: shortage.check_program(
+        program, self.cfg, setup.corpus.vocabulary.size, setup.mesh.shape
+      )
+    )
     self.compile_seconds += time.perf_counter() - begin
     self.progress.phase('')
     self.progress.message(f'compiled in {self.compile_seconds:.1f} s')
@@ -250,7 +237,7 @@ class _Loop:
     Raises:
       BadStep: one that is not to be skipped.
     """
-    rows, finite = jax.device_get(rows)
+    rows, finite = mesh_lib.fetched(rows)
     values = {name: row[:count] for name, row in rows.items()}
     seconds, now = self.pace.finished(count, begin), self.clock()
     speed = self.figures.speed(count, seconds)

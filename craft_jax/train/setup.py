@@ -29,6 +29,7 @@ from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
 from craft_jax.track import exports, rundir
 from craft_jax.track.lock import Lock
+from craft_jax.train import shortage
 from craft_jax.train.feed import Feed
 from craft_jax.train.state import State, abstract_state, init_state
 from craft_jax.train.step import make_run, make_train_step
@@ -67,6 +68,12 @@ class Setup:
   run_dir: rundir.RunDir
   checkpointer: Checkpointer
   closing: contextlib.ExitStack
+
+  @property
+  def notes(self) -> list[str]:
+    """What a reader should know at the start, a line each."""
+    last = self.run_dir.how_the_last_ended()
+    return [self.corpus.summary, *self.corpus.notes, *([last] if last else [])]
 
   @property
   def run_key(self) -> Key[Array, '']:
@@ -187,6 +194,9 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     processes.check_same('the precision', cfg.model.precision)
     processes.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size)
+    processes.opened_by_all(
+      lambda: shortage.check_start(cfg, model.vocabulary_size, mesh.shape)
+    )
     run_dir = processes.opened_by_all(
       lambda: rundir.open_run(
         workdir,

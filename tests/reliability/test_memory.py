@@ -1,0 +1,196 @@
+"""Runs that need more memory than a real limit gives them."""
+
+import json
+import pathlib
+import signal
+import subprocess
+
+import pytest
+import runs
+
+pytestmark = pytest.mark.slow
+
+# Much of the memory is attention weights: 16 heads of 2 entries.
+_MODEL = [
+  'model.context=256', 'model.width=32', 'model.depth=2', 'model.num_heads=16',
+  'model.precision=float32', 'model.dropout=0.0', 'train.batch_size=64',
+  'train.steps=6', 'train.steps_per_call=1', 'optim.warmup_steps=1',
+  'checkpoint.every=2', 'eval.every=3', 'eval.batch_size=2',
+  'log.sample_chars=0', 'mesh.cpu_devices=2',
+]  # fmt: skip
+# Tells how large the address space of a process became.
+_SHOW = """
+import atexit, os, pathlib
+def show():
+  status = pathlib.Path('/proc/self/status').read_text()
+  size = next(l for l in status.splitlines() if l.startswith('VmPeak'))
+  pathlib.Path(os.environ['PEAK']).write_text(size.split()[1])
+atexit.register(show)
+"""
+
+
+def limited(kilobytes: int) -> str:
+  """Python that sets a real limit of the address space, for children too."""
+  size = kilobytes * 1024
+  return (
+    f'import resource; resource.setrlimit(resource.RLIMIT_AS, {(size,) * 2})'
+  )
+
+
+def flags(text, *more):
+  return runs.flags(text, *_MODEL, *more)
+
+
+@pytest.fixture(scope='module')
+def words(tmp_path_factory):
+  path = tmp_path_factory.mktemp('text') / 'squares.txt'
+  path.write_text(''.join(f'{i} squared is {i * i}; ' for i in range(3000)))
+  return path
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory, words):
+  """The run in whole batches, without a limit."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  process = runs.start('train', *flags(words), f'--workdir={workdir}')
+  stderr = runs.finish(process)
+  assert process.returncode == 0, stderr
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def kilobytes(tmp_path_factory, words):
+  """An address space that half batches fit into and whole ones do not."""
+  folder = tmp_path_factory.mktemp('halves')
+  process = runs.start(
+    'train', *flags(words, 'train.accumulate=2', 'train.stop_at_step=2'),
+    f'--workdir={folder}/run', first=_SHOW, env={'PEAK': f'{folder}/peak'},
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 0, stderr
+  return int((folder / 'peak').read_text()) + 70_000
+
+
+def metadata(workdir: pathlib.Path) -> dict:
+  return json.loads((workdir / 'metadata.json').read_text())
+
+
+def test_auto_batch_goes_on_in_halves(tmp_path, words, whole, kilobytes):
+  """From the last checkpoint, with the data and the losses of whole batches."""
+  workdir = tmp_path / 'run'
+  first = runs.start(
+    'train', *flags(words, 'train.stop_at_step=3'), f'--workdir={workdir}'
+  )
+  stderr = runs.finish(first)
+  assert first.returncode == 0, stderr
+  process = runs.start(
+    'train', *flags(words, 'train.check_memory=false'), '--auto-batch',
+    f'--workdir={workdir}', first=limited(kilobytes),
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 0, stderr
+  assert 'out of memory while training' in stderr
+  assert '--config.train.accumulate=2' in stderr
+  told = metadata(workdir)
+  assert told['status'] == 'finished'
+  failed = told['earlier'][-1]
+  assert failed['status'] == 'failed'
+  assert failed['out_of_memory']['doing'] == 'training'
+  assert failed['out_of_memory']['bytes'] > 50e6
+  config = json.loads((workdir / 'config.json').read_text())
+  assert config['train']['accumulate'] == 2
+  # Steps 1 to 3 were not done again, and the rest is the same run.
+  assert [row['step'] for row in runs.rows(workdir) if 'loss' in row] == [
+    *range(1, 7)
+  ]
+  runs.same_course(workdir, whole)
+
+
+def test_a_run_that_fails_says_what_and_what_to_try(tmp_path, words, kilobytes):
+  workdir = tmp_path / 'run'
+  process = runs.start(
+    'train', *flags(words, 'train.check_memory=false'),
+    f'--workdir={workdir}', first=limited(kilobytes),
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 1, stderr
+  lines = stderr.strip().splitlines()
+  assert 'were asked for' in stderr and 'activations' in stderr
+  assert lines[-1].startswith('craft: out of memory while training')
+  assert '--config.train.accumulate=2' in lines[-1]
+  assert 'Traceback' not in stderr
+  told = metadata(workdir)
+  assert told['status'] == 'failed' and told['out_of_memory']['bytes'] > 50e6
+
+
+def test_a_compiled_step_that_cannot_fit_is_refused(tmp_path, words, kilobytes):
+  process = runs.start(
+    'train', *flags(words), f'--workdir={tmp_path}/run',
+    first=limited(kilobytes),
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 2, stderr
+  assert 'as it is compiled' in stderr and 'ulimit -v' in stderr
+  assert '--config.train.accumulate=2' in stderr.strip().splitlines()[-1]
+
+
+def test_what_cannot_fit_at_all_is_refused_at_once(tmp_path, words):
+  """Nothing is compiled, and no run directory is left."""
+  process = runs.start(
+    'train', *flags(words, 'train.batch_size=65536'),
+    f'--workdir={tmp_path}/run',
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 2, stderr
+  assert 'this run needs about' in stderr
+  flag = stderr.partition('try --config.train.accumulate=')[2].split()[0]
+  assert 65536 % int(flag.rstrip(',;')) == 0
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_killed_child_is_told_of(tmp_path, words):
+  """By its parent, and by the next start where there was none."""
+  workdir = tmp_path / 'run'
+  process = runs.start(
+    'train', *flags(words, 'train.steps=1000'), '--auto-batch',
+    f'--workdir={workdir}',
+  )  # fmt: skip
+  runs.wait_until(lambda: runs.rows(workdir), process)
+  child = metadata(workdir)['pid']
+  assert child != process.pid
+  subprocess.run(['kill', '-KILL', str(child)], check=True)
+  stderr = runs.finish(process)
+  assert process.returncode == 1, stderr
+  assert 'ended by SIGKILL' in stderr
+  assert metadata(workdir)['status'] == 'failed'
+
+
+def test_signals_reach_the_child(tmp_path, words):
+  workdir = tmp_path / 'run'
+  process = runs.start(
+    'train', *flags(words, 'train.steps=1000'), '--auto-batch',
+    f'--workdir={workdir}',
+  )  # fmt: skip
+  runs.wait_until(lambda: runs.rows(workdir), process)
+  process.send_signal(signal.SIGTERM)
+  stderr = runs.finish(process)
+  assert process.returncode == 75, stderr
+  assert metadata(workdir)['status'] == 'stopped'
+
+
+def test_the_next_start_tells_of_a_kill(tmp_path, words):
+  workdir = tmp_path / 'run'
+  many = flags(words, 'train.steps=1000')
+  process = runs.start('train', *many, f'--workdir={workdir}')
+  runs.wait_until(lambda: runs.rows(workdir), process)
+  process.kill()
+  process.communicate()
+  step = runs.rows(workdir)[-1]['step']
+  again = runs.start(
+    'train', *many, f'--workdir={workdir}',
+    f'--stop-at-step={step + 2}',
+  )  # fmt: skip
+  stderr = runs.finish(again)
+  assert again.returncode == 0, stderr
+  assert f'process {process.pid}' in stderr
+  assert 'ended without a word' in stderr
