@@ -30,19 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='base',
     help='file, or name of a shipped config, with :variant (default: base)',
   )
-  parser.add_argument(
+  where = parser.add_argument_group('devices by their data sheets')
+  where.add_argument(
     '--device', default='h100-80gb', help='name (default: h100-80gb)'
   )
-  parser.add_argument(
+  where.add_argument(
     '--devices', type=int, default=8, help='how many (default: 8)'
   )
-  parser.add_argument(
+  where.add_argument(
     '--memory',
     metavar='SIZE',
     help='of each device, such as 8GiB or 24GB, in place of its own; with '
     '--compile in place of what is free',
   )
-  parser.add_argument(
+  where.add_argument(
     '--utilisation',
     type=float,
     default=0.4,
@@ -55,12 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='symbols, specials included (default: that of bytes, or of '
     'text.max_chars)',
   )
-  parser.add_argument(
+  here = parser.add_argument_group('the devices at hand')
+  here.add_argument(
     '--compile',
     action='store_true',
     help='for the devices at hand; --device and --devices are not used',
   )
-  parser.add_argument(
+  here.add_argument(
     '--steps',
     type=int,
     default=0,
