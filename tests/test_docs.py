@@ -25,7 +25,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
 # Commands that compile a model: more than a few seconds.
 _HEAVY = re.compile(
-  r'^\$ craft (--|train|eval|score|sample|compress|profile)', re.MULTILINE
+  r'^\$ craft (--|train|eval|score|sample|compress|profile|sweep)', re.MULTILINE
 )
 
 
