@@ -7,8 +7,11 @@ against what the device can do, and what to try next. The trace stays in
 --output, for TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
 https://ui.perfetto.dev).
 
+With --workdir it is the config of a run, and the trace is kept with it.
+
 examples:
   craft profile --config=base
+  craft profile --workdir=runs/first --steps=4
   craft profile --config=shakespeare --config.train.batch_size=8 --steps=4
 """
 
@@ -17,8 +20,10 @@ import json
 import pathlib
 import time
 
-from craft_jax.config import load_config
+from craft_jax.config import from_json, load_config
 from craft_jax.errors import UserError
+from craft_jax.settings import Config
+from craft_jax.track import layout
 
 SUMMARY = 'trace a few training steps and tell where the time goes'
 
@@ -27,9 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   parser.add_argument(
     '--config',
-    default='base',
     metavar='FILE[:VARIANT]',
     help='config file, or the name of a shipped one (default: base)',
+  )
+  parser.add_argument(
+    '--workdir',
+    metavar='DIR',
+    help='a run directory, in place of --config (default: none)',
   )
   parser.add_argument(
     '--steps', type=int, default=10, help='steps to trace (default: 10)'
@@ -37,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--output',
     metavar='DIR',
-    help='where the trace is kept (default: profiles/CONFIG-DATE-TIME)',
+    help='where the trace is kept (default: profiles/CONFIG-DATE-TIME, of a '
+    'run DIR/profiles/DATE-TIME)',
   )
   parser.add_argument(
     '--top', type=int, default=15, help='operations to list (default: 15)'
@@ -54,8 +64,15 @@ def run(args: argparse.Namespace) -> int:
   for flag in ('steps', 'top'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag} must be at least 1')
-  cfg = load_config(args.config, args.overrides)
-  folder = pathlib.Path(args.output or _new_folder(args.config))
+  stamp = time.strftime('%Y%m%d-%H%M%S')
+  if args.workdir:
+    cfg = _config_of(args)
+    default = pathlib.Path(args.workdir, layout.PROFILES, stamp)
+  else:
+    spec = args.config or 'base'
+    cfg = load_config(spec, args.overrides)
+    default = pathlib.Path(layout.PROFILES, f'{_name(spec)}-{stamp}')
+  folder = pathlib.Path(args.output or default)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{folder} is not empty; give another --output')
 
@@ -78,8 +95,25 @@ def run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _new_folder(spec: str) -> str:
-  name = pathlib.Path(spec.partition(':')[0]).stem
-  variant = spec.partition(':')[2]
-  stamp = time.strftime('%Y%m%d-%H%M%S')
-  return f'profiles/{"-".join(filter(None, [name, variant, stamp]))}'
+def _config_of(args: argparse.Namespace) -> Config:
+  """The config that the run in --workdir has saved."""
+  if args.config or args.overrides:
+    raise UserError(
+      '--workdir takes all settings from its run; leave out --config and its '
+      'settings, or leave out --workdir'
+    )
+  path = pathlib.Path(args.workdir, layout.CONFIG)
+  try:
+    return from_json(path.read_text(encoding='utf-8'))
+  except (FileNotFoundError, NotADirectoryError) as e:
+    raise UserError(
+      f'{args.workdir} is no run directory; craft runs list shows those there '
+      'are'
+    ) from e
+  except (AttributeError, ValueError) as e:
+    raise UserError(f'{path} is not a saved config: {e}') from e
+
+
+def _name(spec: str) -> str:
+  name, _, variant = spec.partition(':')
+  return '-'.join(filter(None, [pathlib.Path(name).stem, variant]))

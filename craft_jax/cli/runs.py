@@ -18,12 +18,14 @@ examples:
 
 import argparse
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError, hint
+from craft_jax.track import layout
 
 SUMMARY = 'list, compare, plot and delete runs'
 _COLUMNS = ('name', 'status', 'step', 'loss', 'speed', 'params', 'age')
@@ -157,9 +159,9 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
   group = parser_lib.group(parser, 'the picture')
   group.add_argument(
     '--output',
-    default='runs.png',
     metavar='FILE',
-    help='.png, .svg or .pdf (default: runs.png)',
+    help='.png, .svg or .pdf (default: runs.png; of one run '
+    'DIR/plots/METRIC-AXIS.png)',
   )
   group.add_argument(
     '--x', default='steps', choices=_AXES, help='axis (default: steps)'
@@ -313,13 +315,17 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import plot
 
   metrics = [name for name in args.metric.split(',') if name]
-  plot.check(args.output, args.smooth, args.log, metrics)
+  output = args.output or 'runs.png'
+  plot.check(output, args.smooth, args.log, metrics)
   found, notes = open_runs(args.dirs, args.where)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
-  drawn = plot.draw(found, args.output, metrics, args.x, args.smooth, args.log)
-  text = f'{args.output}: {drawn} curves of {len(found)} runs'
-  data = {'output': args.output, 'curves': drawn, 'runs': len(found)}
+  if not args.output and len(found) == 1:
+    name = f'{"-".join(metrics)}-{args.x}.png'
+    output = os.fspath(found[0].path / layout.PLOTS / name)
+  drawn = plot.draw(found, output, metrics, args.x, args.smooth, args.log)
+  text = f'{output}: {drawn} curves of {len(found)} runs'
+  data = {'output': output, 'curves': drawn, 'runs': len(found)}
   return '\n'.join([*(f'note: {n}' for n in notes), text]), data
 
 

@@ -5,6 +5,8 @@ METADATA = 'metadata.json'
 METRICS = 'metrics.jsonl'
 SUMMARY = 'summary.json'
 CHECKPOINTS = 'checkpoints'
+PROFILES = 'profiles'
+PLOTS = 'plots'
 TENSORBOARD = 'tensorboard'
 
 # What `status` in the metadata may be; see `craft_jax.track.runs.status_of`.

@@ -130,8 +130,10 @@ def test_a_docstring_becomes_a_page():
   assert text.count('default') == 2
 
 
-# These take minutes, or ask for an answer.
-_LONG = re.compile(r'train\b|profile\b|bench \w|.*--interactive|runs .*--yes')
+# These take minutes, ask for an answer, or need more runs than there are.
+_LONG = re.compile(
+  r'train\b|profile\b|bench \w|scaling\b|.*--interactive|runs .*--yes'
+)
 
 
 @pytest.fixture(scope='module')
@@ -167,6 +169,8 @@ def test_the_examples_run(place, monkeypatch, capsys):
       line = ' '.join(words)
       if _LONG.match(line):
         continue
+      if words[0] == 'sweep':  # planned and checked, not trained
+        words = [*words, '--dry-run']
       with open('piped.txt') as piped:  # for those that read one
         monkeypatch.setattr('sys.stdin', piped)
         code = entry.main(words)

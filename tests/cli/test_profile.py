@@ -59,3 +59,32 @@ def test_nothing_is_overwritten(tmp_path, capsys):
   for path in (tmp_path, tmp_path / 'mine'):
     assert main(['profile', '--config=toy', f'--output={path}']) == 2
     assert 'give another --output' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_of_a_run_it_is_kept_with_the_run(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'my.txt').write_text('to be or not to be; ' * 500)
+  train = ['train', '--config=text', '--workdir=runs/a', '--quiet']
+  train += ['--config.data.path=my.txt', '--config.train.steps=2']
+  train += ['--config.model.depth=1', '--config.optim.warmup_steps=1']
+  assert main(train) == 0
+  capsys.readouterr()
+  assert main(['profile', '--workdir=runs/a', '--steps=2', '--json']) == 0
+  values = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert values['steps'] == 2
+  (folder,) = (tmp_path / 'runs/a/profiles').iterdir()
+  assert (folder / 'program.txt').read_text()
+
+
+def test_a_run_and_a_config_are_not_mixed(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for argv, words in (
+    (['--config=toy'], 'leave out --config'),
+    (['--config.seed=3'], 'leave out --config'),
+    ([], 'runs/a is no run directory'),
+  ):
+    assert main(['profile', '--workdir=runs/a', *argv]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count('\n') == 1 and not out
+  assert not list(tmp_path.iterdir())

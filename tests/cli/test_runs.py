@@ -112,6 +112,10 @@ def test_plot(home):
   )  # fmt: skip
   assert found == {'output': 'a/b.svg', 'curves': 1, 'runs': 1}
   assert (home / 'a/b.svg').read_text().startswith('<?xml')
+  # Of one run it is kept with the run.
+  found = result('runs', 'plot', 'runs/wide', '--x=flops', cwd=home)
+  assert found['output'] == 'runs/wide/plots/loss-val_loss-flops.png'
+  assert (home / found['output']).read_bytes().startswith(b'\x89PNG')
 
 
 def test_report(home):
