@@ -156,7 +156,7 @@ def test_rm_and_gc_only_tell_until_yes(home):
     (['plot', 'runs', '--metric=los'], "did you mean 'loss'"),
     (['report', 'runs', '--output=x.pdf'], 'must end in .html'),
     (['rm', 'runs'], 'is not a run directory'),
-    ([], 'required: action'),
+    ([], 'which one? craft runs has list'),
   ],
 )  # fmt: skip
 def test_mistakes_are_one_line(home, args, words):
