@@ -213,7 +213,6 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     checkpointer = stack.enter_context(
       Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
     )
-    best = checkpoint.best_step(workdir)
     return Setup(
       cfg=cfg,
       corpus=corpus,
@@ -221,13 +220,19 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       model=model,
       optimizer=build_optimizer(cfg, model.precision, mesh),
       figures=dict(before.metrics) if before else {},
-      best_loss=math.inf
-      if best is None
-      else checkpoint.open_meta(workdir, best).val_loss,
+      best_loss=_best_loss(workdir),
       run_dir=run_dir,
       checkpointer=checkpointer,
       closing=stack.pop_all(),
     )
+
+
+def _best_loss(workdir: epath.PathLike) -> float:
+  """Least validation loss (nats) of the saved steps, or infinity."""
+  best = checkpoint.best_step(workdir)
+  return (
+    math.inf if best is None else checkpoint.open_meta(workdir, best).val_loss
+  )
 
 
 def _sha256(text: str) -> str:
