@@ -9,8 +9,8 @@ from craft_jax.main import main
 
 
 @pytest.mark.parametrize(('argv', 'message'), [
-  (['sample', '--weights=int4'], "--weights: invalid choice: 'int4'"),
-  (['sample', '--kv-cache=int4'], "--kv-cache: invalid choice: 'int4'"),
+  (['sample', '--weights=int4'], "--weights: invalid choice 'int4'"),
+  (['sample', '--kv-cache=int4'], "--kv-cache: invalid choice 'int4'"),
   (['eval', '--weights=int8', '--dynamic'], '--dynamic learns, which weights'),
   (['compress', '--weights=int8', 'x'], "unknown flag '--weights=int8'"),
 ])  # fmt: skip

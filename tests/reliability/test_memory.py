@@ -68,7 +68,9 @@ def kilobytes(tmp_path_factory, words):
   )  # fmt: skip
   stderr = runs.finish(process)
   assert process.returncode == 0, stderr
-  return int((folder / 'peak').read_text()) + 70_000
+  # Whole batches take 280 MB more; one run differs from the next by two arenas
+  # of malloc, 64 MB each.
+  return int((folder / 'peak').read_text()) + 140_000
 
 
 def metadata(workdir: pathlib.Path) -> dict:
@@ -93,12 +95,12 @@ def test_auto_batch_goes_on_in_halves(tmp_path, words, whole, kilobytes):
   assert '--config.train.accumulate=2' in stderr
   told = metadata(workdir)
   assert told['status'] == 'finished'
-  failed = told['earlier'][-1]
-  assert failed['status'] == 'failed'
-  assert failed['out_of_memory']['doing'] == 'training'
-  assert failed['out_of_memory']['bytes'] > 50e6
+  failed = [start for start in told['earlier'] if start['status'] == 'failed']
+  assert all(f['out_of_memory']['doing'] == 'training' for f in failed)
+  assert failed[0]['out_of_memory']['bytes'] > 50e6
   config = json.loads((workdir / 'config.json').read_text())
-  assert config['train']['accumulate'] == 2
+  # Twice as many for each failure, of which there are as few as can be.
+  assert config['train']['accumulate'] == 2 ** len(failed) <= 4
   # Steps 1 to 3 were not done again, and the rest is the same run.
   assert [row['step'] for row in runs.rows(workdir) if 'loss' in row] == [
     *range(1, 7)
