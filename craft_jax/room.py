@@ -5,8 +5,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import jax
-
 _PROC = pathlib.Path('/proc')
 _CGROUP = pathlib.Path('/sys/fs/cgroup')
 # The limit and what is used of it, in version 2 and 1 of control groups.
@@ -35,6 +33,8 @@ def room() -> Room | None:
   space limit (`ulimit -v`), the control group and the free memory of the
   machine, swap included, leave.
   """
+  import jax  # not for the other functions: commands ask them early
+
   devices = jax.local_devices()
   if devices[0].platform != 'cpu':
     stats = [device.memory_stats() or {} for device in devices]

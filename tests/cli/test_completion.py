@@ -13,6 +13,9 @@ import pytest
 from craft_jax import config
 from craft_jax.cli import completion
 
+# pexpect forks, of which JAX warns where other tests have loaded it.
+pytestmark = pytest.mark.filterwarnings('ignore:os.fork')
+
 _ROOT = pathlib.Path(__file__).parents[2]
 _SECONDS = 60  # for an answer, on a machine that is busy
 

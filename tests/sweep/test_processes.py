@@ -12,6 +12,10 @@ import pytest
 from craft_jax.errors import UserError
 from craft_jax.sweep import processes
 
+# A run that is told to end with its parent is forked, of which JAX warns where
+# other tests have loaded it; `craft sweep` does not load it.
+pytestmark = pytest.mark.filterwarnings('ignore:os.fork')
+
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
