@@ -4,7 +4,10 @@ SIGTERM comes from schedulers, SIGINT from Ctrl-C, SIGUSR1 from SLURM before
 the time limit, SIGHUP from a terminal that has gone. All mean the same.
 """
 
+import ctypes
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -15,7 +18,27 @@ from craft_jax.errors import Interrupted
 T = TypeVar('T')
 _NAMES = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 KINDS = tuple(getattr(signal, n) for n in _NAMES if hasattr(signal, n))
+_PARENT = 'CRAFT_PARENT'  # whose child a run is
+_SET_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
 _CTRL_C_GIVES_UP = 3  # saving takes longer than patience, or hangs
+
+
+def as_child() -> dict[str, str]:
+  """The environment of a run that this process starts and answers for."""
+  return {_PARENT: str(os.getpid())}
+
+
+def follow_parent() -> None:
+  """Has a run that was started `as_child` save when its parent ends.
+
+  The kernel sends it a SIGTERM then, on Linux.
+  """
+  parent = os.environ.get(_PARENT)
+  if parent is None or sys.platform != 'linux':
+    return
+  ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+  if os.getppid() != int(parent):
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Interrupts:

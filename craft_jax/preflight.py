@@ -202,7 +202,7 @@ def _devices(
     return 0.0, [*rows, Row('memory', SKIPPED, 'mend the mesh first')]
   used = memory(sketch, layout)
   rows += _of('memory', lambda: _memory(used.total, machine))
-  return sum(leaf.bytes for leaf in sketch.leaves), rows
+  return sketch.state_bytes, rows
 
 
 def _layout(cfg: Config, count: int, problems: list[str]) -> plan.Layout | None:

@@ -52,18 +52,9 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# need_label OPTION VALUE LENGTH: a DNS label.
-need_label() {
-  [[ $2 =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] && [ ${#2} -le "$3" ] ||
-    mistake "$1 is at most $3 of a-z, 0-9 and -, from a letter on, not '$2'"
-}
 # Pod names, which may have 63 characters, are longer: NAME-workers-0-99-xxxxx.
 need_label --name "$name" 40
-where=()
-if [ -n "$namespace" ]; then
-  need_label --namespace "$namespace" 63
-  where=("--namespace=$namespace")
-fi
+use_namespace "$namespace"
 
 if [ $delete = yes ]; then
   line=(kubectl delete jobset "$name" ${where[@]+"${where[@]}"})
@@ -71,13 +62,9 @@ if [ $delete = yes ]; then
   exec "${line[@]}"
 fi
 
-for option in image nodes gpus claim; do
-  [ -n "${!option}" ] || mistake "--$option is missing; see --help"
-done
-[[ $image =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] ||
-  mistake "--image is a name such as registry/craft:cuda12, not '$image'"
-[[ $claim =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] ||
-  mistake "--claim is the name of a PersistentVolumeClaim, not '$claim'"
+need_options image nodes gpus claim
+need_image "$image"
+need_claim "$claim"
 split_command "$@"
 workdir=$(find_workdir ${flags[@]+"${flags[@]}"})
 case $workdir in

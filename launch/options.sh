@@ -19,6 +19,43 @@ need_number() {
     mistake "$1 is a whole number from ${3:-1} up, not '$2'"
 }
 
+# need_options NAME...: each has a value, in the variable of its name.
+need_options() {
+  local option
+  for option in "$@"; do
+    [ -n "${!option}" ] || mistake "--$option is missing; see --help"
+  done
+}
+
+# need_label OPTION VALUE LENGTH: a DNS label.
+need_label() {
+  [[ $2 =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] && [ ${#2} -le "$3" ] ||
+    mistake "$1 is at most $3 of a-z, 0-9 and -, from a letter on, not '$2'"
+}
+
+# use_namespace NAME: of Kubernetes; '' is that of kubectl's context. Sets
+# `where`, kubectl's flag for it.
+use_namespace() {
+  where=()
+  if [ -n "$1" ]; then
+    need_label --namespace "$1" 63
+    # shellcheck disable=SC2034
+    where=("--namespace=$1")
+  fi
+}
+
+# need_image VALUE: the name of a container image.
+need_image() {
+  [[ $1 =~ ^[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] ||
+    mistake "--image is a name such as registry/craft:cuda12, not '$1'"
+}
+
+# need_claim VALUE: the name of a Kubernetes object.
+need_claim() {
+  [[ $1 =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] ||
+    mistake "--claim is the name of a PersistentVolumeClaim, not '$1'"
+}
+
 # split_command ARGS...: a first word that is no flag is craft's command. Sets
 # `command` and `flags`.
 split_command() {

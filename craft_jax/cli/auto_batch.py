@@ -4,7 +4,6 @@ A parent process starts the run as its child and touches no device itself, so
 that it can also tell of an end that the child cannot: a kill.
 """
 
-import ctypes
 import json
 import os
 import pathlib
@@ -17,13 +16,11 @@ from typing import Any, NamedTuple
 
 from craft_jax import room
 from craft_jax.errors import RunFailed, UserError
-from craft_jax.interrupts import KINDS
+from craft_jax.interrupts import KINDS, as_child
 from craft_jax.settings import Config
 from craft_jax.track import layout
 
-# Where the child tells of a shortage, and whose child it is.
-_FILE, _PARENT = 'CRAFT_SHORTAGE_FILE', 'CRAFT_PARENT'
-_SET_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
+_FILE = 'CRAFT_SHORTAGE_FILE'  # where the child tells of a shortage
 # How a C++ library ends that was given no memory.
 _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 
@@ -34,15 +31,6 @@ _CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 def is_child() -> bool:
   """Whether this process was started by `run`."""
   return _FILE in os.environ
-
-
-def follow_parent() -> None:
-  """Asks the kernel for a SIGTERM should the parent end first (Linux)."""
-  if sys.platform != 'linux':
-    return
-  ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
-  if os.getppid() != int(os.environ[_PARENT]):
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def tell(facts: Mapping[str, Any]) -> None:
@@ -145,10 +133,9 @@ def _child(words: Sequence[str], file: pathlib.Path) -> int:
 
   It has a process group of its own: of a Ctrl-C it hears once, from here.
   """
-  environment = {_FILE: str(file), _PARENT: str(os.getpid())}
   child = subprocess.Popen(
     [sys.executable, '-m', 'craft_jax.main', *words],
-    env=os.environ | environment,
+    env=os.environ | as_child() | {_FILE: str(file)},
     process_group=0,
   )
   before = {kind: signal.getsignal(kind) for kind in KINDS}

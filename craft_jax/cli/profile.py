@@ -20,7 +20,8 @@ import json
 import pathlib
 import time
 
-from craft_jax.config import from_json, load_config
+from craft_jax.cli import saved_config
+from craft_jax.config import load_config
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.track import layout
@@ -102,16 +103,7 @@ def _config_of(args: argparse.Namespace) -> Config:
       '--workdir takes all settings from its run; leave out --config and its '
       'settings, or leave out --workdir'
     )
-  path = pathlib.Path(args.workdir, layout.CONFIG)
-  try:
-    return from_json(path.read_text(encoding='utf-8'))
-  except (FileNotFoundError, NotADirectoryError) as e:
-    raise UserError(
-      f'{args.workdir} is no run directory; craft runs list shows those there '
-      'are'
-    ) from e
-  except (AttributeError, ValueError) as e:
-    raise UserError(f'{path} is not a saved config: {e}') from e
+  return saved_config.load(args.workdir)
 
 
 def _name(spec: str) -> str:

@@ -19,7 +19,7 @@ def load(path: str) -> Config:
     UserError: neither, or damaged.
   """
   file = pathlib.Path(path)
-  if file.is_dir():
+  if file.suffix != '.json':
     file /= CONFIG
     if not file.is_file():
       raise UserError(

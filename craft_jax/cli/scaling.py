@@ -14,7 +14,6 @@ examples:
 import argparse
 import json
 import math
-import pathlib
 from typing import Any
 
 from craft_jax.errors import UserError, hint
@@ -97,9 +96,8 @@ def _following(study: Any) -> dict[str, Any] | None:
   """Settings of the run that the study asks for, and the run they change."""
   import jax
 
-  from craft_jax import config
+  from craft_jax.cli import saved_config
   from craft_jax.plan.resize import resized
-  from craft_jax.track import layout
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
   like = min(
@@ -108,10 +106,8 @@ def _following(study: Any) -> dict[str, Any] | None:
   )
   vocabulary_size = like.metadata.get('vocabulary_size')
   try:
-    cfg = config.from_json(
-      pathlib.Path(like.path / layout.CONFIG).read_text(encoding='utf-8')
-    )
-  except (OSError, UserError, ValueError, TypeError):
+    cfg = saved_config.load(str(like.path))
+  except (OSError, UserError):
     return None  # of another version
   if not vocabulary_size:
     return None

@@ -24,7 +24,7 @@ from craft_jax import xla_flags
 from craft_jax.cli import auto_batch, distributed
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
-from craft_jax.interrupts import Interrupts
+from craft_jax.interrupts import Interrupts, follow_parent
 
 SUMMARY = 'train a model, or continue a run (the default command)'
 
@@ -72,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
   if args.auto_batch:
     return _supervise(args)
-  if auto_batch.is_child():
-    auto_batch.follow_parent()
+  follow_parent()
   with Interrupts() as interrupts:
     return _run(args, interrupts)
 

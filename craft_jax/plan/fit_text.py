@@ -93,7 +93,7 @@ def run_facts(plan: Plan) -> dict[str, Any]:
   cfg = plan.sketch.cfg
   steps, every = cfg.train.steps, cfg.checkpoint.every
   saves = 1 + (steps - 1) // every if every else 1
-  size = checkpoint_bytes(plan)
+  size = plan.sketch.state_bytes
   return {
     'flops_per_symbol': plan.sketch.flops_per_symbol,
     'seconds': [steps * seconds for seconds in plan.step_seconds],
@@ -103,11 +103,6 @@ def run_facts(plan: Plan) -> dict[str, Any]:
     'checkpoint_seconds': size / _DISK,
     'cache_bytes': cache_bytes(cfg),
   }
-
-
-def checkpoint_bytes(plan: Plan) -> int:
-  """Of the whole state, which is what a checkpoint holds."""
-  return sum(leaf.bytes for leaf in plan.sketch.leaves)
 
 
 def options_of(sketch: Sketch, plan: Plan) -> list[Option]:

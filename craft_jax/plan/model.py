@@ -87,6 +87,11 @@ class Sketch:
     """Numbers in the model."""
     return sum(math.prod(leaf.shape) for leaf in self.params)
 
+  @property
+  def state_bytes(self) -> int:
+    """Of the whole state on all devices, which is what a checkpoint holds."""
+    return sum(leaf.bytes for leaf in self.leaves)
+
   def bytes(self, part: str, layout: Layout) -> int:
     """Bytes of a part of the state on one device."""
     return sum(x.local(layout) for x in self.leaves if x.part == part)

@@ -1,6 +1,5 @@
 """Runs as processes of their own: starting, stopping, devices for each."""
 
-import ctypes
 import os
 import pathlib
 import shutil
@@ -11,8 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from craft_jax.errors import UserError
-
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
+from craft_jax.interrupts import as_child
 
 
 class Process:
@@ -56,9 +54,8 @@ class Process:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env=os.environ | dict(environment or {}),
+        env=os.environ | as_child() | dict(environment or {}),
         start_new_session=True,
-        preexec_fn=_end_with_parent,
       )
 
   def code(self) -> int | None:
@@ -89,12 +86,6 @@ class Process:
 def command(flags: Sequence[str]) -> list[str]:
   """`craft train` with flags, by the same Python."""
   return [sys.executable, '-m', 'craft_jax.main', 'train', *flags]
-
-
-def _end_with_parent() -> None:
-  """A run is asked to save and end when the sweep is killed. On Linux."""
-  if sys.platform == 'linux':
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def shares(jobs: int) -> tuple[list[dict[str, str]], str]:

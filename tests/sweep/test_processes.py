@@ -12,10 +12,6 @@ import pytest
 from craft_jax.errors import UserError
 from craft_jax.sweep import processes
 
-# A run that is told to end with its parent is forked, of which JAX warns where
-# other tests have loaded it; `craft sweep` does not load it.
-pytestmark = pytest.mark.filterwarnings('ignore:os.fork')
-
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
@@ -93,10 +89,12 @@ def test_a_killed_sweep_leaves_no_run_behind(tmp_path):
     pytest.skip('only Linux tells a child')
   log = tmp_path / 'a.log'
   code = (
-    'import pathlib, time\n'
+    'import pathlib, sys, time\n'
     'from craft_jax.sweep import processes\n'
-    # Any program that lives on will do.
-    'processes.command = lambda flags: ["sleep", "300"]\n'
+    # What `craft train` begins with; any program that lives on will do.
+    'run = "from craft_jax.interrupts import follow_parent; "\n'
+    'run += "follow_parent(); import time; time.sleep(300)"\n'
+    'processes.command = lambda flags: [sys.executable, "-c", run]\n'
     f'p = processes.Process("a", [], pathlib.Path({str(log)!r}))\n'
     'print(p._process.pid, flush=True)\n'
     'time.sleep(300)\n'
