@@ -199,6 +199,18 @@ def _quantized(result: Result) -> Iterator[Row]:
     yield Row(name, figure, ratio)
 
 
+def _memory(result: Result) -> Iterator[Row]:
+  """Measured bytes over those that were told before the run."""
+  for name, row in result['variants'].items():
+    yield Row(
+      name,
+      f'{row["measured"] / 1e9:.2f} GB',
+      f'{row["ratio"]:.3f} x its program, {row["planned_ratio"]:.2f} x the '
+      'arithmetic plan',
+      f'{row["error"]:.1%} off: {_bar(result, row)}',
+    )
+
+
 def _other(result: Result) -> Iterator[Row]:
   """Of a script that has no function here: what its bars are about."""
   key = result.get('bars', _BARS).partition(' ')[0]
@@ -225,6 +237,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'guards': _compared,
   'checkpoint': _compared,
   'meshes': _compared,
+  'memory': _memory,
 }
 _HEAD = ('what', 'figure', 'beside', 'bar', 'hardware')
 

@@ -17,6 +17,7 @@ examples:
 
 import argparse
 import json
+import os
 import pathlib
 import time
 
@@ -76,6 +77,11 @@ def run(args: argparse.Namespace) -> int:
   folder = pathlib.Path(args.output or default)
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{folder} is not empty; give another --output')
+
+  # On a GPU XLA replays most of a program as one recorded buffer of commands,
+  # in which a trace sees no operation. A flag of the user's own stays.
+  flags = os.environ.get('XLA_FLAGS', '')
+  os.environ['XLA_FLAGS'] = f'--xla_gpu_enable_command_buffer= {flags}'.strip()
 
   import jax
   from absl import logging
