@@ -54,6 +54,12 @@ def _score() -> ModuleType:
   return score
 
 
+def _serve() -> ModuleType:
+  from craft_jax.cli import serve
+
+  return serve
+
+
 def _sample() -> ModuleType:
   from craft_jax.cli import sample
 
@@ -146,6 +152,7 @@ _GROUPS: dict[str, dict[str, Callable[[], ModuleType]]] = {
   },
   'write text': {
     'sample': _sample,
+    'serve': _serve,
   },
   'compress': {
     'compress': _compress,

@@ -54,6 +54,9 @@ _LAYERS = {
   'preflight': 5,
   'train': 5,
   'language_model': 6,
+  'serve.errors': 1,
+  'serve.limits': 1,
+  'serve': 6,
   'cli': 6,
   'main': 7,  # alone above cli, which it imports
 }

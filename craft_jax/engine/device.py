@@ -3,6 +3,7 @@
 import collections
 import functools
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import flax.struct
 import jax
@@ -149,7 +150,7 @@ def place(
 
 @functools.partial(
   jax.jit,
-  static_argnames=('model', 'vocabulary', 'capacity', 'drafts'),
+  static_argnames=('model', 'vocabulary', 'capacity', 'num_top', 'drafts'),
   donate_argnames='slots',
 )
 def decode(
@@ -163,6 +164,7 @@ def decode(
   fresh_B: Bool[Array, 'B'],
   num_steps: Int[Array, ''],
   capacity: int,
+  num_top: int,
   drafts: Drafts | None,
 ) -> tuple[Slots, Written]:
   """`sample.decode` of the rows that did not end in the dispatch before.
@@ -180,6 +182,7 @@ def decode(
     fresh_B: rows inserted since, of which `before_BC` says nothing.
     num_steps: as there.
     capacity: C.
+    num_top: as there.
     drafts: as there.
   """
   end_BC = (before_BC == vocabulary.bos) | (before_BC == vocabulary.eos)
@@ -193,8 +196,25 @@ def decode(
     jnp.where(goes_B, limit_B, 0),
     num_steps,
     capacity,
-    drafts=drafts,
+    num_top,
+    drafts,
   )
+
+
+class Row(NamedTuple):
+  """What a dispatch wrote into a slot.
+
+  Attributes:
+    ids: the symbols.
+    logprobs: see `Written`, as the next two.
+    top: `[n, K]`.
+    top_ids: `[n, K]`.
+  """
+
+  ids: list[int]
+  logprobs: list[float]
+  top: np.ndarray
+  top_ids: np.ndarray
 
 
 class PrefixCache:
@@ -250,6 +270,7 @@ class Device:
     vocabulary: its symbols.
     slots: B.
     columns: C, symbols per slot and dispatch at most.
+    num_top: most likely symbols that are reported beside each.
     drafts: which guesses are read ahead.
   """
 
@@ -260,10 +281,11 @@ class Device:
     vocabulary: Vocabulary,
     slots: int,
     columns: int,
+    num_top: int,
     drafts: Drafts | None,
   ):
     self._model, self._vocabulary = model, vocabulary
-    self._columns, self._drafts = columns, drafts
+    self._columns, self._num_top, self._drafts = columns, num_top, drafts
     self._params = decoding_params(model, params)
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
     self.store = tables_lib.TableStore(vocabulary.size, self._device)
@@ -324,6 +346,7 @@ class Device:
       self._before_BC,
       *arrays,
       self._columns,
+      self._num_top,
       self._drafts,
     )
     # Not cleared in place: the device may read the old array yet.
@@ -331,13 +354,24 @@ class Device:
     self._before_BC = written.symbol_BC
     return written
 
-  def fetch(self, written: Written) -> list[tuple[list[int], list[float]]]:
-    """Of each row the symbols and the logarithms; waits for them."""
-    count_B, id_BC, log_BC = jax.device_get(
-      (written.count_B, written.symbol_BC, written.log_BC)
+  def fetch(self, written: Written) -> list[Row]:
+    """What each row wrote; waits for it."""
+    count_B, id_BC, log_BC, top_BCK, top_id_BCK = jax.device_get(
+      (
+        written.count_B,
+        written.symbol_BC,
+        written.log_BC,
+        written.top_BCK,
+        written.top_id_BCK,
+      )
     )
     return [
-      (id_BC[row, :n].tolist(), log_BC[row, :n].tolist())
+      Row(
+        id_BC[row, :n].tolist(),
+        log_BC[row, :n].tolist(),
+        top_BCK[row, :n],
+        top_id_BCK[row, :n],
+      )
       for row, n in enumerate(count_B)
     ]
 

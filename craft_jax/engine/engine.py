@@ -10,6 +10,7 @@ import numpy as np
 
 from craft_jax.constrain import Automaton
 from craft_jax.engine.device import Device, PrefixCache
+from craft_jax.engine.device import Row as Wrote
 from craft_jax.engine.requests import Job, Request, Sample, check
 from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
 from craft_jax.errors import UserError
@@ -43,6 +44,7 @@ class Engine:
       requests begin sooner, less keeps those that run from waiting.
     waiting: requests in the queue.
     prefix_bytes: of prompts kept as the model has read them.
+    num_top: most likely symbols beside each that a request may ask for.
     drafts: which guesses are read ahead; None is none. Where they are, how a
       text is cut into passes depends on its neighbours, its symbols up to
       near-ties do not.
@@ -59,6 +61,7 @@ class Engine:
     reading: int = 1024,
     waiting: int = 256,
     prefix_bytes: int = 1 << 28,
+    num_top: int = 0,
     drafts: Drafts | None = FORCED,
   ):
     self._vocabulary, self._context = vocabulary, model.cfg.context
@@ -67,7 +70,10 @@ class Engine:
     columns = _AHEAD * steps if drafts else steps
     reading = max(reading, self._chunk)
     limits = Limits(slots, steps, columns, self._chunk, reading, waiting)
-    self._device = Device(model, params, vocabulary, slots, columns, drafts)
+    self._device = Device(
+      model, params, vocabulary, slots, columns, num_top, drafts
+    )
+    self._num_top = num_top
     self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
     self.scheduler = Scheduler(limits, self._known)
     self._jobs: dict[int, Job] = {}
@@ -88,7 +94,7 @@ class Engine:
       Full: the queue or the tables of constraints are; nothing has changed.
       UserError: it can never be done.
     """
-    check(request, self._context)
+    check(request, self._context, self._num_top)
     window = request.prompt[-self._context :].astype(np.int32)
     room = self._context + 1 - len(window)
     automaton, begin, left = self._constraint(request, room)
@@ -124,6 +130,10 @@ class Engine:
     self._forget(handle)
     return True
 
+  def is_known(self, handle: int) -> bool:
+    """Whether a request is under way."""
+    return handle in self._jobs
+
   def step(self) -> list[tuple[int, Piece]]:
     """Issues the next dispatch, then waits for the one before.
 
@@ -145,7 +155,7 @@ class Engine:
     out, writers = before
     rows = self._device.fetch(out)
     return [
-      (sample.handle, self._take(slot, sample, *rows[slot]))
+      (sample.handle, self._take(slot, sample, rows[slot]))
       for slot, sample in writers.items()
       if sample.row.live
     ]
@@ -229,11 +239,10 @@ class Engine:
 
   # --- what came of it ---
 
-  def _take(
-    self, slot: int, sample: Sample, ids: list[int], logprobs: list[float]
-  ) -> Piece:
+  def _take(self, slot: int, sample: Sample, wrote: Wrote) -> Piece:
     """Adds symbols to a text, and ends it or has its window slide."""
     row, number = sample.row, sample.number
+    ids, logprobs = wrote.ids, wrote.logprobs
     ends = (self._vocabulary.bos, self._vocabulary.eos)
     if row.stop or row.chars_left <= len(ids) + _WHOLE:
       # It may end here: symbol by symbol, what follows its end is not taken,
@@ -247,6 +256,10 @@ class Engine:
     else:
       piece = row.take(number, ids, logprobs, ends)
     sample.ids += piece.ids
+    if num_top := sample.job.request.num_top:
+      pairs = zip(wrote.top_ids.tolist(), wrote.top.tolist(), strict=True)
+      top = [list(zip(*pair, strict=True))[:num_top] for pair in pairs]
+      piece = dataclasses.replace(piece, top=top[: len(piece.ids)])
     if row.live and len(row.window) > self._context:
       if sample.job.request.slide:
         self._slide(slot, sample)
@@ -319,4 +332,6 @@ def _joined(parts: Sequence[Piece]) -> Piece:
     parts[-1].finish_reason,
     [symbol for part in parts for symbol in part.ids],
     [logprob for part in parts for logprob in part.logprobs],
+    [pairs for part in parts for pairs in part.top],
+    parts[-1].end,
   )

@@ -22,6 +22,7 @@ class Request:
     seed: from 0 to 2^32 - 1; the key of a sample is `fold_in(key(seed), i)`.
     samples: how many; they share one reading of the prompt.
     first_sample: number of the first.
+    num_top: most likely symbols to report beside each.
     slide: where the context is full, read its newer half afresh and go on;
       without it the text ends there.
   """
@@ -32,6 +33,7 @@ class Request:
   seed: int = 0
   samples: int = 1
   first_sample: int = 0
+  num_top: int = 0
   slide: bool = False
 
 
@@ -89,8 +91,12 @@ class Sample:
   chars: int = 0
 
 
-def check(request: Request, context: int) -> None:
+def check(request: Request, context: int, num_top: int) -> None:
   """Raises a UserError for what can never be done."""
+  if not 0 <= request.num_top <= num_top:
+    raise UserError(
+      f'num_top={request.num_top} must be from 0 to the {num_top} of the engine'
+    )
   if not 0 <= request.seed < 2**32:
     raise UserError(f'seed={request.seed} must be from 0 to {2**32 - 1}')
   for name in ('max_chars', 'samples'):

@@ -30,6 +30,7 @@ class Piece:
       anything was added, forbidden or cut.
     top: of each symbol the most likely ids there and the same logarithms of
       theirs, falling; as many as were asked for.
+    end: the symbol by which the model ended the text, and its logarithm.
   """
 
   row: int
@@ -38,6 +39,7 @@ class Piece:
   ids: Sequence[int] = ()
   logprobs: Sequence[float] = ()
   top: Sequence[Sequence[tuple[int, float]]] = ()
+  end: tuple[int, float] | None = None
 
 
 @dataclasses.dataclass
@@ -66,22 +68,23 @@ class Row:
   ) -> Piece:
     """Adds the symbols of a dispatch; what is certain of the text by then."""
     end = next((i for i, symbol in enumerate(ids) if symbol in ends), None)
+    ended = None if end is None else (ids[end], logprobs[end])
     ids, logprobs = ids[:end], logprobs[:end]
     self.window.extend(ids)
     new = self.decoder.feed(ids)[: self.chars_left]
     self.chars_left -= len(new)
     reason = '' if end is None else 'stop'
     if not self.chars_left:
-      reason = 'length'
+      reason, ended = 'length', None
     text = self.held + new
     stop = _first_stop(text, self.stop)
     if stop is not None:
-      text, self.held, reason = text[:stop], '', 'stop'
+      text, self.held, reason, ended = text[:stop], '', 'stop', None
     else:
       keep = 0 if reason else _beginning(text, self.stop)
       text, self.held = text[: len(text) - keep], text[len(text) - keep :]
     self.live = not reason
-    return Piece(row, text, reason, ids, logprobs)
+    return Piece(row, text, reason, ids, logprobs, end=ended)
 
 
 def _first_stop(text: str, words: tuple[str, ...]) -> int | None:

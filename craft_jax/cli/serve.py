@@ -1,0 +1,111 @@
+"""Serve a trained model over HTTP, as OpenAI's completions.
+
+Texts of many requests are written together, and each is what it would be alone.
+Bound to this machine unless --host says otherwise; without keys whoever reaches
+the port may use it. Ctrl-C or SIGTERM takes no more work, lets what runs finish
+and ends with 0. The address has a page to play on.
+
+examples:
+  craft serve --workdir=runs/first
+  craft serve --workdir=runs/first --host=0.0.0.0 --allowed-host=models.lan \\
+    --keys-file=keys.txt
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+
+from craft_jax.cli import parser as parser_lib
+from craft_jax.cli import trained_flags
+from craft_jax.errors import UserError
+from craft_jax.serve.limits import Limits
+
+SUMMARY = 'serve a trained model over HTTP, as OpenAI does'
+_KEYS = 'CRAFT_API_KEYS'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of the command."""
+  trained_flags.add_arguments(parser)
+  trained_flags.add_weights(parser)
+  trained_flags.add_kv_cache(parser)
+  flag = parser_lib.group(parser, 'where').add_argument
+  flag('--host', default='127.0.0.1', help='(default: 127.0.0.1)')
+  flag('--port', type=int, default=8000, help='0 is any (default: 8000)')
+  flag('--name', help='of the model (default: the name of the run directory)')
+  flag('--slots', type=int, default=16, help='texts at once (default: 16)')
+  flag(
+    '--reload',
+    type=float,
+    default=0,
+    metavar='SECONDS',
+    help='look so often for a newer checkpoint; 0 is never (default: 0)',
+  )
+  flag = parser_lib.group(parser, 'who may use it').add_argument
+  flag(
+    '--keys-file',
+    metavar='FILE',
+    help=f'a key a line (default: {_KEYS}, with commas between; else none)',
+  )
+  flag(
+    '--allowed-host',
+    action='append',
+    default=[],
+    metavar='NAME',
+    help='by which it may be called, besides this machine; * is any',
+  )
+  flag(
+    '--allowed-origin',
+    action='append',
+    default=[],
+    metavar='URL',
+    help='a site whose pages may call it (default: none)',
+  )
+  limits = parser_lib.group(parser, 'limits')
+  for field in dataclasses.fields(Limits):
+    ((unit, says),) = field.metadata.items()
+    limits.add_argument(
+      f'--{field.name.replace("_", "-")}',
+      type=type(field.default),
+      default=field.default,
+      metavar=unit,
+      help=f'{says} (default: {field.default:g})',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+  """Serves; returns the exit code."""
+  keys = _keys(args.keys_file)
+  if not 0 <= args.port < 1 << 16:
+    raise UserError(f'--port={args.port} must be from 0 to 65535')
+  if not 1 <= args.slots <= 4096:
+    raise UserError(f'--slots={args.slots} must be from 1 to 4096')
+  try:
+    from craft_jax.serve import start
+  except ImportError as e:
+    raise UserError(
+      f'{e.name} is not installed; pip install "craft-jax[serve]"'
+    ) from e
+  names = [field.name for field in dataclasses.fields(Limits)]
+  limits = Limits(**{name: getattr(args, name) for name in names})
+  return start.start(args, keys, limits)
+
+
+def _keys(path: str | None) -> list[str]:
+  """The keys, from a file or the environment."""
+  if path is not None:
+    lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+    keys = [line.strip() for line in lines if line.strip()]
+    if not keys:
+      raise UserError(f'{path} has no keys; write one a line')
+  else:
+    given = os.environ.get(_KEYS, '').split(',')
+    keys = [key.strip() for key in given if key.strip()]
+  for key in keys:
+    if not (key.isascii() and key.isprintable() and len(key) >= 16):
+      raise UserError(
+        'a key must be at least 16 printable ASCII characters; make one with '
+        'python -c "import secrets; print(secrets.token_urlsafe())"'
+      )
+  return keys

@@ -1,0 +1,1 @@
+"""A trained model over HTTP: OpenAI's completions, on the engine."""

@@ -1,0 +1,186 @@
+"""The objects that are sent: completions, whole and in pieces."""
+
+import dataclasses
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from craft_jax.sample.answers import Sample
+from craft_jax.sample.rows import Piece
+from craft_jax.text.stream import StreamDecoder
+from craft_jax.text.vocabulary import SPECIALS, Vocabulary
+
+
+@dataclasses.dataclass
+class Text:
+  """One choice: a sample, and how much of it has been sent.
+
+  Attributes:
+    index: among the choices.
+    sample: what is written.
+    vocabulary: of the model.
+    end: the symbol that ended it and its logarithm, as yet unsent.
+  """
+
+  index: int
+  sample: Sample
+  vocabulary: Vocabulary
+  end: tuple[int, float] | None = None
+  _sent_text: int = 0
+  _sent_symbols: int = 0
+  _offset: int = -1
+  _decoder: StreamDecoder | None = None
+
+  def whole(self) -> dict[str, Any]:
+    """The choice."""
+    return {
+      'text': self.sample.full_text,
+      'index': self.index,
+      'logprobs': self._logprobs(),
+      'finish_reason': self.sample.finish_reason or 'length',
+    }
+
+  def news(self) -> dict[str, Any] | None:
+    """What has come since the last call, as a choice; None if nothing has."""
+    text = self.sample.full_text
+    reason = self.sample.finish_reason or None
+    if len(text) == self._sent_text and reason is None:
+      return None
+    new, self._sent_text = text[self._sent_text :], len(text)
+    return {
+      'text': new,
+      'index': self.index,
+      'logprobs': self._logprobs(),
+      'finish_reason': reason,
+    }
+
+  def _logprobs(self) -> dict[str, list[Any]] | None:
+    """OpenAI's lists of the symbols that were not sent and now are certain."""
+    if self.sample.prepared.request.logprobs is None:
+      return None
+    found: dict[str, list[Any]] = {
+      'tokens': [],
+      'token_logprobs': [],
+      'top_logprobs': [],
+      'text_offset': [],
+    }
+    for symbol, logprob, top in self._symbols():
+      found['tokens'].append(token(self.vocabulary, symbol))
+      found['token_logprobs'].append(logprob)
+      found['top_logprobs'].append(top)
+      found['text_offset'].append(self._offset)
+      assert self._decoder is not None
+      if symbol < self.vocabulary.num_symbols:
+        self._offset += len(self._decoder.feed([symbol]))
+    return found
+
+  def _symbols(self) -> Iterator[tuple[int, float | None, Any]]:
+    """Symbols that the text sent so far shows, and their figures.
+
+    The offset of a symbol is that of the character which it is a part of.
+    """
+    sample, request = self.sample, self.sample.prepared.request
+    prompt = sample.prepared.ids
+    if self._decoder is None:
+      self._decoder = StreamDecoder(self.vocabulary)
+      if request.echo and request.prompt:
+        self._offset = 0
+        yield int(prompt[0]), None, None
+        figures = zip(
+          prompt[1:].tolist(),
+          sample.prompt_logprobs,
+          sample.prompt_top,
+          strict=True,
+        )
+        for symbol, logprob, top in figures:
+          yield symbol, logprob, self._top(symbol, logprob, top)
+      else:
+        # It may end within a character, which the text then completes.
+        self._decoder.feed(prompt[-3:])
+        self._offset = 0 if request.echo else len(sample.prepared.shown)
+    shown = len(sample.full_text)
+    if not request.echo:
+      shown += len(sample.prepared.shown)
+    while self._sent_symbols < len(sample.ids):
+      if self._offset >= shown and not sample.finish_reason:
+        break
+      i, self._sent_symbols = self._sent_symbols, self._sent_symbols + 1
+      symbol, logprob = sample.ids[i], sample.logprobs[i]
+      top = sample.top[i] if sample.top else ()
+      yield symbol, logprob, self._top(symbol, logprob, top)
+    if self.end is not None:
+      end, self.end = self.end, None
+      yield *end, self._top(*end, ())
+
+  def _top(
+    self, symbol: int, logprob: float, top: Sequence[tuple[int, float]]
+  ) -> dict[str, float] | None:
+    """By their names the most likely symbols, and the one that was written."""
+    if not self.sample.prepared.request.logprobs:
+      return None
+    pairs = dict(top)
+    # As they were scored by another program, the last bits may differ.
+    pairs[symbol] = logprob
+    return {token(self.vocabulary, each): log for each, log in pairs.items()}
+
+
+def token(vocabulary: Vocabulary, symbol: int) -> str:
+  """The name of a symbol: its character, `bytes:\\xc3`, or `<eos>`."""
+  if symbol >= vocabulary.num_symbols:
+    return SPECIALS[symbol - vocabulary.num_symbols]
+  if vocabulary.kind == 'byte':
+    return chr(symbol) if symbol < 0x80 else f'bytes:\\x{symbol:02x}'
+  return vocabulary.chars[symbol]
+
+
+def add(texts: Sequence[Text], number: int, each: int, piece: Piece) -> Text:
+  """Gives a piece to the text that it belongs to.
+
+  Args:
+    texts: of all prompts, `each` of one.
+    number: of the prompt.
+    each: texts per prompt.
+    piece: its `row` is the sample's number.
+  """
+  text = texts[number * each + piece.row]
+  text.sample.add(piece, text.vocabulary)
+  text.end = piece.end
+  return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+  """What all objects of one answer have in common.
+
+  Attributes:
+    model: its name.
+    id: of the answer.
+    created: seconds since 1970.
+  """
+
+  model: str
+  id: str = dataclasses.field(
+    default_factory=lambda: f'cmpl-{uuid.uuid4().hex}'
+  )
+  created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+
+  def completion(self, choices: list[dict], **more: Any) -> dict[str, Any]:
+    """An object with these choices."""
+    return {
+      'id': self.id,
+      'object': 'text_completion',
+      'created': self.created,
+      'model': self.model,
+      'choices': choices,
+      **more,
+    }
+
+
+def usage(prompts: int, written: int) -> dict[str, int]:
+  """Symbols that were read and written."""
+  return {
+    'prompt_tokens': prompts,
+    'completion_tokens': written,
+    'total_tokens': prompts + written,
+  }

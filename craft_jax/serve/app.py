@@ -1,0 +1,308 @@
+"""The routes, and the document that describes them."""
+
+import importlib.resources
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from craft_jax import __version__
+from craft_jax.serve import fields, metrics, stream
+from craft_jax.serve.errors import ApiError
+from craft_jax.serve.logs import Log
+from craft_jax.serve.service import Service
+from craft_jax.text.vocabulary import SPECIALS
+
+_PAGE = {
+  '/': ('index.html', 'text/html'),
+  '/page.js': ('page.js', 'text/javascript'),
+  '/page.css': ('page.css', 'text/css'),
+}
+_WRONG = {
+  400: 'the request is wrong; `param` names the field',
+  401: 'no key, or one that is not known',
+  404: 'there is no such model or path',
+  405: 'the path has another method',
+  408: 'the request did not arrive in time',
+  413: 'the request is too large',
+  429: 'too busy, or too many requests; see Retry-After',
+  500: 'the model failed',
+  503: 'closing down, or out of time',
+}
+
+
+def build(service: Service, log: Log) -> FastAPI:
+  """All routes of a service."""
+  app = FastAPI(
+    title='Craft', version=__version__, docs_url=None, redoc_url=None,
+    openapi_url=None,
+  )  # fmt: skip
+  _add_completions(app, service)
+  _add_texts(app, service)
+  _add_facts(app, service)
+  _add_page(app)
+  _add_errors(app, log)
+  app.openapi = _openapi(app)  # type: ignore[method-assign]
+  return app
+
+
+def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+  """The errors of a route, for the document."""
+  reference = {'$ref': '#/components/schemas/Error'}
+  return {
+    status: {
+      'description': _WRONG[status],
+      'content': {'application/json': {'schema': reference}},
+    }
+    for status in statuses
+  }
+
+
+_ANY = (400, 401, 405, 408, 413, 429, 500, 503)
+
+
+def _add_completions(app: FastAPI, service: Service) -> None:
+  limits = service.limits
+
+  @app.post(
+    '/v1/completions',
+    summary='Continue prompts',
+    responses=_refusals(*_ANY, 404)
+    | {
+      200: {
+        'description': 'the texts; with `stream` server-sent events of the '
+        'same form, the last of which is `[DONE]`',
+        'content': {
+          'application/json': {'schema': {'type': 'object'}},
+          'text/event-stream': {'schema': {'type': 'string'}},
+        },
+      }
+    },
+  )
+  async def completions(
+    body: fields.CompletionBody, request: Request
+  ) -> Response:
+    writing = await service.open(body)
+    if not body.stream:
+      found, _ = await stream.finished(
+        writing, request.receive, limits.deadline
+      )
+      return JSONResponse(found)
+    try:
+      await writing.begin()
+    except BaseException:
+      writing.close('failed')
+      raise
+    options = body.stream_options
+    return stream.Events(
+      writing,
+      options is not None and options.include_usage,
+      limits.deadline,
+      limits.slow_reader,
+      lambda reason: None,
+    )
+
+
+def _add_texts(app: FastAPI, service: Service) -> None:
+  def vocabulary():
+    return service.model.trained.vocabulary
+
+  @app.post(
+    '/score', summary='How likely texts are', responses=_refusals(*_ANY, 404)
+  )
+  async def score(body: fields.ScoreBody) -> dict[str, Any]:
+    return {'model': service.name, 'texts': await service.score(body)}
+
+  @app.post(
+    '/tokenize', summary='A text as ids', responses=_refusals(*_ANY, 404)
+  )
+  async def tokenize(body: fields.TokenizeBody) -> dict[str, Any]:
+    fields.check_model(body.model, service.name)
+    ids = fields.encode(vocabulary(), body.prompt)
+    context = service.model.trained.cfg.model.context
+    return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
+
+  @app.post(
+    '/detokenize', summary='Ids as a text', responses=_refusals(*_ANY, 404)
+  )
+  async def detokenize(body: fields.DetokenizeBody) -> dict[str, Any]:
+    fields.check_model(body.model, service.name)
+    return {'prompt': fields.decode(vocabulary(), body.tokens)}
+
+  @app.get(
+    '/tokenizer_info',
+    summary='What the symbols are',
+    responses=_refusals(401, 405, 429, 500, 503),
+  )
+  async def tokenizer_info() -> dict[str, Any]:
+    known = vocabulary()
+    return {
+      'tokenizer_class': f'craft-{known.kind}',
+      'vocab_size': known.size,
+      'model_max_length': service.model.trained.cfg.model.context,
+      'bos_token': SPECIALS[0],
+      'eos_token': SPECIALS[1],
+      'pad_token': SPECIALS[2],
+    }
+
+
+def _add_facts(app: FastAPI, service: Service) -> None:
+  usual = _refusals(401, 405, 429, 500, 503)
+
+  def shown() -> dict[str, Any]:
+    return {
+      'id': service.name,
+      'object': 'model',
+      'created': service.created,
+      'owned_by': 'craft',
+      'context': service.model.trained.cfg.model.context,
+      'step': service.model.trained.meta.step,
+    }
+
+  @app.get('/v1/models', summary='The model', responses=usual)
+  async def models() -> dict[str, Any]:
+    return {'object': 'list', 'data': [shown()]}
+
+  @app.get(
+    '/v1/models/{id}', summary='One model', responses=usual | _refusals(404)
+  )
+  async def model(id: str) -> dict[str, Any]:
+    fields.check_model(id, service.name)
+    return shown()
+
+  @app.get('/health', summary='Whether it lives', responses=_refusals(405))
+  async def health() -> dict[str, str]:
+    return {'status': 'ok'}
+
+  @app.get(
+    '/ready', summary='Whether it takes requests', responses=_refusals(405, 503)
+  )
+  async def ready() -> dict[str, str]:
+    if service.draining:
+      raise ApiError(503, 'the server is closing down', code='closing')
+    return {'status': 'ready'}
+
+  @app.get(
+    '/metrics',
+    summary='Figures, for Prometheus',
+    response_class=Response,
+    responses=usual
+    | {200: {'content': {'text/plain': {'schema': {'type': 'string'}}}}},
+  )
+  async def figures() -> Response:
+    return Response(
+      service.metrics.text(), headers={'content-type': metrics.CONTENT_TYPE}
+    )
+
+  @app.get('/openapi.json', include_in_schema=False)
+  async def document() -> dict[str, Any]:
+    return app.openapi()
+
+
+def _add_page(app: FastAPI) -> None:
+  folder = importlib.resources.files('craft_jax.serve') / 'page'
+
+  def route(name: str, kind: str) -> Callable[[], Any]:
+    data = (folder / name).read_bytes()
+
+    async def page() -> Response:
+      return Response(
+        data, media_type=kind, headers={'cache-control': 'no-cache'}
+      )
+
+    return page
+
+  for path, (name, kind) in _PAGE.items():
+    app.get(path, include_in_schema=False)(route(name, kind))
+
+
+def _add_errors(app: FastAPI, log: Log) -> None:
+  """Every error in OpenAI's form, whoever raises it."""
+
+  def answer(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), error.status, headers=error.headers())
+
+  @app.exception_handler(ApiError)
+  async def known(request: Request, error: ApiError) -> JSONResponse:
+    return answer(error)
+
+  @app.exception_handler(RequestValidationError)
+  async def invalid(
+    request: Request, error: RequestValidationError
+  ) -> JSONResponse:
+    return answer(_first(error))
+
+  @app.exception_handler(HTTPException)
+  async def http(request: Request, error: HTTPException) -> JSONResponse:
+    found = answer(ApiError(error.status_code, str(error.detail)))
+    found.headers.update(error.headers or {})
+    return found
+
+  @app.exception_handler(stream.Gone)
+  async def gone(request: Request, error: stream.Gone) -> Response:
+    return Response(status_code=499)  # nobody reads it; the log does
+
+  @app.exception_handler(Exception)
+  async def unknown(request: Request, error: Exception) -> JSONResponse:
+    mark = request.state.request_id
+    log.note('error', id=mark, error=repr(error))
+    return answer(ApiError(500, f'the server failed; the log has {mark}'))
+
+
+def _first(error: RequestValidationError) -> ApiError:
+  """The first mistake, by the name of its field.
+
+  A value that may be of several kinds has a mistake for each of them.
+  """
+  one = error.errors()[0]
+  if one['type'] == 'json_invalid':
+    return ApiError(400, f'the body is not JSON: {one["ctx"]["error"]}')
+  where = [str(part) for part in one['loc'][1:]]
+  name = where[0] if where else None
+  if one['type'] == 'extra_forbidden':
+    path = '.'.join(where)
+    return ApiError(400, f'{path} is not a field of this request', param=name)
+  if name is None:
+    return ApiError(400, 'the body must be a JSON object, and say so by its '
+                    'content type, application/json')  # fmt: skip
+  says = {
+    'prompt': 'must be a text, a list of texts, ids or lists of ids',
+    'suffix': 'is not supported: texts go on only; leave it out',
+  }.get(name, one['msg'].replace('Input', 'it'))
+  return ApiError(400, f'{name}: {says}', param=name)
+
+
+def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
+  """The document without FastAPI's 422, which is never sent."""
+
+  def document() -> dict[str, Any]:
+    if app.openapi_schema:
+      return app.openapi_schema
+    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemas = found['components']['schemas']
+    for name in ('HTTPValidationError', 'ValidationError'):
+      schemas.pop(name, None)
+    text = {'type': ['string', 'null']}
+    error = {'message': {'type': 'string'}, 'type': {'type': 'string'},
+             'param': text, 'code': text}  # fmt: skip
+    inner = {'type': 'object', 'properties': error, 'required': list(error)}
+    schemas['Error'] = {
+      'type': 'object',
+      'properties': {'error': inner},
+      'required': ['error'],
+    }
+    for path in found['paths'].values():
+      for operation in path.values():
+        operation['responses'].pop('422', None)
+    found['components']['securitySchemes'] = {
+      'key': {'type': 'http', 'scheme': 'bearer'}
+    }
+    found['security'] = [{'key': []}, {}]
+    app.openapi_schema = found
+    return found
+
+  return document

@@ -1,0 +1,238 @@
+"""What every request passes before any route sees it."""
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from craft_jax.serve.errors import ApiError
+from craft_jax.serve.limits import Rates
+from craft_jax.serve.logs import Log
+from craft_jax.serve.service import Service
+
+# What anybody may ask without a key: whether the server lives, and the page,
+# which has no secrets and asks for the key itself.
+OPEN = ('/health', '/ready', '/', '/page.js', '/page.css')
+LOOPBACK = ('localhost', '127.0.0.1', '::1')
+_HEADERS = {
+  'x-content-type-options': 'nosniff',
+  'x-frame-options': 'DENY',
+  'referrer-policy': 'no-referrer',
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-resource-policy': 'same-origin',
+  'permissions-policy': 'camera=(), microphone=(), geolocation=()',
+  'content-security-policy': "default-src 'none'; script-src 'self'; "
+  "style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+_ID = frozenset(
+  'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_'
+)
+
+
+class Guard:
+  """ASGI middleware: names, hosts, keys, sizes, times, and the log.
+
+  Args:
+    app: what is guarded.
+    service: says whether it is draining, and counts.
+    keys: that are let in; none lets everybody in.
+    hosts: names by which the server may be called; `*` is any.
+    origins: pages of other sites that may call it.
+    log: a line per request.
+  """
+
+  def __init__(
+    self,
+    app: ASGIApp,
+    service: Service,
+    keys: Sequence[str],
+    hosts: Collection[str],
+    origins: Collection[str],
+    log: Log,
+  ):
+    self._app, self._service, self._log = app, service, log
+    self._keys = [key.encode() for key in keys]
+    self._hosts, self._origins = set(hosts), set(origins)
+    self._rates = Rates(service.limits.requests_per_minute)
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Lets a request through, or answers it."""
+    if scope['type'] != 'http':
+      if scope['type'] == 'lifespan':
+        await self._app(scope, receive, send)
+      return
+    headers = {
+      name.decode('latin-1'): value.decode('latin-1')
+      for name, value in reversed(scope['headers'])
+    }
+    mark = _mark(headers.get('x-request-id', ''))
+    scope['state']['request_id'] = mark
+    seen: dict[str, Any] = {'status': 0}
+    begin = time.monotonic()
+    origin = headers.get('origin', '')
+
+    async def answer(message: Message) -> None:
+      if message['type'] == 'http.response.start':
+        seen['status'] = message['status']
+        more = _HEADERS | {'x-request-id': mark}
+        if self._service.draining:
+          more['connection'] = 'close'
+        if origin in self._origins:
+          more |= _cors(origin)
+        given = {name.lower() for name, _ in message['headers']}
+        message['headers'] = [
+          *message['headers'],
+          *(
+            (name.encode(), value.encode('latin-1'))
+            for name, value in more.items()
+            if name.encode() not in given
+          ),
+        ]
+      await send(message)
+
+    try:
+      sender = self._check(scope, headers)
+      if scope['method'] == 'OPTIONS' and origin in self._origins:
+        await _send(answer, 204, {}, b'')
+      else:
+        self._rates.take(sender)
+        await self._app(scope, self._bounded(receive, headers), answer)
+    except ApiError as e:
+      await refuse(answer, e)
+    finally:
+      self._note(scope, mark, seen['status'], time.monotonic() - begin)
+
+  def _check(self, scope: Scope, headers: dict[str, str]) -> str:
+    """Raises for whom is not let in; names the sender."""
+    host = headers.get('host', '').rsplit('@')[-1]
+    name = host.rpartition(':')[0] if not host.endswith(']') else host
+    name = (name or host).strip('[]').lower()
+    if '*' not in self._hosts and name not in self._hosts:
+      raise ApiError(
+        400,
+        f'this server is not {name[:80]!r}; call it by its name, or start it '
+        'with --allowed-host',
+        code='wrong_host',
+      )
+    path = scope['path']
+    if self._service.draining and path not in OPEN:
+      raise ApiError(
+        503, 'the server is closing down; send it to another', code='closing',
+        retry_after=5,
+      )  # fmt: skip
+    client = scope.get('client')
+    sender = client[0] if client else ''
+    if scope['method'] == 'OPTIONS' and headers.get('origin') in self._origins:
+      return sender
+    if self._keys and path not in OPEN:
+      kind, _, given = headers.get('authorization', '').partition(' ')
+      if kind.lower() != 'bearer':
+        raise ApiError(
+          401, 'no key; send the header "Authorization: Bearer KEY"',
+          code='invalid_api_key',
+        )  # fmt: skip
+      sender = str(self._key(given.strip().encode('latin-1')))
+    return sender
+
+  def _key(self, given: bytes) -> int:
+    """The number of a key; every key is looked at, in constant time."""
+    found = -1
+    for i, key in enumerate(self._keys):
+      if hmac.compare_digest(key, given):
+        found = i
+    if found < 0:
+      raise ApiError(401, 'this key is not known', code='invalid_api_key')
+    return found
+
+  def _bounded(self, receive: Receive, headers: dict[str, str]) -> Receive:
+    """The body, as far as it is neither too long nor too slow."""
+    limits, read = self._service.limits, 0
+    length = headers.get('content-length', '')
+    if length.isdigit() and int(length) > limits.max_body:
+      raise _too_large(limits.max_body)
+    end = time.monotonic() + limits.read_deadline
+    done = False
+
+    async def bounded() -> Message:
+      nonlocal read, done
+      if done:
+        return await receive()
+      try:
+        async with asyncio.timeout(max(end - time.monotonic(), 0.001)):
+          message = await receive()
+      except TimeoutError:
+        raise HTTPException(408, 'the request did not arrive in time') from None
+      read += len(message.get('body', b''))
+      if read > limits.max_body:
+        raise HTTPException(413, _too_large(limits.max_body).message)
+      done = not message.get('more_body', False)
+      return message
+
+    return bounded
+
+  def _note(self, scope: Scope, mark: str, status: int, seconds: float) -> None:
+    route = scope.get('route')
+    path = getattr(route, 'path', '')
+    metrics = self._service.metrics
+    metrics.requests.labels(path or 'other', str(status)).inc()
+    if status in (401, 413, 429, 503):
+      reason = {401: 'key', 413: 'size', 429: 'busy', 503: 'closing'}[status]
+      metrics.rejections.labels(reason).inc()
+    self._log.note(
+      'request',
+      id=mark,
+      method=scope['method'][:16],
+      path=scope['path'][:256],
+      status=status,
+      seconds=round(seconds, 4),
+    )
+
+
+def _mark(given: str) -> str:
+  """The sender's own mark if it is harmless, else a new one."""
+  if 0 < len(given) <= 64 and set(given) <= _ID:
+    return given
+  return uuid.uuid4().hex
+
+
+def _cors(origin: str) -> dict[str, str]:
+  return {
+    'access-control-allow-origin': origin,
+    'access-control-allow-methods': 'GET, POST',
+    'access-control-allow-headers': 'authorization, content-type',
+    'cross-origin-resource-policy': 'cross-origin',
+    'vary': 'origin',
+  }
+
+
+def _too_large(most: int) -> ApiError:
+  return ApiError(413, f'the request is over {most} bytes', code='too_large')
+
+
+async def refuse(send: Send, error: ApiError) -> None:
+  """Sends an error."""
+  body = json.dumps(error.body()).encode()
+  await _send(send, error.status, error.headers(), body)
+
+
+async def _send(
+  send: Send, status: int, headers: dict[str, str], body: bytes
+) -> None:
+  headers = {'content-length': str(len(body))} | headers
+  if body:
+    headers['content-type'] = 'application/json'
+  pairs = [(n.encode(), v.encode('latin-1')) for n, v in headers.items()]
+  # The client may have gone: there is nobody to tell.
+  with contextlib.suppress(OSError):
+    await send(
+      {'type': 'http.response.start', 'status': status, 'headers': pairs}
+    )
+    await send({'type': 'http.response.body', 'body': body})

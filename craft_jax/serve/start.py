@@ -1,0 +1,97 @@
+"""From a run directory to a server that runs."""
+
+import argparse
+import asyncio
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+from craft_jax import checkpoint, compile_cache
+from craft_jax.data.sources import cache_folder
+from craft_jax.errors import UserError
+from craft_jax.serve import app as app_lib
+from craft_jax.serve import run
+from craft_jax.serve.guard import LOOPBACK, Guard
+from craft_jax.serve.limits import Limits
+from craft_jax.serve.logs import Log
+from craft_jax.serve.service import Model, Service
+from craft_jax.trained import Trained, load_model
+
+
+def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
+  """Serves until a signal; returns the exit code.
+
+  Args:
+    args: the flags of `craft serve`.
+    keys: that are let in; none lets everybody in.
+    limits: what is refused.
+
+  Raises:
+    UserError: no such checkpoint, or the port is taken.
+  """
+  trained = _load(args)
+  compile_cache.use(cache_folder(trained.cfg.data))
+  name = args.name or pathlib.Path(args.workdir).resolve().name
+  log = Log()
+  service = Service(Model.of(trained), name, args.slots, limits, log)
+  app = Guard(
+    app_lib.build(service, log),
+    service,
+    keys,
+    {*LOOPBACK, args.host, *args.allowed_host},
+    args.allowed_origin,
+    log,
+  )
+
+  def ready(port: int) -> None:
+    host = f'[{args.host}]' if ':' in args.host else args.host
+    log.note('ready', model=name, step=trained.meta.step, port=port)
+    lock = 'with a key' if keys else 'without a key'
+    print(f'serving {name} {lock} at http://{host}:{port}/', flush=True)
+
+  async def all() -> None:
+    await service.start()
+    watcher = asyncio.create_task(_follow(args, service, log))
+    try:
+      await run.serve(app, service, args.host, args.port, ready)
+    finally:
+      watcher.cancel()
+      with contextlib.suppress(asyncio.CancelledError):
+        await watcher
+
+  try:
+    asyncio.run(all())
+  except SystemExit as e:  # uvicorn's, for what it cannot bind
+    raise UserError(
+      f'cannot listen on {args.host} port {args.port}; another program may, '
+      'give another --port'
+    ) from e
+  log.note('ended')
+  return 0
+
+
+def _load(args: argparse.Namespace) -> Trained:
+  return load_model(
+    args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
+  )
+
+
+async def _follow(args: argparse.Namespace, service: Service, log: Log) -> None:
+  """Takes newer checkpoints as they come."""
+  if not args.reload:
+    return
+  while True:
+    await asyncio.sleep(args.reload)
+    try:
+      step = await asyncio.to_thread(
+        checkpoint.resolve_step, args.workdir, args.step
+      )
+      if step == service.model.trained.meta.step:
+        continue
+      trained = await asyncio.to_thread(_load, args)
+      if trained.vocabulary != service.model.trained.vocabulary:
+        log.note('not reloaded', error='another vocabulary', step=step)
+        continue
+      await service.reload(trained)
+    except Exception as e:  # the one that is served still is
+      log.note('not reloaded', error=repr(e))

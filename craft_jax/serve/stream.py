@@ -1,0 +1,181 @@
+"""Answers that notice when their reader has gone, or takes nothing."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from craft_jax.serve.errors import ApiError
+from craft_jax.serve.service import Writing
+
+ABORT = 'craft.abort'  # in a scope's state: cuts the connection
+
+
+class Gone(Exception):
+  """The client has gone away."""
+
+
+class Slow(Exception):
+  """The client takes nothing."""
+
+
+@contextlib.asynccontextmanager
+async def watched(receive: Receive) -> AsyncIterator[None]:
+  """Raises `Gone` within as soon as the client has gone away."""
+  task = asyncio.current_task()
+  assert task is not None
+  gone = False
+
+  async def watch() -> None:
+    nonlocal gone
+    while (await receive())['type'] != 'http.disconnect':
+      pass
+    gone = True
+    task.cancel()
+
+  watcher = asyncio.create_task(watch())
+  try:
+    yield
+  except asyncio.CancelledError:
+    if gone:
+      task.uncancel()
+      raise Gone from None
+    raise
+  finally:
+    watcher.cancel()
+
+
+def event(found: Any) -> bytes:
+  """One of a stream."""
+  text = found if isinstance(found, str) else json.dumps(found)
+  return f'data: {text}\n\n'.encode()
+
+
+class Events(Response):
+  """Completions as they are written: server-sent events.
+
+  Args:
+    writing: the texts.
+    include_usage: whether a last event has the usage.
+    deadline: seconds for all; 0 is none.
+    patience: seconds for which the client may take nothing.
+    told: called with what ended it, '' if it was finished.
+  """
+
+  media_type = 'text/event-stream'
+
+  def __init__(
+    self,
+    writing: Writing,
+    include_usage: bool,
+    deadline: float,
+    patience: float,
+    told: Callable[[str], None],
+  ):
+    super().__init__()
+    del self.headers['content-length']
+    # nginx would hold events back.
+    self.headers['x-accel-buffering'] = 'no'
+    self.headers['cache-control'] = 'no-store'
+    self._writing, self._include_usage = writing, include_usage
+    self._deadline, self._patience, self._told = deadline, patience, told
+
+  async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    """Sends all there is."""
+    reason = 'failed'
+
+    async def put(data: bytes, more: bool = True) -> None:
+      message = {'type': 'http.response.body', 'body': data, 'more_body': more}
+      try:
+        async with asyncio.timeout(self._patience):
+          await send(message)
+      except TimeoutError:
+        raise Slow from None
+
+    try:
+      async with watched(receive):
+        await send(
+          {
+            'type': 'http.response.start',
+            'status': 200,
+            'headers': self.raw_headers,
+          }
+        )
+        try:
+          async with asyncio.timeout(self._deadline or None):
+            async for data in self._events():
+              await put(data)
+          reason = ''
+        except TimeoutError:
+          reason = 'deadline'
+          await put(event(out_of_time(self._deadline).body()))
+        except ApiError as e:
+          reason = e.code or 'failed'
+          await put(event(e.body()))
+        await put(event('[DONE]'), more=False)
+    except Gone:
+      reason = 'disconnected'
+    except Slow:
+      reason = 'slow_reader'
+      if abort := scope.get('state', {}).get(ABORT):
+        abort()
+    finally:
+      self._writing.close(reason or 'failed')
+      self._told(reason)
+
+  async def _events(self) -> AsyncIterator[bytes]:
+    head, more = self._writing.head, {}
+    if self._include_usage:
+      more = {'usage': None}
+    async for texts in self._writing.news():
+      for text in texts:
+        if (choice := text.news()) is not None:
+          yield event(head.completion([choice], **more))
+    if self._include_usage:
+      yield event(head.completion([], usage=self._writing.usage()))
+
+
+async def finished(
+  writing: Writing, receive: Receive, deadline: float
+) -> tuple[dict[str, Any], str]:
+  """The whole answer, and what cut it short.
+
+  Raises:
+    ApiError: it failed, or took too long.
+    Gone: nobody wants it any more.
+  """
+  reason = 'failed'
+  try:
+    async with watched(receive), asyncio.timeout(deadline or None):
+      await writing.begin()
+      async for _ in writing.news():
+        pass
+    reason = ''
+  except TimeoutError:
+    reason = 'deadline'
+    raise out_of_time(deadline) from None
+  except Gone:
+    reason = 'disconnected'
+    raise
+  except ApiError as e:
+    reason = e.code or 'failed'
+    raise
+  finally:
+    writing.close(reason or 'failed')
+  return writing.head.completion(
+    writing.choices(), usage=writing.usage()
+  ), reason
+
+
+def out_of_time(deadline: float) -> ApiError:
+  """What a request that takes too long is told."""
+  return ApiError(
+    503,
+    f'the request took more than {deadline:g} s; ask for less',
+    code='deadline',
+    retry_after=1,
+  )
