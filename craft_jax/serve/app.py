@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
-from craft_jax.serve import fields, metrics, stream
+from craft_jax.serve import bodies, fields, metrics, stream, writing
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Service
@@ -84,22 +84,20 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     },
   )
   async def completions(
-    body: fields.CompletionBody, request: Request
+    body: bodies.CompletionBody, request: Request
   ) -> Response:
-    writing = await service.open(body)
+    taken = await writing.take(service, body)
     if not body.stream:
-      found, _ = await stream.finished(
-        writing, request.receive, limits.deadline
-      )
+      found, _ = await stream.finished(taken, request.receive, limits.deadline)
       return JSONResponse(found)
     try:
-      await writing.begin()
+      await taken.begin()
     except BaseException:
-      writing.close('failed')
+      taken.close('failed')
       raise
     options = body.stream_options
     return stream.Events(
-      writing,
+      taken,
       options is not None and options.include_usage,
       limits.deadline,
       limits.slow_reader,
@@ -114,13 +112,13 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   @app.post(
     '/score', summary='How likely texts are', responses=_refusals(*_ANY, 404)
   )
-  async def score(body: fields.ScoreBody) -> dict[str, Any]:
+  async def score(body: bodies.ScoreBody) -> dict[str, Any]:
     return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
     '/tokenize', summary='A text as ids', responses=_refusals(*_ANY, 404)
   )
-  async def tokenize(body: fields.TokenizeBody) -> dict[str, Any]:
+  async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
     ids = fields.encode(vocabulary(), body.prompt)
     context = service.model.trained.cfg.model.context
@@ -129,7 +127,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   @app.post(
     '/detokenize', summary='Ids as a text', responses=_refusals(*_ANY, 404)
   )
-  async def detokenize(body: fields.DetokenizeBody) -> dict[str, Any]:
+  async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
     return {'prompt': fields.decode(vocabulary(), body.tokens)}
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.service import Writing
+from craft_jax.serve.writing import Writing
 
 ABORT = 'craft.abort'  # in a scope's state: cuts the connection
 
