@@ -57,8 +57,8 @@ _LAYERS = {
   'serve.errors': 1,
   'serve.limits': 1,
   'serve': 6,
-  'cli': 6,
-  'main': 7,  # alone above cli, which it imports
+  'cli': 7,
+  'main': 8,  # alone above cli, which it imports
 }
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
