@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 
 from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import trained_flags
@@ -62,21 +63,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='URL',
     help='a site whose pages may call it (default: none)',
   )
-  limits = parser_lib.group(parser, 'limits')
+  sizes = parser_lib.group(parser, 'limits')
+  times = parser_lib.group(parser, 'limits of time')
   for field in dataclasses.fields(Limits):
     ((unit, says),) = field.metadata.items()
-    limits.add_argument(
+    shown = f'{field.default:g}' if unit == 'SECONDS' else field.default
+    kind = times if unit == 'SECONDS' else sizes
+    kind.add_argument(
       f'--{field.name.replace("_", "-")}',
       type=type(field.default),
       default=field.default,
       metavar=unit,
-      help=f'{says} (default: {field.default:g})',
+      help=f'{says} (default: {shown})',
     )
 
 
 def run(args: argparse.Namespace) -> int:
   """Serves; returns the exit code."""
   keys = _keys(args.keys_file)
+  for origin in args.allowed_origin:
+    if not re.fullmatch(r'https?://[^\s/*@]+', origin):
+      raise UserError(
+        f'--allowed-origin={origin} must be one site as browsers name it, '
+        'such as https://example.org, without a path'
+      )
   if not 0 <= args.port < 1 << 16:
     raise UserError(f'--port={args.port} must be from 0 to 65535')
   if not 1 <= args.slots <= 4096:
@@ -95,13 +105,15 @@ def run(args: argparse.Namespace) -> int:
 def _keys(path: str | None) -> list[str]:
   """The keys, from a file or the environment."""
   if path is not None:
-    lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+    lines = pathlib.Path(path).read_text('utf-8', 'replace').splitlines()
     keys = [line.strip() for line in lines if line.strip()]
     if not keys:
       raise UserError(f'{path} has no keys; write one a line')
   else:
-    given = os.environ.get(_KEYS, '').split(',')
-    keys = [key.strip() for key in given if key.strip()]
+    keys = [key.strip() for key in os.environ.get(_KEYS, '').split(',')]
+    keys = [key for key in keys if key]
+    if _KEYS in os.environ and not keys:
+      raise UserError(f'{_KEYS} is set but has no keys; unset it to need none')
   for key in keys:
     if not (key.isascii() and key.isprintable() and len(key) >= 16):
       raise UserError(

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from craft_jax import __version__
 from craft_jax.serve import bodies, fields, metrics, stream, writing
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.logs import Log
+from craft_jax.serve.logs import Log, described
 from craft_jax.serve.service import Service
 from craft_jax.text.vocabulary import SPECIALS
 
@@ -39,7 +39,7 @@ def build(service: Service, log: Log) -> FastAPI:
   """All routes of a service."""
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
-    openapi_url=None,
+    openapi_url=None, redirect_slashes=False,
   )  # fmt: skip
   _add_completions(app, service)
   _add_texts(app, service)
@@ -247,7 +247,7 @@ def _add_errors(app: FastAPI, log: Log) -> None:
   @app.exception_handler(Exception)
   async def unknown(request: Request, error: Exception) -> JSONResponse:
     mark = request.state.request_id
-    log.note('error', id=mark, error=repr(error))
+    log.note('error', id=mark, error=described(error))
     return answer(ApiError(500, f'the server failed; the log has {mark}'))
 
 

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import json
+import re
 import time
 import uuid
 from collections.abc import Collection, Sequence
@@ -21,7 +23,9 @@ from craft_jax.serve.service import Service
 # which has no secrets and asks for the key itself.
 OPEN = ('/health', '/ready', '/', '/page.js', '/page.css')
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
-_HEADERS = {
+# Sent with every answer.
+SAFE_HEADERS = {
+  'cache-control': 'no-store',
   'x-content-type-options': 'nosniff',
   'x-frame-options': 'DENY',
   'referrer-policy': 'no-referrer',
@@ -32,9 +36,9 @@ _HEADERS = {
   "style-src 'self'; connect-src 'self'; img-src 'self' data:; "
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
-_ID = frozenset(
-  'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_'
-)
+_ID = re.compile(r'[A-Za-z0-9_-]{1,64}')
+# A name or an address, and a port.
+_HOST = re.compile(r'(\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(:[0-9]{1,5})?')
 
 
 class Guard:
@@ -60,7 +64,8 @@ class Guard:
   ):
     self._app, self._service, self._log = app, service, log
     self._keys = [key.encode() for key in keys]
-    self._hosts, self._origins = set(hosts), set(origins)
+    self._hosts = {_bare(host) for host in hosts}
+    self._origins = set(origins)
     self._rates = Rates(service.limits.requests_per_minute)
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,7 +87,7 @@ class Guard:
     async def answer(message: Message) -> None:
       if message['type'] == 'http.response.start':
         seen['status'] = message['status']
-        more = _HEADERS | {'x-request-id': mark}
+        more = SAFE_HEADERS | {'x-request-id': mark}
         if self._service.draining:
           more['connection'] = 'close'
         if origin in self._origins:
@@ -103,7 +108,8 @@ class Guard:
       if scope['method'] == 'OPTIONS' and origin in self._origins:
         await _send(answer, 204, {}, b'')
       else:
-        self._rates.take(sender)
+        if scope['path'] not in OPEN:  # a probe is never one too many
+          self._rates.take(sender)
         await self._app(scope, self._bounded(receive, headers), answer)
     except ApiError as e:
       await refuse(answer, e)
@@ -112,10 +118,15 @@ class Guard:
 
   def _check(self, scope: Scope, headers: dict[str, str]) -> str:
     """Raises for whom is not let in; names the sender."""
-    host = headers.get('host', '').rsplit('@')[-1]
-    name = host.rpartition(':')[0] if not host.endswith(']') else host
-    name = (name or host).strip('[]').lower()
-    if '*' not in self._hosts and name not in self._hosts:
+    # h11 bounds only what has not arrived as a whole.
+    most = self._service.limits.max_headers
+    size = sum(len(name) + len(value) for name, value in scope['headers'])
+    if size + len(scope['raw_path']) + len(scope['query_string']) > most:
+      raise ApiError(400, f'the headers are over {most} bytes')
+    host = headers.get('host', '')
+    found = _HOST.fullmatch(host)
+    name = _bare(found[1]) if found else host
+    if not found or not {'*', name} & self._hosts:
       raise ApiError(
         400,
         f'this server is not {name[:80]!r}; call it by its name, or start it '
@@ -133,6 +144,9 @@ class Guard:
     if scope['method'] == 'OPTIONS' and headers.get('origin') in self._origins:
       return sender
     if self._keys and path not in OPEN:
+      names = [name for name, _ in scope['headers']]
+      if names.count(b'authorization') > 1:
+        raise ApiError(400, 'more than one Authorization header')
       kind, _, given = headers.get('authorization', '').partition(' ')
       if kind.lower() != 'bearer':
         raise ApiError(
@@ -198,9 +212,16 @@ class Guard:
 
 def _mark(given: str) -> str:
   """The sender's own mark if it is harmless, else a new one."""
-  if 0 < len(given) <= 64 and set(given) <= _ID:
-    return given
-  return uuid.uuid4().hex
+  return given if _ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _bare(host: str) -> str:
+  """A host as it is compared: one spelling of a name and of an address."""
+  name = host.strip('[]').lower().removesuffix('.')
+  try:
+    return str(ipaddress.ip_address(name))
+  except ValueError:
+    return name
 
 
 def _cors(origin: str) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import traceback
 from typing import Any, TextIO
 
 
@@ -21,3 +22,18 @@ class Log:
     stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
     line = json.dumps({'time': stamp, 'event': event} | more, default=str)
     print(line, file=self._file or sys.stderr, flush=True)
+
+
+def described(error: BaseException) -> str:
+  """The kind of an error and where it was raised.
+
+  Without its message, which may show what was asked: that of a
+  UnicodeEncodeError is the text. JAX's own are about shapes and memory.
+  """
+  kind = type(error).__name__
+  if type(error).__module__.startswith('jax'):
+    kind += f': {error}'
+  frames = traceback.extract_tb(error.__traceback__)
+  return (
+    f'{kind} at {frames[-1].filename}:{frames[-1].lineno}' if frames else kind
+  )

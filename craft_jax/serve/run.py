@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from craft_jax.serve.errors import ApiError
+from craft_jax.serve.guard import SAFE_HEADERS
 from craft_jax.serve.limits import Limits
 from craft_jax.serve.service import Service
 from craft_jax.serve.stream import ABORT
@@ -20,49 +21,74 @@ from craft_jax.serve.stream import ABORT
 _TOLD = 1.0  # seconds before the end in which all are told of it
 
 
-def protocol(limits: Limits) -> type[H11Protocol]:
-  """uvicorn's, with a bound on connections and on the time of headers."""
+class Protocol(H11Protocol):
+  """One connection, with a bound on their number and on the time of headers.
 
-  class Protocol(H11Protocol):
-    """One connection."""
+  Attributes:
+    limits: of the server.
+  """
 
-    def connection_made(self, transport: Any) -> None:
-      """Cuts one too many, and one that says nothing."""
-      super().connection_made(transport)
-      self.app_state = {ABORT: transport.abort}
-      if len(self.connections) > limits.max_connections:
-        transport.abort()
-        return
-      self._patience = self.loop.call_later(limits.read_deadline, self._cut)
+  limits: Limits
+  _clock: asyncio.TimerHandle | None = None  # until headers must be there
 
-    def connection_lost(self, exc: Exception | None) -> None:
-      """Forgets the clock."""
-      if hasattr(self, '_patience'):
-        self._patience.cancel()
-      super().connection_lost(exc)
+  def connection_made(self, transport: Any) -> None:
+    """Cuts one too many, and one that says nothing."""
+    super().connection_made(transport)
+    self.app_state = {ABORT: transport.abort}
+    if len(self.connections) > self.limits.max_connections:
+      transport.abort()
+      return
+    self._begin_to_wait()
 
-    def _cut(self) -> None:
-      if self.cycle is None:
-        self.transport.abort()
+  def data_received(self, data: bytes) -> None:
+    """Starts a clock for headers, and stops it when they are there."""
+    super().data_received(data)
+    if self.cycle is not None and not self.cycle.response_complete:
+      self._forget_clock()
+    elif self._clock is None and data:
+      # Of a next request, or the rest of one that has its answer.
+      self._begin_to_wait()
 
-    def send_400_response(self, msg: str) -> None:
-      """As uvicorn's, in the form of all other errors."""
-      body = json.dumps(ApiError(400, msg).body()).encode()
-      headers = [
-        (b'content-type', b'application/json'),
-        (b'content-length', str(len(body)).encode()),
-        (b'connection', b'close'),
-      ]
-      with contextlib.suppress(h11.LocalProtocolError):
-        for event in (
-          h11.Response(status_code=400, headers=headers, reason=b'Bad Request'),
-          h11.Data(data=body),
-          h11.EndOfMessage(),
-        ):
-          self.transport.write(self.conn.send(event) or b'')
-      self.transport.close()
+  def connection_lost(self, exc: Exception | None) -> None:
+    """Forgets the clock."""
+    self._forget_clock()
+    super().connection_lost(exc)
 
-  return Protocol
+  def _begin_to_wait(self) -> None:
+    self._clock = self.loop.call_later(self.limits.read_deadline, self._cut)
+
+  def _forget_clock(self) -> None:
+    if self._clock is not None:
+      self._clock.cancel()
+      self._clock = None
+
+  def _cut(self) -> None:
+    self._clock = None
+    if self.cycle is None or self.cycle.response_complete:
+      self.transport.abort()
+
+  def send_400_response(self, msg: str) -> None:
+    """As uvicorn's, in the form of all other errors."""
+    body = json.dumps(ApiError(400, msg).body()).encode()
+    headers = [
+      (b'content-type', b'application/json'),
+      (b'content-length', str(len(body)).encode()),
+      (b'connection', b'close'),
+      *((k.encode(), v.encode()) for k, v in SAFE_HEADERS.items()),
+    ]
+    with contextlib.suppress(h11.LocalProtocolError):
+      for event in (
+        h11.Response(status_code=400, headers=headers, reason=b'Bad Request'),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+      ):
+        self.transport.write(self.conn.send(event) or b'')
+    self.transport.close()
+
+
+def protocol(limits: Limits) -> type[Protocol]:
+  """uvicorn's, with these limits."""
+  return type('Limited', (Protocol,), {'limits': limits})
 
 
 class Server(uvicorn.Server):

@@ -16,7 +16,7 @@ from craft_jax.serve import fields
 from craft_jax.serve.bodies import ScoreBody
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Admission, Limits
-from craft_jax.serve.logs import Log
+from craft_jax.serve.logs import Log, described
 from craft_jax.serve.metrics import Metrics
 from craft_jax.serve.worker import Job, Turn, Worker
 from craft_jax.trained import Trained
@@ -207,7 +207,7 @@ class Service:
 
   def _on_error(self, error: BaseException) -> None:
     self.metrics.failures.inc()
-    self._log.note('dispatch failed', error=repr(error))
+    self._log.note('dispatch failed', error=described(error))
 
   # --- beside the engine ---
 
