@@ -1,6 +1,7 @@
 """The routes, and the document that describes them."""
 
 import importlib.resources
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -35,11 +36,19 @@ _WRONG = {
 }
 
 
+class Json(JSONResponse):
+  """In ASCII: half a surrogate, which UTF-8 cannot have, comes back as sent."""
+
+  def render(self, content: Any) -> bytes:
+    """The body."""
+    return json.dumps(content, allow_nan=False, separators=(',', ':')).encode()
+
+
 def build(service: Service, log: Log) -> FastAPI:
   """All routes of a service."""
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
-    openapi_url=None, redirect_slashes=False,
+    openapi_url=None, default_response_class=Json, redirect_slashes=False,
   )  # fmt: skip
   _add_completions(app, service)
   _add_texts(app, service)
@@ -89,7 +98,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     taken = await writing.take(service, body)
     if not body.stream:
       found, _ = await stream.finished(taken, request.receive, limits.deadline)
-      return JSONResponse(found)
+      return Json(found)
     try:
       await taken.begin()
     except BaseException:
@@ -221,21 +230,19 @@ def _add_page(app: FastAPI) -> None:
 def _add_errors(app: FastAPI, log: Log) -> None:
   """Every error in OpenAI's form, whoever raises it."""
 
-  def answer(error: ApiError) -> JSONResponse:
-    return JSONResponse(error.body(), error.status, headers=error.headers())
+  def answer(error: ApiError) -> Json:
+    return Json(error.body(), error.status, headers=error.headers())
 
   @app.exception_handler(ApiError)
-  async def known(request: Request, error: ApiError) -> JSONResponse:
+  async def known(request: Request, error: ApiError) -> Json:
     return answer(error)
 
   @app.exception_handler(RequestValidationError)
-  async def invalid(
-    request: Request, error: RequestValidationError
-  ) -> JSONResponse:
+  async def invalid(request: Request, error: RequestValidationError) -> Json:
     return answer(_first(error))
 
   @app.exception_handler(HTTPException)
-  async def http(request: Request, error: HTTPException) -> JSONResponse:
+  async def http(request: Request, error: HTTPException) -> Json:
     found = answer(ApiError(error.status_code, str(error.detail)))
     found.headers.update(error.headers or {})
     return found
@@ -245,7 +252,7 @@ def _add_errors(app: FastAPI, log: Log) -> None:
     return Response(status_code=499)  # nobody reads it; the log does
 
   @app.exception_handler(Exception)
-  async def unknown(request: Request, error: Exception) -> JSONResponse:
+  async def unknown(request: Request, error: Exception) -> Json:
     mark = request.state.request_id
     log.note('error', id=mark, error=described(error))
     return answer(ApiError(500, f'the server failed; the log has {mark}'))

@@ -27,6 +27,7 @@ _NAMES = {
   'ignore_end': 'ignore_eos',
 }
 _NAMED = re.compile(rf'\b({"|".join(_NAMES)})\b')
+_CONSTRAINTS = ('regex', 'json_schema', 'allowed_chars')
 _MOST_SEED = 2**32
 
 
@@ -64,12 +65,7 @@ class Wanted:
   @property
   def has_constraint(self) -> bool:
     """Whether something is to be compiled."""
-    asked = self.request
-    return not (
-      asked.regex is None
-      and asked.json_schema is None
-      and asked.allowed_chars is None
-    )
+    return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
 
   def prepare(self, trained: Trained) -> list[Prepared]:
     """For the sampler, of each prompt; compiles what is to be.
@@ -77,6 +73,7 @@ class Wanted:
     Raises:
       ApiError: 400.
     """
+    self._compile(trained)
     with _refusing():
       first = prepare(trained, self.request)
       biases = _biases(self.body.logit_bias or {}, trained)
@@ -85,6 +82,22 @@ class Wanted:
         _prepared(trained, self.request, prompt, settings)
         for prompt in self.prompts
       ]
+
+  def _compile(self, trained: Trained) -> None:
+    """Compiles each constraint alone; it is kept for the next one who asks.
+
+    Raises:
+      ApiError: 400, one is wrong.
+    """
+    for name in _CONSTRAINTS:
+      value = getattr(self.request, name)
+      if value is None:
+        continue
+      try:
+        Request(**{name: value}).settings(trained.vocabulary, False)
+      except UserError as e:
+        field = _NAMES.get(name, name)
+        raise ApiError(400, f'{field}: {e}', param=field) from e
 
 
 def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:

@@ -22,6 +22,7 @@ from craft_jax.serve.service import Service
 # What anybody may ask without a key: whether the server lives, and the page,
 # which has no secrets and asks for the key itself.
 OPEN = ('/health', '/ready', '/', '/page.js', '/page.css')
+_PATIENCE = 16  # times the longest body
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 # Sent with every answer.
 SAFE_HEADERS = {
@@ -112,7 +113,10 @@ class Guard:
           self._rates.take(sender)
         await self._app(scope, self._bounded(receive, headers), answer)
     except ApiError as e:
-      await refuse(answer, e)
+      if e.status == 413:
+        await self._hear_out(receive, answer, e)
+      else:
+        await refuse(answer, e)
     finally:
       self._note(scope, mark, seen['status'], time.monotonic() - begin)
 
@@ -166,28 +170,63 @@ class Guard:
       raise ApiError(401, 'this key is not known', code='invalid_api_key')
     return found
 
+  async def _hear_out(
+    self, receive: Receive, send: Send, error: ApiError
+  ) -> None:
+    """Refuses a body, and takes some of it before the connection is closed.
+
+    A client that is cut off while it sends never reads why.
+    """
+    left = _PATIENCE * self._service.limits.max_body
+
+    async def last(message: Message) -> None:
+      nonlocal left
+      if message['type'] != 'http.response.body':
+        await send(message)
+        return
+      await send(message | {'more_body': True})
+      with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(self._service.limits.read_deadline):
+          more = True
+          while more and left > 0:
+            got = await receive()
+            left -= len(got.get('body', b''))
+            more = got.get('more_body', False)
+      await send({'type': 'http.response.body', 'body': b''})
+
+    await refuse(last, error)
+
   def _bounded(self, receive: Receive, headers: dict[str, str]) -> Receive:
     """The body, as far as it is neither too long nor too slow."""
     limits, read = self._service.limits, 0
+    end = time.monotonic() + limits.read_deadline
     length = headers.get('content-length', '')
+    patience = _PATIENCE * limits.max_body
     if length.isdigit() and int(length) > limits.max_body:
       raise _too_large(limits.max_body)
-    end = time.monotonic() + limits.read_deadline
     done = False
 
-    async def bounded() -> Message:
+    async def take() -> Message:
       nonlocal read, done
+      message = await receive()
+      read += len(message.get('body', b''))
+      done = not message.get('more_body', False)
+      return message
+
+    async def bounded() -> Message:
       if done:
         return await receive()
       try:
         async with asyncio.timeout(max(end - time.monotonic(), 0.001)):
-          message = await receive()
+          message = await take()
+          # As in `_hear_out`.
+          while limits.max_body < read <= patience and not done:
+            await take()
       except TimeoutError:
-        raise HTTPException(408, 'the request did not arrive in time') from None
-      read += len(message.get('body', b''))
+        if read <= limits.max_body:
+          raise HTTPException(408, 'the request took too long') from None
       if read > limits.max_body:
         raise HTTPException(413, _too_large(limits.max_body).message)
-      done = not message.get('more_body', False)
       return message
 
     return bounded

@@ -1,0 +1,342 @@
+"""The completions API, against a server that runs."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from craft_jax.sample.answers import Answers, prepare
+from craft_jax.sample.request import Request
+from craft_jax.score import token_nats
+from craft_jax.trained import load_model
+
+
+@pytest.fixture(scope='module')
+def trained(model_dir):
+  return load_model(model_dir)
+
+
+def texts(trained, prompt, **fields):
+  """What `craft sample` writes."""
+  usual = {'temperature': 1.0, 'penalty_window': 64, 'max_chars': 16}
+  request = Request(prompt, **usual | fields)
+  answers = Answers(trained, [prepare(trained, request)])
+  list(answers)
+  return [sample.text for sample in answers.samples()]
+
+
+@pytest.mark.parametrize('sent, same', [
+  ({}, {}),
+  ({'max_tokens': 100}, {'max_chars': 100}),
+  ({'temperature': 0}, {'temperature': 0}),
+  ({'top_p': 0.5, 'top_k': 5, 'min_p': 0.01, 'typical_p': 0.9},
+   {'top_p': 0.5, 'top_k': 5, 'min_p': 0.01, 'typical_p': 0.9}),
+  ({'presence_penalty': 1, 'frequency_penalty': 0.5,
+    'repetition_penalty': 1.3},
+   {'presence_penalty': 1, 'frequency_penalty': 0.5,
+    'repetition_penalty': 1.3}),
+  ({'n': 3}, {'num_samples': 3}),
+  ({'n': 2, 'best_of': 4}, {'num_samples': 2, 'best_of': 4}),
+  ({'stop': ' is'}, {'stop': (' is',)}),
+  ({'stop': ['0', '1', '2', 'é'], 'max_tokens': 40},
+   {'stop': ('0', '1', '2', 'é'), 'max_chars': 40}),
+  ({'regex': '[a-f]{3}[0-9]+'}, {'regex': '[a-f]{3}[0-9]+'}),
+  ({'allowed_chars': 'abc é😀'}, {'allowed_chars': 'abc é😀'}),
+  ({'beam_width': 3, 'n': 2, 'max_tokens': 6},
+   {'beams': 3, 'num_samples': 2, 'max_chars': 6}),
+  ({'ignore_eos': True}, {'ignore_end': True}),
+  ({'logit_bias': {'101': 5.0, '44': -100}},
+   {'logit_bias': {'e': 5.0, ',': -100.0}}),
+  ({'response_format': {'type': 'json_schema', 'json_schema': {
+    'name': 'x', 'strict': True, 'schema': {'enum': ['one', 'two', 3]}}}},
+   {'json_schema': {'enum': ['one', 'two', 3]}}),
+  ({'response_format': {'type': 'text'}}, {}),
+  (dict.fromkeys(('temperature', 'top_p', 'n', 'stop', 'logprobs', 'suffix',
+                  'best_of', 'user', 'logit_bias', 'stream_options'))
+   | {'stream': False, 'echo': None}, {}),
+])  # fmt: skip
+def test_a_text_is_that_of_craft_sample(server, trained, sent, same):
+  found = server.complete(prompt='12 squared', seed=5, **sent)
+  want = texts(trained, '12 squared', seed=5, **same)
+  assert [choice['text'] for choice in found['choices']] == want
+  assert [c['index'] for c in found['choices']] == list(range(len(want)))
+  assert found['object'] == 'text_completion'
+  assert found['model'] == 'toy' == server.name
+  assert all(c['finish_reason'] in ('stop', 'length') for c in found['choices'])
+  usage = found['usage']
+  assert usage['prompt_tokens'] == 10
+  assert usage['total_tokens'] == 10 + usage['completion_tokens']
+
+
+def test_several_prompts_and_ids(server, trained):
+  found = server.complete(prompt=['12', '13 é'], n=2, seed=1, max_tokens=9)
+  assert [c['index'] for c in found['choices']] == [0, 1, 2, 3]
+  assert found['usage']['prompt_tokens'] == 2 + 5
+  first = server.complete(prompt='12', n=2, seed=1, max_tokens=9)
+  assert [c['text'] for c in first['choices']] == [
+    c['text'] for c in found['choices'][:2]
+  ]
+  # The second prompt's samples are numbered on, so equal prompts differ.
+  twice = server.complete(prompt=['12', '12'], seed=1, max_tokens=30)
+  assert len({c['text'] for c in twice['choices']}) == 2
+  ids = trained.vocabulary.encode('13 é').tolist()
+  fields = {'seed': 1, 'max_tokens': 9}
+  as_ids = server.complete(prompt=ids, **fields)
+  assert (
+    as_ids['choices'] == server.complete(prompt='13 é', **fields)['choices']
+  )
+  both = server.complete(prompt=[ids, ids[:2]], temperature=0, max_tokens=9)
+  assert [c['text'] for c in both['choices']] == [
+    texts(trained, prompt, temperature=0, max_chars=9)[0]
+    for prompt in ('13 é', '13')
+  ]
+
+
+def test_without_a_seed_texts_differ(server):
+  found = [server.complete(prompt='1', max_tokens=40) for _ in range(2)]
+  assert found[0]['choices'][0]['text'] != found[1]['choices'][0]['text']
+  # Any 64 bits are a seed, as OpenAI's.
+  server.complete(prompt='1', seed=-(2**63))
+  server.complete(prompt='1', seed=2**63 - 1)
+
+
+@pytest.mark.parametrize('prompt', ['12 squared', 'é—😀', '\U0001f600'])
+@pytest.mark.parametrize('echo', [False, True])
+def test_logprobs(server, trained, prompt, echo):
+  choice = server.complete(
+    prompt=prompt, seed=3, max_tokens=12, logprobs=3, echo=echo
+  )['choices'][0]
+  found = choice['logprobs']
+  text = choice['text'].removeprefix(prompt if echo else '')
+  ids = trained.vocabulary.encode(text).tolist()
+  before = trained.vocabulary.encode(prompt).tolist()
+  nats = token_nats(trained.model, trained.params, np.array(before + ids))
+  want = (-nats).tolist()
+  want = [None, *want] if echo else want[len(before) - 1 :]
+  shown = before + ids if echo else ids
+  logs = found['token_logprobs'][: len(want)]  # an end may follow
+  assert len(found['tokens']) - len(want) in (0, 1)
+  assert logs[0] is None if echo else True
+  np.testing.assert_allclose(logs[echo:], want[echo:], atol=1e-4)
+  names = [chr(i) if i < 128 else f'bytes:\\x{i:02x}' for i in shown]
+  assert found['tokens'][: len(names)] == names
+  for token, log, top in zip(
+    found['tokens'], found['token_logprobs'], found['top_logprobs'], strict=True
+  ):
+    if log is None:
+      assert top is None
+      continue
+    assert top[token] == log and len(top) in (1, 3, 4)
+    assert sum(map(math.exp, top.values())) <= 1.001
+  # Where each symbol's character begins in the text, the prompt counted.
+  whole = prompt + text
+  starts = [i for i, char in enumerate(whole) for _ in char.encode()][
+    0 if echo else len(before) :
+  ]
+  assert found['text_offset'][: len(starts)] == starts
+
+
+def test_no_logprobs_but_of_the_symbols(server):
+  found = server.complete(prompt='1', logprobs=0, max_tokens=4)
+  found = found['choices'][0]['logprobs']
+  assert len(found['token_logprobs']) >= 4
+  assert found['top_logprobs'] == [None] * len(found['tokens'])
+
+
+def test_scoring_writes_nothing(server):
+  found = server.complete(
+    prompt='12 squared', max_tokens=0, echo=True, logprobs=1
+  )
+  (choice,) = found['choices']
+  assert choice['text'] == '12 squared'
+  assert len(choice['logprobs']['tokens']) == 10
+  assert found['usage']['completion_tokens'] == 0
+  alone = server.complete(prompt='', max_tokens=0, echo=True, logprobs=1)
+  assert alone['choices'][0]['text'] == ''
+  assert alone['choices'][0]['logprobs']['tokens'] == []
+
+
+@pytest.mark.parametrize('fields', [
+  {},
+  {'echo': True},
+  {'echo': True, 'logprobs': 2},
+  {'logprobs': 5, 'n': 3},
+  {'stop': [' is', 'é', '9'], 'n': 4},
+  {'prompt': ['12', 'é', ''], 'n': 2},
+  {'prompt': 'é'.encode()[:1].decode('latin-1')},
+  {'regex': '(é|😀){2,5}', 'logprobs': 1},
+  {'max_tokens': 0, 'echo': True, 'logprobs': 1},
+])  # fmt: skip
+def test_a_stream_is_the_whole_in_pieces(server, fields):
+  fields = {'prompt': '12 sq', 'seed': 7, 'max_tokens': 70} | fields
+  want = server.complete(**fields)
+  events = server.stream(**fields, stream_options={'include_usage': True})
+  *parts, last = events
+  assert last['choices'] == [] and last['usage'] == want['usage']
+  assert all(event['usage'] is None for event in parts)
+  assert len({event['id'] for event in events}) == 1
+  for choice in want['choices']:
+    mine = [c for e in parts for c in e['choices']]
+    mine = [c for c in mine if c['index'] == choice['index']]
+    assert ''.join(c['text'] for c in mine) == choice['text']
+    reasons = [c['finish_reason'] for c in mine]
+    assert reasons == [None] * (len(mine) - 1) + [choice['finish_reason']]
+    for key, value in (choice['logprobs'] or {}).items():
+      assert [x for c in mine for x in c['logprobs'][key]] == value
+  plain = server.stream(**fields)
+  assert all('usage' not in event for event in plain)
+  assert len(events) > 3 or fields['max_tokens'] == 0  # as it is written
+
+
+REFUSED = [
+  ({'foo': 1}, 'foo'),
+  ({'suffix': 'x'}, 'suffix'),
+  ({'prompt': 3}, 'prompt'),
+  ({'prompt': []}, 'prompt'),
+  ({'prompt': [[]]}, 'prompt'),
+  ({'prompt': [-1]}, 'prompt'),
+  ({'prompt': [5000]}, 'prompt'),
+  ({'prompt': [1, 'x']}, 'prompt'),
+  ({'prompt': [2**70]}, 'prompt'),
+  ({'max_tokens': -1}, 'max_tokens'),
+  ({'max_tokens': 0}, 'max_tokens'),
+  ({'max_tokens': 10**6}, 'max_tokens'),
+  ({'max_tokens': 2**70}, 'max_tokens'),
+  ({'max_tokens': '5'}, 'max_tokens'),
+  ({'max_tokens': 5.5}, 'max_tokens'),
+  ({'max_tokens': True}, 'max_tokens'),
+  ({'temperature': -1}, 'temperature'),
+  ({'temperature': 'hot'}, 'temperature'),
+  ({'top_p': 1.5}, 'top_p'),
+  ({'n': 0}, 'n'),
+  ({'n': 1000}, 'n'),
+  ({'n': 2, 'best_of': 1}, 'best_of'),
+  ({'n': 1, 'best_of': 2, 'stream': True}, 'best_of'),
+  ({'stream_options': {'include_usage': True}}, 'stream_options'),
+  ({'stream': True, 'stream_options': {'other': 1}}, 'stream_options'),
+  ({'stop': ['a'] * 5}, 'stop'),
+  ({'stop': ''}, 'stop'),
+  ({'stop': [1]}, 'stop'),
+  ({'logprobs': 6}, 'logprobs'),
+  ({'seed': 2**64}, 'seed'),
+  ({'presence_penalty': 3}, 'presence_penalty'),
+  ({'logit_bias': {'x': 1}}, 'logit_bias'),
+  ({'logit_bias': {'9999': 1}}, 'logit_bias'),
+  ({'logit_bias': {'5': 101}}, 'logit_bias'),
+  ({'top_k': -1}, 'top_k'),
+  ({'min_p': 2}, 'min_p'),
+  ({'repetition_penalty': 0}, 'repetition_penalty'),
+  ({'regex': '(a'}, 'regex'),
+  ({'regex': 'a{99999999}'}, 'regex'),
+  ({'regex': 'b{20}'}, 'max_tokens'),
+  ({'response_format': {'type': 'json_object'}}, 'response_format'),
+  ({'response_format': {'type': 'json_schema'}}, 'response_format'),
+  ({'response_format': {'type': 'json_schema', 'json_schema': {
+    'schema': {'type': 'nothing'}}}}, 'response_format'),
+  ({'beam_width': 2, 'stream': True}, 'beam_width'),
+  ({'beam_width': 2, 'n': 3}, 'beam_width'),
+  ({'beam_width': 2, 'stop': 'x'}, 'beam_width'),
+  ({'beam_width': 65}, 'beam_width'),
+  ({'user': 5}, 'user'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('fields, param', REFUSED)
+def test_a_mistake_is_named(server, fields, param):
+  status, headers, body = server.ask(
+    '/v1/completions', {'prompt': 'a'} | fields
+  )
+  assert (status, headers['content-type']) == (400, 'application/json'), body
+  error = json.loads(body)['error']
+  assert set(error) == {'message', 'type', 'param', 'code'}
+  assert error['type'] == 'invalid_request_error'
+  assert error['param'] == param and error['message'], error
+  assert '\n' not in error['message']
+
+
+@pytest.mark.parametrize('body', [
+  b'', b'{', b'[]', b'3', b'null', b'"x"', b'{"temperature": NaN}',
+  b'{"temperature": Infinity}', b'{"temperature": 1e999}', b'\xff\xfe',
+  b'[' * 100_000, b'{"a":' * 50_000,
+  b'{"seed": ' + b'9' * 5000 + b'}', b'{"prompt": "a", "prompt": 1}',
+])  # fmt: skip
+def test_what_is_no_request_is_a_400(server, body):
+  status, headers, got = server.ask('/v1/completions', body)
+  assert (status, headers['content-type']) == (400, 'application/json'), got
+  assert json.loads(got)['error']['message']
+
+
+def test_other_statuses(server):
+  def status(*args, **more):
+    code, headers, body = server.ask(*args, **more)
+    assert headers['content-type'] == 'application/json'
+    assert json.loads(body)['error']['message']
+    return code
+
+  assert status('/v1/completions', {'model': 'other'}) == 404
+  assert status('/v1/models/other') == 404
+  assert status('/nowhere') == 404
+  assert status('/v1/completions') == 405
+  assert status('/v1/models', {}) == 405
+  assert status('/v1/completions', b'x' * (2 << 20)) == 413
+  assert status('/v1/completions', b'prompt=a', {'content-type': 'a/b'}) == 400
+  assert server.ask('/v1/models/toy')[0] == 200
+
+
+def test_any_text_is_a_prompt(server):
+  planes = ''.join(chr(0x10000 * p + 0x41) for p in range(17))
+  for prompt in (
+    '',
+    '\0',
+    planes,
+    'x' * 60_000,
+    '\u202e\ufeff\u2028',
+    '😀' * 99,
+  ):
+    found = server.complete(prompt=prompt, max_tokens=3, seed=1)
+    assert len(found['choices'][0]['text']) <= 3
+
+
+def test_half_a_surrogate_comes_back_as_it_was_sent(server):
+  body = b'{"prompt": "a\\ud800", "echo": true, "max_tokens": 1, "logprobs": 1}'
+  status, _, body = server.ask('/v1/completions', body)
+  assert status == 200 and b'"a\\ud800' in body
+  status, _, body = server.ask('/v1/completions', b'{"\\ud800": 1}')
+  assert status == 400, body
+  status, _, body = server.ask('/tokenize', b'{"prompt": "\\ud800"}')
+  assert status == 200, body
+
+
+def test_tokens_and_back(server):
+  text = 'é—😀 \0'
+  status, _, body = server.ask(
+    '/tokenize', {'prompt': text, 'add_special_tokens': False}
+  )
+  tokens = json.loads(body)
+  assert status == 200 and tokens['tokens'] == list(text.encode())
+  _, _, body = server.ask('/detokenize', {'tokens': tokens['tokens']})
+  assert json.loads(body) == {'prompt': text}
+  assert server.ask('/detokenize', {'tokens': [9999]})[0] == 400
+  info = json.loads(server.ask('/tokenizer_info')[2])
+  assert info['eos_token'] == '<eos>' and info['vocab_size'] == 260
+
+
+def test_scores_are_those_of_craft_score(server, trained):
+  from craft_jax.surprisal import score_texts
+
+  asked = ['12 squared is 144', 'é—😀']
+  status, _, body = server.ask('/score', {'text': asked, 'per_char': True})
+  assert status == 200, body
+  want = score_texts(
+    trained, [(str(i), t.encode()) for i, t in enumerate(asked)], each=True
+  )
+  for got, one, text in zip(
+    json.loads(body)['texts'], want, asked, strict=True
+  ):
+    assert got['nats'] == pytest.approx(one.figures['nats'], abs=1e-3)
+    assert got['per_char']['characters'] == list(text)
+  assert server.ask('/score', {'text': []})[0] == 400
+  assert server.ask('/score', {'text': 'a', 'stride': 65})[0] == 400
+  one = json.loads(server.ask('/score', {'text': asked[0]})[2])['texts']
+  assert len(one) == 1 and 'per_char' not in one[0]
