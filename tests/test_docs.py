@@ -2,19 +2,25 @@
 
 A block is marked `python` (run as it stands, `runs/first` being a tiny model
 over bytes), `console` (its lines that begin
-with `$ craft`, and `$ printf` to make a file, are run; a page's blocks share a
-folder and run in order) or `text` (shown only). There is no list of
-exceptions: a block that cannot be run is `text`.
+with `$ craft` or `$ curl`, and `$ printf` to make a file, are run; a page's
+blocks share a folder and run in order) or `text` (shown only). There is no list
+of exceptions: a block that cannot be run is `text`.
+
+`$ craft serve ... &` is a server for the rest of the page, and a `python` block
+with `:8000` in it is given one of `runs/first`. Each gets a free port, which
+stands for 8000 in what is run and shown.
 
 What stands below a command is its output, compared with what it prints; `...`
 is any text. If it begins with `craft: `, it is what a mistake is answered with.
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -78,7 +84,7 @@ def steps(console: str) -> list[Step]:
   return [
     Step(command, output)
     for command, output in shown
-    if re.match(r'(craft|printf)\b', command)
+    if re.match(r'(craft|printf|curl)\b', command)
   ]
 
 
@@ -95,9 +101,42 @@ def test_language_is_known(block):
   assert block.language in ('python', 'console', 'text')
 
 
+class Served(NamedTuple):
+  """The port of a server, and the line in which it says so."""
+
+  port: str
+  line: str
+
+
+@contextlib.contextmanager
+def served(command: str, folder: pathlib.Path, env: dict) -> Iterator[Served]:
+  """A server that a page starts, on a free port; ended with the page."""
+  with subprocess.Popen(
+    ['bash', '-c', f'exec {command} --port=0'],
+    cwd=folder,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as process:
+    try:
+      assert process.stdout is not None
+      line = process.stdout.readline()
+      found = re.search(r':(\d+)/$', line)
+      assert found, f'$ {command}\n{line}'
+      yield Served(found[1], line)
+    finally:
+      process.terminate()
+  assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
   'block',
-  [b for b in _BLOCKS if b.language == 'python'],
+  [
+    pytest.param(b, marks=[pytest.mark.slow] if ':8000' in b.text else [])
+    for b in _BLOCKS
+    if b.language == 'python'
+  ],
   ids=lambda b: f'{b.page.name}:{b.line}',
 )
 def test_python_runs(block, tmp_path, monkeypatch, byte_run):
@@ -106,7 +145,13 @@ def test_python_runs(block, tmp_path, monkeypatch, byte_run):
   (tmp_path / 'runs' / 'first').symlink_to(byte_run)
   # Blank lines in front, so that a traceback gives the line of the page.
   source = '\n' * block.line + block.text
-  exec(compile(source, str(block.page), 'exec'), {'__name__': '__main__'})
+  with contextlib.ExitStack() as ends:
+    if ':8000' in source:
+      command = f'{sys.executable} -m craft_jax.main serve --workdir=runs/first'
+      env = os.environ | {'PYTHONPATH': str(_ROOT)}
+      server = ends.enter_context(served(command, tmp_path, env))
+      source = source.replace(':8000', f':{server.port}')
+    exec(compile(source, str(block.page), 'exec'), {'__name__': '__main__'})
 
 
 @pytest.mark.parametrize(
@@ -131,20 +176,29 @@ def test_commands_run(page, tmp_path):
     'PATH': f'{craft.parent}{os.pathsep}{os.environ["PATH"]}',
     'PYTHONPATH': str(_ROOT),
   }
-  for command, shown in steps(_CONSOLE[page]):
-    done = subprocess.run(
-      ['bash', '-o', 'pipefail', '-c', command],
-      cwd=folder,
-      env=env,
-      capture_output=True,
-      text=True,
-      stdin=subprocess.DEVNULL,
-    )
-    is_mistake = shown.startswith('craft: ')
-    said = f'$ {command}\n{done.stdout}{done.stderr}'
-    assert done.returncode == (2 if is_mistake else 0), said
-    text = done.stderr if is_mistake else done.stdout
-    assert not shown or is_as_shown(text, shown), said
+  with contextlib.ExitStack() as ends:
+    port = '8000'
+    for command, shown in steps(_CONSOLE[page]):
+      command = command.replace(':8000', f':{port}')
+      if command.endswith(' &'):
+        server = ends.enter_context(served(command[:-2], folder, env))
+        port = server.port
+        done = subprocess.CompletedProcess(command, 0, server.line, '')
+      else:
+        done = subprocess.run(
+          ['bash', '-o', 'pipefail', '-c', command],
+          cwd=folder,
+          env=env,
+          capture_output=True,
+          text=True,
+          stdin=subprocess.DEVNULL,
+        )
+      is_mistake = shown.startswith('craft: ')
+      said = f'$ {command}\n{done.stdout}{done.stderr}'
+      assert done.returncode == (2 if is_mistake else 0), said
+      text = done.stderr if is_mistake else done.stdout
+      text = text.replace(f':{port}', ':8000')
+      assert not shown or is_as_shown(text, shown), said
 
 
 @pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.name)

@@ -23,7 +23,8 @@ _PAGE = {
   '/page.js': ('page.js', 'text/javascript'),
   '/page.css': ('page.css', 'text/css'),
 }
-_WRONG = {
+# When each status of an error is sent.
+WRONG = {
   400: 'the request is wrong; `param` names the field',
   401: 'no key, or one that is not known',
   404: 'there is no such model or path',
@@ -64,7 +65,7 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
   reference = {'$ref': '#/components/schemas/Error'}
   return {
     status: {
-      'description': _WRONG[status],
+      'description': WRONG[status],
       'content': {'application/json': {'schema': reference}},
     }
     for status in statuses

@@ -622,7 +622,10 @@ def test_half_a_request_is_cut(server, requests):
   with socket.create_connection(('127.0.0.1', server.port), 10) as line:
     for _ in range(requests):
       line.sendall(b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n')
-      assert line.recv(1 << 16).startswith(b'HTTP/1.1 200')
+      found = b''
+      while not found.endswith(b'}'):
+        found += line.recv(1 << 16)
+      assert found.startswith(b'HTTP/1.1 200')
     begin = time.monotonic()
     line.sendall(b'GET /health HTTP/1.1\r\nHos')
     with contextlib.suppress(ConnectionResetError):
@@ -724,3 +727,79 @@ def test_answers_can_be_read_by_the_standard_library(server):
 def test_mistakes_are_one_line():
   with pytest.raises(UserError, match='requests_per_minute'):
     Limits(requests_per_minute=-1)
+
+
+# --- what is too much ---
+
+
+def _complete(server, body) -> Answer:
+  data = body if isinstance(body, bytes) else json.dumps(body).encode()
+  return _ask(
+    server, '/v1/completions', _key(), 'Content-Type: application/json',
+    method='POST', body=data,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'body, status, param',
+  [
+    (b'"' + b'a' * (1 << 20) + b'"', 413, None),
+    (b'[' * 100_000 + b']' * 100_000, 400, None),
+    (b'{"logit_bias": ' + b'{"a":' * 50_000 + b'1' + b'}' * 50_001, 400, None),
+    (b'{"seed": ' + b'9' * 100_000 + b'}', 400, None),
+    ({'prompt': ['a'] * 129}, 400, 'n'),
+    ({'prompt': ['a'] * 65, 'n': 2}, 400, 'n'),
+    ({'n': 2**31 - 1}, 400, 'n'),
+    ({'max_tokens': 4097}, 400, 'max_tokens'),
+    ({'prompt': 'a' * 65_537}, 400, 'prompt'),
+    ({'prompt': [1] * 65_537}, 400, 'prompt'),
+    ({'stop': ['a'] * 5}, 400, 'stop'),
+  ],
+  ids=range(11),
+)
+def test_too_much_is_refused(server, body, status, param):
+  answer = _complete(server, body)
+  assert answer.status == status
+  if param:
+    assert answer.error['param'] == param
+
+
+@pytest.mark.parametrize(
+  'body',
+  [
+    {'regex': '(a|b)*a' + '(a|b)' * 40},
+    {'regex': '((a{1,999}){1,999}){1,999}'},
+    {'regex': '(' * 20_000 + ')' * 20_000},
+    {'regex': 'a' * 200_000},
+    {'regex': '(.*a){500}.{500}'},
+    {
+      'response_format': {
+        'type': 'json_schema',
+        'json_schema': {'schema': {'$defs': {'a': {'type': 'array', 'items': {
+          '$ref': '#/$defs/a'}}}, '$ref': '#/$defs/a'}},
+      }
+    },
+  ],
+  ids=['states', 'counts', 'nested', 'long', 'products', 'schema'],
+)  # fmt: skip
+def test_a_constraint_that_explodes_stalls_nobody(server, body):
+  """Others are answered while it is compiled, and it is refused in the end."""
+  with socket.create_connection(('127.0.0.1', server.port), 60) as line:
+    data = json.dumps(body).encode()
+    line.sendall(
+      _POST
+      + f'{_key()}\r\nContent-Type: application/json\r\nConnection: close\r\n'
+      f'Content-Length: {len(data)}\r\n\r\n'.encode()
+      + data
+    )
+    slowest = 0.0
+    line.settimeout(0.02)
+    found, end = b'', time.monotonic() + 60
+    while not found and time.monotonic() < end:
+      begin = time.monotonic()
+      assert _ask(server, '/health').status == 200
+      slowest = max(slowest, time.monotonic() - begin)
+      with contextlib.suppress(TimeoutError):
+        found = line.recv(1 << 16)
+  assert found.startswith(b'HTTP/1.1 400'), found
+  assert slowest < 5
