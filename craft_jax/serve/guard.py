@@ -184,7 +184,7 @@ class Guard:
       if message['type'] != 'http.response.body':
         await send(message)
         return
-      await send(message | {'more_body': True})
+      await send({**message, 'more_body': True})
       with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(self._service.limits.read_deadline):
           more = True
