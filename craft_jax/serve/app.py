@@ -12,7 +12,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
-from craft_jax.serve import bodies, fields, metrics, stream, writing
+from craft_jax.serve import (
+  bodies,
+  fields,
+  metrics,
+  replies,
+  stream,
+  writing,
+)
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.service import Service
@@ -72,6 +79,12 @@ def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
   }
 
 
+# Of a stream: its data is the object, an error, or `[DONE]`.
+_EVENT = {
+  'type': 'object',
+  'properties': {'data': {'type': 'string'}},
+  'required': ['data'],
+}
 _ANY = (400, 401, 405, 408, 413, 429, 500, 503)
 
 
@@ -84,12 +97,10 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     responses=_refusals(*_ANY, 404)
     | {
       200: {
+        'model': replies.Completion,
         'description': 'the texts; with `stream` server-sent events of the '
         'same form, the last of which is `[DONE]`',
-        'content': {
-          'application/json': {'schema': {'type': 'object'}},
-          'text/event-stream': {'schema': {'type': 'string'}},
-        },
+        'content': {'text/event-stream': {'schema': _EVENT}},
       }
     },
   )
@@ -126,7 +137,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
-    '/tokenize', summary='A text as ids', responses=_refusals(*_ANY, 404)
+    '/tokenize',
+    response_model=replies.Tokens,
+    summary='A text as ids',
+    responses=_refusals(*_ANY, 404),
   )
   async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
@@ -135,7 +149,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
 
   @app.post(
-    '/detokenize', summary='Ids as a text', responses=_refusals(*_ANY, 404)
+    '/detokenize',
+    response_model=replies.Text,
+    summary='Ids as a text',
+    responses=_refusals(*_ANY, 404),
   )
   async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
@@ -143,6 +160,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
 
   @app.get(
     '/tokenizer_info',
+    response_model=replies.TokenizerInfo,
     summary='What the symbols are',
     responses=_refusals(401, 405, 429, 500, 503),
   )
@@ -171,23 +189,39 @@ def _add_facts(app: FastAPI, service: Service) -> None:
       'step': service.model.trained.meta.step,
     }
 
-  @app.get('/v1/models', summary='The model', responses=usual)
+  @app.get(
+    '/v1/models',
+    response_model=replies.Models,
+    summary='The model',
+    responses=usual,
+  )
   async def models() -> dict[str, Any]:
     return {'object': 'list', 'data': [shown()]}
 
   @app.get(
-    '/v1/models/{id}', summary='One model', responses=usual | _refusals(404)
+    '/v1/models/{id}',
+    response_model=replies.Model,
+    summary='One model',
+    responses=usual | _refusals(404),
   )
   async def model(id: str) -> dict[str, Any]:
     fields.check_model(id, service.name)
     return shown()
 
-  @app.get('/health', summary='Whether it lives', responses=_refusals(405))
+  @app.get(
+    '/health',
+    response_model=replies.Status,
+    summary='Whether it lives',
+    responses=_refusals(405),
+  )
   async def health() -> dict[str, str]:
     return {'status': 'ok'}
 
   @app.get(
-    '/ready', summary='Whether it takes requests', responses=_refusals(405, 503)
+    '/ready',
+    response_model=replies.Status,
+    summary='Whether it takes requests',
+    responses=_refusals(405, 503),
   )
   async def ready() -> dict[str, str]:
     if service.draining:

@@ -1,0 +1,101 @@
+"""What the server answers, for the document at /openapi.json."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class Logprobs(BaseModel):
+  """A list per symbol of a text, the prompt's before with `echo`."""
+
+  tokens: list[str] = Field(
+    description='a character, `bytes:\\xNN` for a byte of a longer one, `<eos>`'
+  )
+  token_logprobs: list[float | None] = Field(
+    description='natural logarithms; null for the first of all'
+  )
+  top_logprobs: list[dict[str, float] | None] = Field(
+    description='those of the most likely symbols, and of the one there'
+  )
+  text_offset: list[int] = Field(
+    description='characters before it, those of the prompt counted'
+  )
+
+
+class Choice(BaseModel):
+  """A text."""
+
+  text: str
+  index: int
+  logprobs: Logprobs | None
+  finish_reason: Literal['stop', 'length'] | None = Field(
+    description='null while it goes on'
+  )
+
+
+class Usage(BaseModel):
+  """Symbols."""
+
+  prompt_tokens: int
+  completion_tokens: int
+  total_tokens: int
+
+
+class Completion(BaseModel):
+  """The texts, or in a stream what is new of them."""
+
+  id: str
+  object: Literal['text_completion']
+  created: int = Field(description='seconds since 1970')
+  model: str
+  choices: list[Choice]
+  usage: Usage | None = None
+
+
+class Model(BaseModel):
+  """The model that is served."""
+
+  id: str
+  object: Literal['model']
+  created: int
+  owned_by: str
+  context: int = Field(description='symbols that it looks at')
+  step: int = Field(description='of its checkpoint')
+
+
+class Models(BaseModel):
+  """A list of one."""
+
+  object: Literal['list']
+  data: list[Model]
+
+
+class Tokens(BaseModel):
+  """The symbols of a text."""
+
+  count: int
+  max_model_len: int
+  tokens: list[int]
+
+
+class Text(BaseModel):
+  """The text of symbols."""
+
+  prompt: str
+
+
+class TokenizerInfo(BaseModel):
+  """What the symbols are."""
+
+  tokenizer_class: str
+  vocab_size: int
+  model_max_length: int
+  bos_token: str
+  eos_token: str
+  pad_token: str
+
+
+class Status(BaseModel):
+  """How the server is."""
+
+  status: str
