@@ -102,14 +102,18 @@ class Text:
     shown = len(sample.full_text)
     if not request.echo:
       shown += len(sample.prepared.shown)
-    while self._sent_symbols < len(sample.ids):
+    # Who scores a prompt so (lm-eval does) takes the last symbol for the only
+    # one that was written, though a character may be several.
+    scores = request.echo and request.max_chars == 1
+    most = 1 if scores else len(sample.ids)
+    while self._sent_symbols < min(most, len(sample.ids)):
       if self._offset >= shown and not sample.finish_reason:
         break
       i, self._sent_symbols = self._sent_symbols, self._sent_symbols + 1
       symbol, logprob = sample.ids[i], sample.logprobs[i]
       top = sample.top[i] if sample.top else ()
       yield symbol, logprob, self._top(symbol, logprob, top)
-    if self.end is not None:
+    if self.end is not None and not (scores and sample.ids):
       end, self.end = self.end, None
       yield *end, self._top(*end, ())
 
