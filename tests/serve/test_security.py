@@ -3,6 +3,7 @@
 Asked over plain sockets: clients mend what is malformed before they send it.
 """
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -380,11 +381,21 @@ def test_a_site_that_was_named(server):
   headers = answer.headers
   assert headers['access-control-allow-origin'] == _SITE
   assert headers['access-control-allow-methods'] == 'GET, POST'
-  assert headers['access-control-allow-headers'] == (
-    'authorization, content-type'
-  )
+  allowed = 'access-control-allow-headers'
+  assert headers[allowed] == 'authorization, content-type'
   assert 'access-control-allow-credentials' not in headers
-  assert headers['vary'] == 'origin'
+  assert headers['vary'].startswith('origin')
+  # Those that OpenAI's clients add; nothing else is sent back.
+  for asked in ('authorization,x-stainless-os', 'x, y', 'a\x1bb', 'a b', '*'):
+    more = f'Access-Control-Request-Headers: {asked}'
+    answer = _ask(server, '/v1/models', origin, asks, more, method='OPTIONS')
+    plain = (
+      set(asked) <= set('abcdefghijklmnopqrstuvwxyz-, ') and asked != 'a b'
+    )
+    if answer.status == 204:
+      assert (answer.headers[allowed] == asked) == plain
+    else:
+      assert answer.status == 400 and not plain
   # The answer proper, which still needs the key; an error can be read too.
   for lines, status in (([_key()], 200), ([], 401)):
     answer = _ask(server, '/v1/models', origin, *lines)
@@ -480,6 +491,45 @@ def test_headers_of_every_answer(server, data, status):
   if status >= 400:
     assert answer.headers['content-type'] == 'application/json'
     assert {*answer.error} == {'message', 'type', 'param', 'code'}
+
+
+def test_headers_of_a_failure(byte_run, tmp_path, monkeypatch):
+  """What nobody foresaw: 500 in the same form, and no text in the log."""
+  trained = load_model(byte_run, 'latest', True)
+  log = logs.Log((tmp_path / 'log').open('w'))
+  service = Service(Model.of(trained), 'm', 1, Limits(), log)
+
+  def fail():
+    raise ValueError(_SECRET)
+
+  monkeypatch.setattr(service.metrics, 'text', fail)
+  whole = guard.Guard(
+    app_lib.build(service, log), service, [], ['localhost'], [], log
+  )
+  scope = {
+    'type': 'http', 'method': 'GET', 'path': '/metrics', 'query_string': b'',
+    'raw_path': b'/metrics', 'state': {}, 'client': None,
+    'headers': [(b'host', b'localhost'), (b'x-request-id', b'mark')],
+  }  # fmt: skip
+  sent = []
+
+  async def send(message):
+    sent.append(message)
+
+  async def receive():
+    return {'type': 'http.request', 'body': b''}
+
+  with pytest.raises(ValueError):  # uvicorn closes the connection
+    asyncio.run(whole(scope, receive, send))
+  start, body = sent
+  headers = {k.decode(): v.decode() for k, v in start['headers']}
+  assert (
+    start['status'] == 500 and headers.items() >= guard.SAFE_HEADERS.items()
+  )
+  assert 'mark' in json.loads(body['body'])['error']['message']
+  noted = (tmp_path / 'log').read_text()
+  assert 'ValueError at ' in noted and _SECRET not in noted
+  assert _SECRET.encode() not in body['body']
 
 
 def test_the_policy_of_the_page_is_strict():
@@ -711,6 +761,16 @@ def test_an_error_is_logged_without_its_text():
     said = logs.described(e)
   assert said.startswith('UnicodeEncodeError at ') and 'nobody' not in said
   assert re.search(r'test_security\.py:\d+$', said)
+
+
+def test_a_log_that_is_gone():
+  """As of `craft serve 2>&1 | head`."""
+  read, write = os.pipe()
+  os.close(read)
+  file = os.fdopen(write, 'w')
+  logs.Log(file).note('request')
+  with pytest.raises(BrokenPipeError):
+    file.close()
 
 
 def test_answers_can_be_read_by_the_standard_library(server):
