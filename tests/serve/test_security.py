@@ -824,6 +824,18 @@ def test_too_much_is_refused(server, body, status, param):
     assert answer.error['param'] == param
 
 
+def test_scores_are_bounded(server):
+  """Of a context of 16: what stride 1 reads 16 times, stride 16 reads once."""
+  for stride, status in ((1, 400), (16, 200)):
+    body = {'text': 'a' * 150_000, 'stride': stride}
+    answer = _ask(
+      server, '/score', _key(), 'Content-Type: application/json',
+      method='POST', body=json.dumps(body).encode(),
+    )  # fmt: skip
+    assert answer.status == status
+    assert status == 200 or answer.error['param'] == 'stride'
+
+
 @pytest.mark.parametrize(
   'body',
   [
