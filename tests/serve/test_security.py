@@ -6,6 +6,7 @@ Asked over plain sockets: clients mend what is malformed before they send it.
 import asyncio
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -493,10 +494,11 @@ def test_headers_of_every_answer(server, data, status):
     assert {*answer.error} == {'message', 'type', 'param', 'code'}
 
 
-def test_headers_of_a_failure(byte_run, tmp_path, monkeypatch):
+def test_headers_of_a_failure(byte_run, monkeypatch):
   """What nobody foresaw: 500 in the same form, and no text in the log."""
   trained = load_model(byte_run, 'latest', True)
-  log = logs.Log((tmp_path / 'log').open('w'))
+  file = io.StringIO()
+  log = logs.Log(file)
   service = Service(Model.of(trained), 'm', 1, Limits(), log)
 
   def fail():
@@ -527,7 +529,7 @@ def test_headers_of_a_failure(byte_run, tmp_path, monkeypatch):
     start['status'] == 500 and headers.items() >= guard.SAFE_HEADERS.items()
   )
   assert 'mark' in json.loads(body['body'])['error']['message']
-  noted = (tmp_path / 'log').read_text()
+  noted = file.getvalue()
   assert 'ValueError at ' in noted and _SECRET not in noted
   assert _SECRET.encode() not in body['body']
 
