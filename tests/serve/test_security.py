@@ -257,22 +257,32 @@ def test_no_keys_where_some_were_meant_is_refused(tmp_path, monkeypatch, capfd):
   assert 'CRAFT_API_KEYS is set but has no keys' in capfd.readouterr().err
 
 
-def test_keys_from_the_environment_and_in_no_list_of_processes(
-  byte_run, tmp_path
-):
-  env = {'CRAFT_API_KEYS': f'{_FIRST}, {_SECOND}'}
-  with _serving(byte_run, tmp_path, '--requests-per-minute=5', **env) as server:
-    words = pathlib.Path(f'/proc/{server.process.pid}/cmdline').read_bytes()
-    assert b'serve' in words and b'key-' not in words
-    # A bucket for each key; a refusal says when to come again.
-    for key in (_FIRST, _SECOND):
-      asked = [_ask(server, '/v1/models', _key(key)) for _ in range(6)]
-      assert [one.status for one in asked] == [200] * 5 + [429]
-      assert 1 <= int(asked[-1].headers['retry-after']) <= 12
-    assert _ask(server, '/metrics').status == 401
-    # Probes are never one too many.
-    assert {_ask(server, '/health').status for _ in range(8)} == {200}
-    assert 'key-' not in server.log.read_text()
+@pytest.fixture(scope='module')
+def small(byte_run, tmp_path_factory):
+  """With keys from the environment, and little that it allows."""
+  with _serving(
+    byte_run,
+    tmp_path_factory.mktemp('small'),
+    '--requests-per-minute=5',
+    '--max-connections=4',
+    '--read-deadline=2',
+    CRAFT_API_KEYS=f'{_FIRST}, {_SECOND}',
+  ) as found:
+    yield found
+
+
+def test_keys_from_the_environment_and_in_no_list_of_processes(small):
+  words = pathlib.Path(f'/proc/{small.process.pid}/cmdline').read_bytes()
+  assert b'serve' in words and b'key-' not in words
+  # A bucket for each key; a refusal says when to come again.
+  for key in (_FIRST, _SECOND):
+    asked = [_ask(small, '/v1/models', _key(key)) for _ in range(6)]
+    assert [one.status for one in asked] == [200] * 5 + [429]
+    assert 1 <= int(asked[-1].headers['retry-after']) <= 12
+  assert _ask(small, '/metrics').status == 401
+  # Probes are never one too many.
+  assert {_ask(small, '/health').status for _ in range(8)} == {200}
+  assert 'key-' not in small.log.read_text()
 
 
 @pytest.mark.parametrize('per_minute', [1, 7, 60, 1000])
@@ -683,6 +693,39 @@ def test_half_a_request_is_cut(server, requests):
     with contextlib.suppress(ConnectionResetError):
       assert not line.recv(1 << 16)
   assert 1.5 < time.monotonic() - begin < 8
+
+
+@pytest.mark.slow
+def test_half_a_body_is_refused(server):
+  """However slowly it goes on."""
+  head = f'{_key()}\r\nContent-Type: application/json\r\nContent-Length: 99\r\n'
+  with socket.create_connection(('127.0.0.1', server.port), 10) as line:
+    line.sendall(_POST + head.encode() + b'\r\n')
+    begin, found = time.monotonic(), b''
+    line.settimeout(0.1)
+    while not found and time.monotonic() < begin + 8:
+      line.sendall(b' ')
+      with contextlib.suppress(TimeoutError):
+        found = line.recv(1 << 16)
+  assert found.startswith(b'HTTP/1.1 408')
+  assert 1.5 < time.monotonic() - begin < 6
+
+
+@pytest.mark.slow
+def test_connections_are_bounded(small):
+  """One too many is cut at once; those that say nothing make room in time."""
+  where = ('127.0.0.1', small.port)
+  with contextlib.ExitStack() as ends:
+    for _ in range(4):
+      ends.enter_context(socket.create_connection(where, 10))
+    time.sleep(0.2)
+    begin = time.monotonic()
+    more = ends.enter_context(socket.create_connection(where, 10))
+    with contextlib.suppress(ConnectionResetError):
+      assert not more.recv(1)
+    assert time.monotonic() - begin < 1
+    time.sleep(max(0.0, begin + 2.5 - time.monotonic()))
+    assert _ask(small, '/health').status == 200
 
 
 # --- the log ---
