@@ -81,7 +81,12 @@ def test_contents(wheel):
   modules = {
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob('craft_jax/**/*.py')
   }
-  assert configs and names >= configs | modules | {'craft_jax/py.typed'}
+  page = {
+    p.relative_to(_ROOT).as_posix()
+    for p in _ROOT.glob('craft_jax/serve/page/*')
+  }
+  assert configs and page
+  assert names >= configs | modules | page | {'craft_jax/py.typed'}
   rest = {name for name in names if not name.startswith('craft_jax/')}
   assert all('.dist-info/' in name for name in rest)
   assert any(name.endswith('/LICENSE') for name in rest)

@@ -38,6 +38,7 @@ SAFE_HEADERS = {
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
 _ID = re.compile(r'[A-Za-z0-9_-]{1,64}')
+_NAMES = re.compile(r'[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+){0,63}')
 # A name or an address, and a port.
 _HOST = re.compile(r'(\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(:[0-9]{1,5})?')
 
@@ -92,7 +93,8 @@ class Guard:
         if self._service.draining:
           more['connection'] = 'close'
         if origin in self._origins:
-          more |= _cors(origin)
+          asks = headers.get('access-control-request-headers', '')
+          more |= _cors(origin, asks)
         given = {name.lower() for name, _ in message['headers']}
         message['headers'] = [
           *message['headers'],
@@ -263,13 +265,16 @@ def _bare(host: str) -> str:
     return name
 
 
-def _cors(origin: str) -> dict[str, str]:
+def _cors(origin: str, asks: str) -> dict[str, str]:
+  """For a site that was named: OpenAI's clients send headers of their own."""
+  usual = 'authorization, content-type'
   return {
     'access-control-allow-origin': origin,
     'access-control-allow-methods': 'GET, POST',
-    'access-control-allow-headers': 'authorization, content-type',
+    'access-control-allow-headers': asks if _NAMES.fullmatch(asks) else usual,
+    'access-control-expose-headers': 'retry-after, x-request-id',
     'cross-origin-resource-policy': 'cross-origin',
-    'vary': 'origin',
+    'vary': 'origin, access-control-request-headers',
   }
 
 

@@ -1,5 +1,6 @@
 """What the server says of itself: a JSON object a line, never a prompt."""
 
+import contextlib
 import json
 import sys
 import time
@@ -21,7 +22,9 @@ class Log:
     """A line; a value that is no JSON is shown as text."""
     stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
     line = json.dumps({'time': stamp, 'event': event} | more, default=str)
-    print(line, file=self._file or sys.stderr, flush=True)
+    # A log that nobody reads any more is no reason to serve nobody.
+    with contextlib.suppress(OSError):
+      print(line, file=self._file or sys.stderr, flush=True)
 
 
 def described(error: BaseException) -> str:

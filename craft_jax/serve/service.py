@@ -247,6 +247,16 @@ class Service:
         param='stride',
       )
     named = [(str(i), text.encode('utf-8')) for i, text in enumerate(texts)]
+    # A thread is not stopped; what it is given has to be bounded.
+    again = context // (body.stride or context // 2 or 1)
+    reads, most = again * sum(len(text) for _, text in named), 1 << 21
+    if reads > most:
+      raise ApiError(
+        400,
+        f'each of the symbols would be read {again} times, {reads} in all, '
+        f'which is more than {most}; give a larger stride or less text',
+        param='stride',
+      )
     found = await self.on_side(
       lambda: surprisal.score_texts(
         trained, named, stride=body.stride, each=body.per_char

@@ -130,8 +130,8 @@ def test_a_docstring_becomes_a_page():
   assert text.count('default') == 2
 
 
-# These take minutes, ask for an answer, need more runs than there are, or do not
-# end: a server is started by tests/test_docs.py and tests/serve.
+# These take minutes, ask for an answer, need more runs than there are, or do
+# not end: a server is started by tests/test_docs.py and tests/serve.
 _LONG = re.compile(
   r'train\b|serve\b|profile\b|bench \w|scaling\b|.*--interactive|runs .*--yes'
 )

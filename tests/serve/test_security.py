@@ -3,8 +3,10 @@
 Asked over plain sockets: clients mend what is malformed before they send it.
 """
 
+import asyncio
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -255,22 +257,32 @@ def test_no_keys_where_some_were_meant_is_refused(tmp_path, monkeypatch, capfd):
   assert 'CRAFT_API_KEYS is set but has no keys' in capfd.readouterr().err
 
 
-def test_keys_from_the_environment_and_in_no_list_of_processes(
-  byte_run, tmp_path
-):
-  env = {'CRAFT_API_KEYS': f'{_FIRST}, {_SECOND}'}
-  with _serving(byte_run, tmp_path, '--requests-per-minute=5', **env) as server:
-    words = pathlib.Path(f'/proc/{server.process.pid}/cmdline').read_bytes()
-    assert b'serve' in words and b'key-' not in words
-    # A bucket for each key; a refusal says when to come again.
-    for key in (_FIRST, _SECOND):
-      asked = [_ask(server, '/v1/models', _key(key)) for _ in range(6)]
-      assert [one.status for one in asked] == [200] * 5 + [429]
-      assert 1 <= int(asked[-1].headers['retry-after']) <= 12
-    assert _ask(server, '/metrics').status == 401
-    # Probes are never one too many.
-    assert {_ask(server, '/health').status for _ in range(8)} == {200}
-    assert 'key-' not in server.log.read_text()
+@pytest.fixture(scope='module')
+def small(byte_run, tmp_path_factory):
+  """With keys from the environment, and little that it allows."""
+  with _serving(
+    byte_run,
+    tmp_path_factory.mktemp('small'),
+    '--requests-per-minute=5',
+    '--max-connections=4',
+    '--read-deadline=2',
+    CRAFT_API_KEYS=f'{_FIRST}, {_SECOND}',
+  ) as found:
+    yield found
+
+
+def test_keys_from_the_environment_and_in_no_list_of_processes(small):
+  words = pathlib.Path(f'/proc/{small.process.pid}/cmdline').read_bytes()
+  assert b'serve' in words and b'key-' not in words
+  # A bucket for each key; a refusal says when to come again.
+  for key in (_FIRST, _SECOND):
+    asked = [_ask(small, '/v1/models', _key(key)) for _ in range(6)]
+    assert [one.status for one in asked] == [200] * 5 + [429]
+    assert 1 <= int(asked[-1].headers['retry-after']) <= 12
+  assert _ask(small, '/metrics').status == 401
+  # Probes are never one too many.
+  assert {_ask(small, '/health').status for _ in range(8)} == {200}
+  assert 'key-' not in small.log.read_text()
 
 
 @pytest.mark.parametrize('per_minute', [1, 7, 60, 1000])
@@ -380,11 +392,21 @@ def test_a_site_that_was_named(server):
   headers = answer.headers
   assert headers['access-control-allow-origin'] == _SITE
   assert headers['access-control-allow-methods'] == 'GET, POST'
-  assert headers['access-control-allow-headers'] == (
-    'authorization, content-type'
-  )
+  allowed = 'access-control-allow-headers'
+  assert headers[allowed] == 'authorization, content-type'
   assert 'access-control-allow-credentials' not in headers
-  assert headers['vary'] == 'origin'
+  assert headers['vary'].startswith('origin')
+  # Those that OpenAI's clients add; nothing else is sent back.
+  for asked in ('authorization,x-stainless-os', 'x, y', 'a\x1bb', 'a b', '*'):
+    more = f'Access-Control-Request-Headers: {asked}'
+    answer = _ask(server, '/v1/models', origin, asks, more, method='OPTIONS')
+    plain = (
+      set(asked) <= set('abcdefghijklmnopqrstuvwxyz-, ') and asked != 'a b'
+    )
+    if answer.status == 204:
+      assert (answer.headers[allowed] == asked) == plain
+    else:
+      assert answer.status == 400 and not plain
   # The answer proper, which still needs the key; an error can be read too.
   for lines, status in (([_key()], 200), ([], 401)):
     answer = _ask(server, '/v1/models', origin, *lines)
@@ -480,6 +502,46 @@ def test_headers_of_every_answer(server, data, status):
   if status >= 400:
     assert answer.headers['content-type'] == 'application/json'
     assert {*answer.error} == {'message', 'type', 'param', 'code'}
+
+
+def test_headers_of_a_failure(byte_run, monkeypatch):
+  """What nobody foresaw: 500 in the same form, and no text in the log."""
+  trained = load_model(byte_run, 'latest', True)
+  file = io.StringIO()
+  log = logs.Log(file)
+  service = Service(Model.of(trained), 'm', 1, Limits(), log)
+
+  def fail():
+    raise ValueError(_SECRET)
+
+  monkeypatch.setattr(service.metrics, 'text', fail)
+  whole = guard.Guard(
+    app_lib.build(service, log), service, [], ['localhost'], [], log
+  )
+  scope = {
+    'type': 'http', 'method': 'GET', 'path': '/metrics', 'query_string': b'',
+    'raw_path': b'/metrics', 'state': {}, 'client': None,
+    'headers': [(b'host', b'localhost'), (b'x-request-id', b'mark')],
+  }  # fmt: skip
+  sent = []
+
+  async def send(message):
+    sent.append(message)
+
+  async def receive():
+    return {'type': 'http.request', 'body': b''}
+
+  with pytest.raises(ValueError):  # uvicorn closes the connection
+    asyncio.run(whole(scope, receive, send))
+  start, body = sent
+  headers = {k.decode(): v.decode() for k, v in start['headers']}
+  assert (
+    start['status'] == 500 and headers.items() >= guard.SAFE_HEADERS.items()
+  )
+  assert 'mark' in json.loads(body['body'])['error']['message']
+  noted = file.getvalue()
+  assert 'ValueError at ' in noted and _SECRET not in noted
+  assert _SECRET.encode() not in body['body']
 
 
 def test_the_policy_of_the_page_is_strict():
@@ -633,6 +695,39 @@ def test_half_a_request_is_cut(server, requests):
   assert 1.5 < time.monotonic() - begin < 8
 
 
+@pytest.mark.slow
+def test_half_a_body_is_refused(server):
+  """However slowly it goes on."""
+  head = f'{_key()}\r\nContent-Type: application/json\r\nContent-Length: 99\r\n'
+  with socket.create_connection(('127.0.0.1', server.port), 10) as line:
+    line.sendall(_POST + head.encode() + b'\r\n')
+    begin, found = time.monotonic(), b''
+    line.settimeout(0.1)
+    while not found and time.monotonic() < begin + 8:
+      line.sendall(b' ')
+      with contextlib.suppress(TimeoutError):
+        found = line.recv(1 << 16)
+  assert found.startswith(b'HTTP/1.1 408')
+  assert 1.5 < time.monotonic() - begin < 6
+
+
+@pytest.mark.slow
+def test_connections_are_bounded(small):
+  """One too many is cut at once; those that say nothing make room in time."""
+  where = ('127.0.0.1', small.port)
+  with contextlib.ExitStack() as ends:
+    for _ in range(4):
+      ends.enter_context(socket.create_connection(where, 10))
+    time.sleep(0.2)
+    begin = time.monotonic()
+    more = ends.enter_context(socket.create_connection(where, 10))
+    with contextlib.suppress(ConnectionResetError):
+      assert not more.recv(1)
+    assert time.monotonic() - begin < 1
+    time.sleep(max(0.0, begin + 2.5 - time.monotonic()))
+    assert _ask(small, '/health').status == 200
+
+
 # --- the log ---
 
 
@@ -713,6 +808,16 @@ def test_an_error_is_logged_without_its_text():
   assert re.search(r'test_security\.py:\d+$', said)
 
 
+def test_a_log_that_is_gone():
+  """As of `craft serve 2>&1 | head`."""
+  read, write = os.pipe()
+  os.close(read)
+  file = os.fdopen(write, 'w')
+  logs.Log(file).note('request')
+  with pytest.raises(BrokenPipeError):
+    file.close()
+
+
 def test_answers_can_be_read_by_the_standard_library(server):
   """The sockets above do not fool themselves."""
   line = http.client.HTTPConnection('localhost', server.port, timeout=10)
@@ -762,6 +867,18 @@ def test_too_much_is_refused(server, body, status, param):
   assert answer.status == status
   if param:
     assert answer.error['param'] == param
+
+
+def test_scores_are_bounded(server):
+  """Of a context of 16: what stride 1 reads 16 times, stride 16 reads once."""
+  for stride, status in ((1, 400), (16, 200)):
+    body = {'text': 'a' * 150_000, 'stride': stride}
+    answer = _ask(
+      server, '/score', _key(), 'Content-Type: application/json',
+      method='POST', body=json.dumps(body).encode(),
+    )  # fmt: skip
+    assert answer.status == status
+    assert status == 200 or answer.error['param'] == 'stride'
 
 
 @pytest.mark.parametrize(
