@@ -10,7 +10,7 @@ from craft_jax.errors import UserError
 from craft_jax.serve.errors import ApiError
 
 # Symbols of a prompt that are read in the time in which one is written.
-_READING = 16
+READING = 16
 # Weight of the newest dispatch in the rate. A text whose window slides is read
 # for several dispatches: a few dozen are needed for their mix.
 _REMEMBERED = 0.03
@@ -114,8 +114,8 @@ class Admission:
     Raises:
       ApiError: 429, it would wait too long; 400, it would take too long.
     """
-    cost = prompts / _READING + texts * chars
-    self._check_alone(cost + beams * chars)
+    cost = prompts / READING + texts * chars
+    self.check_alone(cost + beams * chars, 'max_tokens')
     if (wait := self.wait) > self._max_wait:
       raise ApiError(
         429,
@@ -129,8 +129,16 @@ class Admission:
     self.texts += texts
     return Claim(self, cost, texts)
 
-  def _check_alone(self, cost: float) -> None:
-    """Refuses what has no chance: it would only keep others waiting."""
+  def check_alone(self, cost: float, param: str) -> None:
+    """Refuses what has no chance: it would only keep others waiting.
+
+    Args:
+      cost: symbols to write; those to read count less.
+      param: the field to blame.
+
+    Raises:
+      ApiError: 400, it would take longer than the deadline.
+    """
     if not (self._deadline and self.rate):
       return
     if (seconds := cost / self.rate) > self._deadline:
@@ -138,7 +146,7 @@ class Admission:
         400,
         f'this request alone would take about {seconds:.0f} s, more than the '
         f'{self._deadline:g} s of this server; ask for fewer or shorter texts',
-        param='max_tokens',
+        param=param,
         code='too_long',
       )
 

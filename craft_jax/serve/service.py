@@ -15,7 +15,7 @@ from craft_jax.sample.generate import decoding_params
 from craft_jax.serve import fields
 from craft_jax.serve.bodies import ScoreBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Limits
+from craft_jax.serve.limits import READING, Admission, Limits
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.metrics import Metrics
 from craft_jax.serve.worker import Job, Turn, Worker
@@ -267,6 +267,10 @@ class Service:
         f'stride={body.stride} is more than the context of {context}',
         param='stride',
       )
+    # As many windows as strides, each read as a whole.
+    stride = body.stride or max(context // 2, 1)
+    windows = sum(len(text.encode()) / stride for text in texts)
+    self.admission.check_alone(windows * context / READING, 'text')
     named = [(str(i), text.encode('utf-8')) for i, text in enumerate(texts)]
     found = await self.on_side(
       lambda: surprisal.score_texts(

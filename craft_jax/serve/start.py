@@ -99,18 +99,22 @@ async def _follow(args: argparse.Namespace, service: Service, log: Log) -> None:
   """Takes newer checkpoints as they come."""
   if not args.reload:
     return
+  refused = service.model.trained.meta.step
   while True:
     await asyncio.sleep(args.reload)
     try:
       step = await asyncio.to_thread(
         checkpoint.resolve_step, args.workdir, args.step
       )
-      if step == service.model.trained.meta.step:
+      if step in (refused, service.model.trained.meta.step):
         continue
+      refused = step  # said once, if it is
       trained = await asyncio.to_thread(_load, args)
       if trained.vocabulary != service.model.trained.vocabulary:
         log.note('not reloaded', error='another vocabulary', step=step)
-        continue
-      await service.reload(trained)
+      elif trained.meta.step == service.model.trained.meta.step:
+        log.note('not reloaded', error='damaged', step=step)
+      else:
+        await service.reload(trained)
     except Exception as e:  # the one that is served still is
       log.note('not reloaded', error=repr(e))
