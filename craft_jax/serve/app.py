@@ -121,7 +121,6 @@ def _add_completions(app: FastAPI, service: Service) -> None:
       taken,
       options is not None and options.include_usage,
       limits.deadline,
-      limits.slow_reader,
       lambda reason: None,
     )
 

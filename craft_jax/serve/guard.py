@@ -90,7 +90,8 @@ class Guard:
       if message['type'] == 'http.response.start':
         seen['status'] = message['status']
         more = SAFE_HEADERS | {'x-request-id': mark}
-        if self._service.draining:
+        # What was not read as a whole is not waited for either.
+        if self._service.draining or message['status'] in (408, 413):
           more['connection'] = 'close'
         if origin in self._origins:
           asks = headers.get('access-control-request-headers', '')

@@ -10,8 +10,10 @@ from craft_jax.errors import UserError
 from craft_jax.serve.errors import ApiError
 
 # Symbols of a prompt that are read in the time in which one is written.
-_READING = 16
-_REMEMBERED = 0.1  # weight of the newest dispatch in the rate
+READING = 16
+# Weight of the newest dispatch in the rate. A text whose window slides is read
+# for several dispatches: a few dozen are needed for their mix.
+_REMEMBERED = 0.03
 
 
 def _limit(default: float, unit: str, says: str) -> Any:
@@ -75,6 +77,7 @@ class Admission:
   Args:
     slots: texts that are written at once.
     max_wait: see `Limits`.
+    deadline: likewise.
 
   Attributes:
     rate: symbols a second with all slots in use; 0 is not known yet.
@@ -82,9 +85,11 @@ class Admission:
     texts: that are not finished.
   """
 
-  def __init__(self, slots: int, max_wait: float):
+  def __init__(self, slots: int, max_wait: float, deadline: float = 0):
     self._slots, self._max_wait = slots, max_wait
+    self._deadline = deadline
     self.rate = 0.0
+    self._symbols = self._seconds = 0.0  # of late
     self.left = 0.0
     self.texts = 0
 
@@ -95,18 +100,22 @@ class Admission:
       return 0.0
     return self.left / self.rate
 
-  def enter(self, prompts: int, texts: int, chars: int) -> 'Claim':
+  def enter(
+    self, prompts: int, texts: int, chars: int, beams: int = 0
+  ) -> 'Claim':
     """Takes a request.
 
     Args:
-      prompts: symbols of its prompts together.
+      prompts: symbols of its prompts together, as far as they are read.
       texts: to write.
       chars: of each.
+      beams: of all its searches, which run beside the slots.
 
     Raises:
-      ApiError: 429, it would wait too long.
+      ApiError: 429, it would wait too long; 400, it would take too long.
     """
-    cost = prompts / _READING + texts * chars
+    cost = prompts / READING + texts * chars
+    self.check_alone(cost + beams * chars, 'max_tokens')
     if (wait := self.wait) > self._max_wait:
       raise ApiError(
         429,
@@ -120,11 +129,34 @@ class Admission:
     self.texts += texts
     return Claim(self, cost, texts)
 
+  def check_alone(self, cost: float, param: str) -> None:
+    """Refuses what has no chance: it would only keep others waiting.
+
+    Args:
+      cost: symbols to write; those to read count less.
+      param: the field to blame.
+
+    Raises:
+      ApiError: 400, it would take longer than the deadline.
+    """
+    if not (self._deadline and self.rate):
+      return
+    if (seconds := cost / self.rate) > self._deadline:
+      raise ApiError(
+        400,
+        f'this request alone would take about {seconds:.0f} s, more than the '
+        f'{self._deadline:g} s of this server; ask for fewer or shorter texts',
+        param=param,
+        code='too_long',
+      )
+
   def measured(self, symbols: int, seconds: float) -> None:
     """Takes note of a dispatch in which all slots were in use."""
-    if seconds > 0 and symbols:
-      now = symbols / seconds
-      self.rate += (_REMEMBERED if self.rate else 1.0) * (now - self.rate)
+    # Of sums: a mean of rates would forget what slow dispatches take.
+    self._symbols += symbols - _REMEMBERED * self._symbols
+    self._seconds += seconds - _REMEMBERED * self._seconds
+    if self._seconds > 0:
+      self.rate = self._symbols / self._seconds
 
 
 class Claim:

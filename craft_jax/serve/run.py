@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,25 +17,34 @@ from craft_jax.serve.errors import ApiError
 from craft_jax.serve.guard import SAFE_HEADERS
 from craft_jax.serve.limits import Limits
 from craft_jax.serve.service import Service
-from craft_jax.serve.stream import ABORT
+from craft_jax.serve.stream import CUT
 
+# Of an answer, in the kernel: more would only hide that nobody takes it.
+_SEND_BUFFER = 1 << 16
+_LEAST_TAKEN = 1 << 12  # bytes, in the time in which a client takes nothing
 _TOLD = 1.0  # seconds before the end in which all are told of it
 
 
 class Protocol(H11Protocol):
-  """One connection, with a bound on their number and on the time of headers.
+  """One connection: not one too many, nor slow to ask or to take an answer.
 
   Attributes:
     limits: of the server.
   """
 
   limits: Limits
+  _stall: asyncio.TimerHandle | None = None  # until some must be taken
+  _was_cut = False
   _clock: asyncio.TimerHandle | None = None  # until headers must be there
 
   def connection_made(self, transport: Any) -> None:
     """Cuts one too many, and one that says nothing."""
     super().connection_made(transport)
-    self.app_state = {ABORT: transport.abort}
+    self.app_state = {CUT: lambda: self._was_cut}
+    line = transport.get_extra_info('socket')
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    # Whatever the kernel does not take at once is waited for.
+    transport.set_write_buffer_limits(high=0)
     if len(self.connections) > self.limits.max_connections:
       transport.abort()
       return
@@ -50,9 +60,40 @@ class Protocol(H11Protocol):
       self._begin_to_wait()
 
   def connection_lost(self, exc: Exception | None) -> None:
-    """Forgets the clock."""
+    """Forgets the clocks."""
     self._forget_clock()
+    self._forget_stall()
     super().connection_lost(exc)
+
+  def pause_writing(self) -> None:
+    """The client is slow: a clock for taking some."""
+    super().pause_writing()
+    self._watch_stall()
+
+  def resume_writing(self) -> None:
+    """It has taken all."""
+    super().resume_writing()
+    self._forget_stall()
+
+  def _watch_stall(self) -> None:
+    self._stall = self.loop.call_later(
+      self.limits.slow_reader,
+      self._cut_stalled,
+      self.transport.get_write_buffer_size(),
+    )
+
+  def _cut_stalled(self, before: int) -> None:
+    # Also where the answer is complete: closing would wait for ever.
+    if before - self.transport.get_write_buffer_size() >= _LEAST_TAKEN:
+      self._watch_stall()
+      return
+    self._was_cut = True
+    self.transport.abort()
+
+  def _forget_stall(self) -> None:
+    if self._stall is not None:
+      self._stall.cancel()
+      self._stall = None
 
   def _begin_to_wait(self) -> None:
     self._clock = self.loop.call_later(self.limits.read_deadline, self._cut)

@@ -15,7 +15,7 @@ from craft_jax.sample.generate import decoding_params
 from craft_jax.serve import fields
 from craft_jax.serve.bodies import ScoreBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Limits
+from craft_jax.serve.limits import READING, Admission, Limits
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.metrics import Metrics
 from craft_jax.serve.worker import Job, Turn, Worker
@@ -66,11 +66,15 @@ class Pool:
     name: of the thread.
     most: that run or wait.
     says: what it does, for the refusal.
+
+  Attributes:
+    busy: whether the thread is at work.
   """
 
   def __init__(self, name: str, most: int, says: str):
     self._executor = ThreadPoolExecutor(1, name)
     self._most, self._says, self._number = most, says, 0
+    self.busy = False
 
   async def run(self, function: Callable[..., T], *args: Any) -> T:
     """The result of a call.
@@ -87,9 +91,16 @@ class Pool:
       )
     self._number += 1
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(self._executor, function, *args)
+    future = loop.run_in_executor(self._executor, self._call, function, *args)
     future.add_done_callback(self._done)
     return await future
+
+  def _call(self, function: Callable[..., T], *args: Any) -> T:
+    self.busy = True
+    try:
+      return function(*args)
+    finally:
+      self.busy = False
 
   def _done(self, future: asyncio.Future[Any]) -> None:
     # Not where it is awaited: who has gone away still occupies the thread.
@@ -121,7 +132,7 @@ class Service:
   ):
     self.model, self.name, self.limits = model, name, limits
     self.metrics = Metrics()
-    self.admission = Admission(slots, limits.max_wait)
+    self.admission = Admission(slots, limits.max_wait, limits.deadline)
     self.draining = False
     self.created = int(time.time())
     self._slots, self._log = slots, log
@@ -175,6 +186,11 @@ class Service:
     self.compiler.close()
     self._side.close()
 
+  @property
+  def lingers(self) -> bool:
+    """Whether something is computed that nothing can end."""
+    return self.compiler.busy or self._side.busy
+
   def end_all(self) -> None:
     """Ends what is under way, as the grace is over."""
     if self._worker is not None:
@@ -184,7 +200,12 @@ class Service:
     """Serves another checkpoint; what is under way goes on with the old."""
     model = await asyncio.to_thread(Model.of, trained)
     slots, limits = self._slots, self.limits
-    self.running.replace(lambda: model.engine(slots, limits))
+
+    def make() -> Engine:
+      return model.engine(slots, limits)
+
+    # Compiled here, while the engine of the other goes on.
+    self.running.replace(make, await asyncio.to_thread(make))
     self.model = model
     self.metrics.reloads.inc()
     self.metrics.step.set(trained.meta.step)
@@ -201,7 +222,7 @@ class Service:
     m.busy.set(turn.busy)
     m.waiting.set(turn.waiting)
     m.symbols.inc(turn.symbols)
-    if turn.busy >= turn.slots and turn.symbols:
+    if turn.busy >= turn.slots:
       self.admission.measured(turn.symbols, turn.seconds)
       m.rate.set(self.admission.rate)
 
@@ -246,6 +267,10 @@ class Service:
         f'stride={body.stride} is more than the context of {context}',
         param='stride',
       )
+    # As many windows as strides, each read as a whole.
+    stride = body.stride or max(context // 2, 1)
+    windows = sum(len(text.encode()) / stride for text in texts)
+    self.admission.check_alone(windows * context / READING, 'text')
     named = [(str(i), text.encode('utf-8')) for i, text in enumerate(texts)]
     # A thread is not stopped; what it is given has to be bounded.
     again = context // (body.stride or context // 2 or 1)

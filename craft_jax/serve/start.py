@@ -3,7 +3,10 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import pathlib
+import resource
+import sys
 from collections.abc import Sequence
 
 from craft_jax import checkpoint, compile_cache
@@ -16,6 +19,8 @@ from craft_jax.serve.limits import Limits
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Model, Service
 from craft_jax.trained import Trained, load_model
+
+_OTHER_FILES = 256  # beside connections
 
 
 def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
@@ -31,6 +36,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   """
   trained = _load(args)
   compile_cache.use(cache_folder(trained.cfg.data))
+  _allow_files(limits.max_connections)
   name = args.name or pathlib.Path(args.workdir).resolve().name
   log = Log()
   service = Service(Model.of(trained), name, args.slots, limits, log)
@@ -67,7 +73,20 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
       'give another --port'
     ) from e
   log.note('ended')
+  if service.lingers:  # the interpreter would wait for it
+    sys.stdout.flush()
+    os._exit(0)
   return 0
+
+
+def _allow_files(connections: int) -> None:
+  """Raises the soft limit of open files, where connections need more."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = connections + _OTHER_FILES
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _load(args: argparse.Namespace) -> Trained:
@@ -80,18 +99,22 @@ async def _follow(args: argparse.Namespace, service: Service, log: Log) -> None:
   """Takes newer checkpoints as they come."""
   if not args.reload:
     return
+  refused = service.model.trained.meta.step
   while True:
     await asyncio.sleep(args.reload)
     try:
       step = await asyncio.to_thread(
         checkpoint.resolve_step, args.workdir, args.step
       )
-      if step == service.model.trained.meta.step:
+      if step in (refused, service.model.trained.meta.step):
         continue
+      refused = step  # said once, if it is
       trained = await asyncio.to_thread(_load, args)
       if trained.vocabulary != service.model.trained.vocabulary:
         log.note('not reloaded', error='another vocabulary', step=step)
-        continue
-      await service.reload(trained)
+      elif trained.meta.step == service.model.trained.meta.step:
+        log.note('not reloaded', error='damaged', step=step)
+      else:
+        await service.reload(trained)
     except Exception as e:  # the one that is served still is
       log.note('not reloaded', error=repr(e))

@@ -12,15 +12,13 @@ from starlette.types import Receive, Scope, Send
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.writing import Writing
 
-ABORT = 'craft.abort'  # in a scope's state: cuts the connection
+# In a scope's state: says whether the connection was cut as its client took
+# nothing.
+CUT = 'craft.cut'
 
 
 class Gone(Exception):
   """The client has gone away."""
-
-
-class Slow(Exception):
-  """The client takes nothing."""
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +60,6 @@ class Events(Response):
     writing: the texts.
     include_usage: whether a last event has the usage.
     deadline: seconds for all; 0 is none.
-    patience: seconds for which the client may take nothing.
     told: called with what ended it, '' if it was finished.
   """
 
@@ -73,7 +70,6 @@ class Events(Response):
     writing: Writing,
     include_usage: bool,
     deadline: float,
-    patience: float,
     told: Callable[[str], None],
   ):
     super().__init__()
@@ -82,19 +78,16 @@ class Events(Response):
     self.headers['x-accel-buffering'] = 'no'
     self.headers['cache-control'] = 'no-store'
     self._writing, self._include_usage = writing, include_usage
-    self._deadline, self._patience, self._told = deadline, patience, told
+    self._deadline, self._told = deadline, told
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Sends all there is."""
     reason = 'failed'
 
     async def put(data: bytes, more: bool = True) -> None:
-      message = {'type': 'http.response.body', 'body': data, 'more_body': more}
-      try:
-        async with asyncio.timeout(self._patience):
-          await send(message)
-      except TimeoutError:
-        raise Slow from None
+      await send(
+        {'type': 'http.response.body', 'body': data, 'more_body': more}
+      )
 
     try:
       async with watched(receive):
@@ -119,10 +112,8 @@ class Events(Response):
         await put(event('[DONE]'), more=False)
     except Gone:
       reason = 'disconnected'
-    except Slow:
-      reason = 'slow_reader'
-      if abort := scope.get('state', {}).get(ABORT):
-        abort()
+      if (was_cut := scope.get('state', {}).get(CUT)) and was_cut():
+        reason = 'slow_reader'
     finally:
       self._writing.close(reason or 'failed')
       self._told(reason)

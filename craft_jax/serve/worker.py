@@ -82,6 +82,7 @@ class Worker:
     self._places: dict[Job, tuple[Engine, dict[int, int]]] = {}
     self._jobs: dict[tuple[Engine, int], tuple[Job, int]] = {}
     self._stopped = False
+    self._broken = False  # the engine failed, and so did making another
     self._last = time.monotonic()
     self._thread = threading.Thread(target=self._run, name='engine')
 
@@ -106,13 +107,18 @@ class Worker:
     """Has every job under way end with an error."""
     self._commands.put(lambda: self._fail_jobs(_closing(), self._engines()))
 
-  def replace(self, make: Callable[[], Engine]) -> None:
-    """New jobs go to another engine; the others are finished where they are."""
+  def replace(self, make: Callable[[], Engine], engine: Engine) -> None:
+    """New jobs go to another engine; the others are finished where they are.
+
+    Args:
+      make: as of `Worker`.
+      engine: that it has made, and nobody else uses.
+    """
 
     def swap() -> None:
       self._make = make
       self._old.append(self._engine)
-      self._engine = make()
+      self._engine, self._broken = engine, False
 
     self._commands.put(swap)
 
@@ -141,6 +147,11 @@ class Worker:
   def _submit(self, job: Job) -> None:
     if self._stopped:
       self._tell(job, _closing())
+      return
+    if self._broken:
+      self._renew()
+    if self._broken:
+      self._tell(job, _failed())
       return
     engine, handles = self._engine, dict[int, int]()
     self._places[job] = engine, handles
@@ -196,12 +207,19 @@ class Worker:
   def _fail(self, engine: Engine, error: BaseException) -> None:
     """A device call failed: its requests end, another engine takes over."""
     self._loop.call_soon_threadsafe(self._on_error, error)
-    failed = ApiError(500, 'the model failed; send it again', code='failed')
-    self._fail_jobs(failed, [engine])
+    self._fail_jobs(_failed(), [engine])
     if engine is self._engine:
-      self._engine = self._make()
+      self._renew()
     else:
       self._old.remove(engine)
+
+  def _renew(self) -> None:
+    """Another engine for one that has failed; if that fails, at a next job."""
+    try:
+      self._engine, self._broken = self._make(), False
+    except Exception as e:  # the thread goes on, or nobody is told anything
+      self._broken = True
+      self._loop.call_soon_threadsafe(self._on_error, e)
 
   def _fail_jobs(self, error: ApiError, engines: Sequence[Engine]) -> None:
     for job, (engine, _) in list(self._places.items()):
@@ -244,6 +262,10 @@ class Worker:
 def _deliver(events: dict[Job, Event] | dict[Job, list[tuple[int, Piece]]]):
   for job, event in events.items():
     job.events.put_nowait(event)
+
+
+def _failed() -> ApiError:
+  return ApiError(500, 'the model failed; send it again', code='failed')
 
 
 def _closing() -> ApiError:

@@ -41,10 +41,14 @@ async def take(service: Service, body: CompletionBody) -> 'Writing':
         param='prompt',
       )
   prompts = sum(len(one.ids) for one in prepared)
+  context = trained.cfg.model.context
+  read = sum(min(len(one.ids), context) for one in prepared)
   request = wanted.request
   draws = not (request.beams or wanted.echo_only)
   texts = len(prepared) * request.num_drawn if draws else 0
-  claim = service.admission.enter(prompts, texts, request.max_chars)
+  claim = service.admission.enter(
+    read, texts, request.max_chars, len(prepared) * request.beams
+  )
   service.metrics.prompt_symbols.inc(prompts)
   return Writing(service, model, wanted, prepared, claim)
 

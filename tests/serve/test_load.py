@@ -1,0 +1,580 @@
+"""Too much, too slow, gone away, broken: nobody else notices."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from craft_jax import compile_cache
+from craft_jax.serve import writing
+from craft_jax.serve.bodies import CompletionBody
+from craft_jax.serve.errors import ApiError
+from craft_jax.serve.limits import Admission, Limits
+from craft_jax.serve.logs import Log
+from craft_jax.serve.service import Model, Service
+from craft_jax.trained import load_model
+from tests.serve.conftest import TEXT, Server
+
+# So much that it is never finished here: it is the end of it that is tested.
+_ENDLESS = {'prompt': '1', 'n': 64, 'max_tokens': 4096, 'ignore_eos': True}
+_SMALL = {'prompt': '12 squared', 'max_tokens': 20, 'seed': 7}
+_GONE = 'craft_cancellations_total{reason="disconnected"}'
+_SLOW = 'craft_cancellations_total{reason="slow_reader"}'
+
+
+@pytest.fixture(scope='module')
+def busy(model_dir, tmp_path_factory):
+  """One with close limits, that every test leaves idle."""
+  found = Server(
+    model_dir, tmp_path_factory.mktemp('busy') / 'log', '--slots=4',
+    '--max-wait=2', '--max-connections=24', '--slow-reader=2',
+    '--read-deadline=1', '--max-prompt=1000', '--max-body=30000',
+    '--max-headers=4000',
+  )  # fmt: skip
+  yield found
+  assert found.stop() == 0
+
+
+def _request(body, path='/v1/completions'):
+  data = json.dumps(body).encode()
+  head = (
+    f'POST {path} HTTP/1.1\r\nHost: localhost\r\n'
+    f'Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n'
+  )
+  return head.encode() + data
+
+
+@contextlib.contextmanager
+def _asked(server, buffer=0, **fields):
+  """A connection on which a request was sent and nothing was read."""
+  line = socket.socket()
+  line.settimeout(60)
+  if buffer:
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+  line.connect(('127.0.0.1', server.port))
+  line.sendall(_request(fields))
+  with line:
+    yield line
+
+
+def _until_end(line):
+  """All that comes before the server closes."""
+  found = b''
+  with contextlib.suppress(ConnectionResetError):
+    while piece := line.recv(1 << 16):
+      found += piece
+  return found
+
+
+def _num_files(server):
+  return len(os.listdir(f'/proc/{server.process.pid}/fd'))
+
+
+def _is_idle(server):
+  return not (
+    server.metric('craft_slots_busy') or server.metric('craft_queue_requests')
+  )
+
+
+def _error(answer):
+  status, headers, body = answer
+  return status, json.loads(body)['error'], headers
+
+
+# --- admission ---
+
+
+def test_who_would_wait_too_long_is_refused_at_once():
+  admission = Admission(slots=2, max_wait=1.0)
+  admission.measured(100, 1.0)
+  assert admission.rate == 100
+  first = admission.enter(0, 2, 100)
+  assert admission.wait == 2.0
+  with pytest.raises(ApiError) as caught:
+    admission.enter(0, 1, 1)
+  assert caught.value.status == 429
+  assert caught.value.retry_after == pytest.approx(1.0)
+  first.wrote(150)
+  second = admission.enter(0, 1, 10)
+  assert admission.wait == pytest.approx(0.6)
+  for claim in (first, first, second):
+    claim.release()
+  assert (admission.left, admission.texts, admission.wait) == (0, 0, 0)
+
+
+def test_what_alone_is_past_the_deadline_is_refused():
+  admission = Admission(slots=2, max_wait=1.0, deadline=10)
+  admission.enter(0, 128, 4096).release()  # the rate is not known
+  admission.measured(100, 1.0)
+  admission.enter(0, 10, 100).release()
+  for asked in [(0, 11, 100), (0, 0, 100, 11), (16 * 1001, 0, 1)]:
+    with pytest.raises(ApiError, match='alone would take') as caught:
+      admission.enter(*asked)
+    assert (caught.value.status, caught.value.param) == (400, 'max_tokens')
+  assert admission.left == 0
+
+
+def test_the_rate_is_of_sums():
+  """Dispatches that only read count too."""
+  admission = Admission(1, 1.0)
+  for _ in range(200):
+    admission.measured(40, 0.01)
+    admission.measured(0, 0.03)
+  assert admission.rate == pytest.approx(1000, rel=0.1)
+
+
+@pytest.mark.slow
+def test_overload_is_shed_and_what_was_taken_is_finished(busy):
+  alone = busy.complete(**_SMALL)['choices']
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    with _asked(busy, **_ENDLESS, stream=True) as line:
+      assert line.recv(12) == b'HTTP/1.1 200'
+      begin = time.monotonic()
+      answers = list(
+        pool.map(lambda _: busy.ask('/v1/completions', _SMALL), range(60))
+      )
+      assert time.monotonic() - begin < 20  # not after what runs
+    for answer in answers:
+      status, error, headers = _error(answer)
+      assert (status, error['code']) == (429, 'server_busy')
+      assert int(headers['retry-after']) >= 1
+    busy.until(lambda: _is_idle(busy))
+    # More than there is room for, all at once: each is refused or whole.
+    much = _SMALL | {'max_tokens': 2000, 'ignore_eos': True}
+    answers = list(
+      pool.map(lambda _: busy.ask('/v1/completions', much), range(60))
+    )
+  texts = [json.loads(a[2])['choices'] for a in answers if a[0] == 200]
+  assert {a[0] for a in answers} == {200, 429}
+  assert all(text == texts[0] for text in texts)
+  assert len(texts[0][0]['text']) == 2000
+  assert busy.complete(**_SMALL)['choices'] == alone
+  assert _is_idle(busy)
+
+
+@pytest.mark.slow
+def test_sizes(busy):
+  """Of a prompt, a body, its headers; a body that hides its length too."""
+  status, error, _ = _error(
+    busy.ask('/v1/completions', {'prompt': 'a' * 1001, 'max_tokens': 1})
+  )
+  assert (status, error['param']) == (400, 'prompt')
+  fits = {'prompt': ['a' * 1000] * 2, 'max_tokens': 1}
+  assert busy.complete(**fits)['usage']['prompt_tokens'] == 2000
+  large = json.dumps({'prompt': 'a' * 30000}).encode()
+  assert busy.ask('/v1/completions', large)[0] == 413
+  with socket.create_connection(('127.0.0.1', busy.port), 30) as line:
+    line.sendall(
+      b'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n'
+      b'Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n'
+    )
+    for _ in range(4):
+      line.sendall(b'2000\r\n' + b' ' * 8192 + b'\r\n')
+    assert line.recv(12) == b'HTTP/1.1 413'
+  assert busy.ask('/health', headers={'x-long': 'a' * 4000})[0] == 400
+
+
+@pytest.mark.slow
+def test_one_connection_too_many_is_cut(busy):
+  with contextlib.ExitStack() as stack:
+    # One by one, so that each is there before the next.
+    lines = [
+      stack.enter_context(
+        socket.create_connection(('127.0.0.1', busy.port), 30)
+      )
+      for _ in range(24)
+    ]
+    for line in lines:
+      line.sendall(b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n')
+      assert line.recv(12) == b'HTTP/1.1 200'
+    with socket.create_connection(('127.0.0.1', busy.port), 30) as more:
+      assert _until_end(more) == b''
+  busy.until(lambda: busy.ask('/health')[0] == 200)
+
+
+# --- slow to ask ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'sent, answered',
+  [
+    (b'', b''),
+    (b'GET /health HTTP/1.1\r\nHost: localhost\r\n', b''),
+    (_request(_SMALL)[:-5], b'HTTP/1.1 408'),
+  ],
+)
+def test_slow_askers_are_cut(busy, sent, answered):
+  """Byte by byte does not help them, and they hold nobody up."""
+  files = _num_files(busy)
+  begin = time.monotonic()
+  lines = [
+    socket.create_connection(('127.0.0.1', busy.port), 30) for _ in range(12)
+  ]
+  for line in lines:
+    line.sendall(sent)
+  assert busy.complete(**_SMALL)['choices']
+  if sent:
+    with contextlib.suppress(OSError):
+      for byte in b'X-a:':  # never the whole of it
+        time.sleep(0.3)
+        lines[0].sendall(bytes([byte]))
+  for line in lines:
+    with line, contextlib.suppress(ConnectionError):
+      found = _until_end(line)
+      assert found[:12] == answered
+  assert time.monotonic() - begin < 15
+  busy.until(lambda: _num_files(busy) <= files)
+
+
+# --- gone away ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stream', [False, True])
+@pytest.mark.parametrize(
+  'more', [{}, {'n': 1}, {'prompt': ['1', '2', '3'], 'n': 9}, {'best_of': 70}]
+)
+def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
+  """Within a dispatch; these would take seconds."""
+  if stream and 'best_of' in more:
+    pytest.skip('not with stream')
+  gone = busy.metric(_GONE)
+  with _asked(busy, **_ENDLESS | more, stream=stream):
+    busy.until(lambda: busy.metric('craft_slots_busy'))
+    assert busy.metric(_GONE) == gone
+  begin = time.monotonic()
+  busy.until(lambda: _is_idle(busy), 5)
+  symbols = busy.metric('craft_symbols_total')
+  assert time.monotonic() - begin < 5
+  assert busy.metric(_GONE) == gone + 1
+  time.sleep(0.2)
+  assert busy.metric('craft_symbols_total') == symbols, 'it is still written'
+
+
+# --- slow to take ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stream', [False, True])
+def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
+  files, slow = _num_files(busy), busy.metric(_SLOW)
+  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if stream else 1}
+  with _asked(busy, 4096, **_ENDLESS | much, stream=stream) as line:
+    busy.until(lambda: busy.metric('craft_slots_busy'))
+    if not stream:
+      busy.until(lambda: _is_idle(busy))
+    else:
+      assert busy.complete(**_SMALL)['choices']
+    # Cut, while the client keeps its side open.
+    busy.until(lambda: _num_files(busy) <= files)
+    found = _until_end(line)
+    assert b'[DONE]' not in found
+  busy.until(lambda: _is_idle(busy))
+  assert busy.metric(_SLOW) == slow + stream
+
+
+@pytest.mark.slow
+def test_a_steady_reader_is_not_cut(busy):
+  """Longer than the bound for taking nothing."""
+  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 1}
+  with _asked(busy, 1 << 15, **_ENDLESS | much) as line:
+    found, begin = b'', time.monotonic()
+    while piece := line.recv(1 << 14):
+      found += piece
+      if b'\r\n\r\n' in found:
+        head, _, body = found.partition(b'\r\n\r\n')
+        if len(body) == int(re.search(rb'content-length: (\d+)', head)[1]):
+          break
+        time.sleep(0.06)
+    assert time.monotonic() - begin > 2.5
+  assert len(json.loads(body)['choices'][0]['logprobs']['tokens']) >= 4096
+
+
+# --- constraints that explode ---
+
+
+@pytest.mark.slow
+def test_patterns_that_explode_stall_nobody(busy):
+  patterns = ['(a|b)*a(a|b){18}', r'(\w+\s?){1,500}', '((a{1,99}){1,99}){1,99}']
+  alone = busy.complete(**_SMALL)['choices']
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    futures = [
+      pool.submit(
+        busy.ask,
+        '/v1/completions',
+        {'max_tokens': 50, 'regex': patterns[i % 3]},
+      )
+      for i in range(12)
+    ]
+    while not all(future.done() for future in futures):
+      begin = time.monotonic()
+      assert busy.ask('/health')[0] == 200
+      assert busy.complete(**_SMALL)['choices'] == alone
+      assert time.monotonic() - begin < 5
+  for future in futures:
+    status, error, _ = _error(future.result())
+    assert status == 400
+    assert 'too large' in error['message']
+
+
+# --- deadlines ---
+
+
+@pytest.mark.slow
+def test_deadline(start_server):
+  server = start_server('--deadline=1', '--slots=2')
+  status, error, _ = _error(server.ask('/v1/completions', _ENDLESS))
+  assert (status, error['code']) == (400, 'too_long')
+  long = {'text': 'a' * 900_000, 'stride': 1}
+  status, error, _ = _error(server.ask('/score', long))
+  assert (status, error['param']) == (400, 'text')
+  # Two at once, of which each alone would just do.
+  room = int(server.metric('craft_full_rate') * 0.9)
+  texts = max(1, -(-room // 4096))
+  asked = _ENDLESS | {'n': texts, 'max_tokens': room // texts}
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    whole = pool.submit(server.ask, '/v1/completions', asked)
+    time.sleep(0.1)
+    streams = [
+      pool.submit(server.ask, '/v1/completions', asked | {'stream': True})
+      for _ in range(3)
+    ]
+    answers = [whole.result(), *(one.result() for one in streams)]
+  late = [a for a in answers if b'"code": "deadline"' in a[2]
+          or b'"code":"deadline"' in a[2]]  # fmt: skip
+  assert late
+  for status, headers, body in late:
+    if headers['content-type'].startswith('text/event-stream'):
+      assert body.endswith(b'data: [DONE]\n\n')
+    else:
+      assert status == 503
+  server.until(lambda: _is_idle(server))
+  assert server.metric('craft_cancellations_total{reason="deadline"}')
+  assert server.complete(**_SMALL)['choices'][0]['text']
+
+
+# --- the end ---
+
+
+@pytest.mark.slow
+def test_what_runs_is_finished_before_the_end(start_server):
+  server = start_server('--grace=30', '--slots=4')
+  some = _ENDLESS | {'n': 4, 'max_tokens': 3000}
+  with (
+    _asked(server, **some, stream=True) as streamed,
+    _asked(server, **some) as whole,
+    socket.create_connection(('127.0.0.1', server.port), 30) as kept,
+  ):
+    kept.sendall(b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    assert kept.recv(12) == b'HTTP/1.1 200'
+    server.until(lambda: server.metric('craft_queue_requests'))
+    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(signal.SIGTERM)  # impatient
+    assert b'[DONE]' in _until_end(streamed)
+    head, _, body = _until_end(whole).partition(b'\r\n\r\n')
+    assert head.startswith(b'HTTP/1.1 200')
+    choices = json.loads(body)['choices']
+    assert [len(one['text']) for one in choices] == [3000] * 4
+    # No new work, on a connection that was there before either.
+    with contextlib.suppress(ConnectionError):
+      kept.sendall(_request(_SMALL))
+      _until_end(kept)
+    with pytest.raises(OSError):
+      socket.create_connection(('127.0.0.1', server.port), 5)
+  assert server.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', [signal.SIGTERM, signal.SIGINT])
+def test_what_is_not_finished_is_told_so(start_server, kind):
+  """A score too, which nothing can end."""
+  server = start_server(
+    '--grace=2', '--slots=4', '--deadline=0', '--max-wait=1000'
+  )
+  with (
+    _asked(server, **_ENDLESS, stream=True) as streamed,
+    _asked(server, **_ENDLESS) as whole,
+    socket.create_connection(('127.0.0.1', server.port), 60) as scored,
+  ):
+    scored.sendall(_request({'text': 'a' * 900_000, 'stride': 1}, '/score'))
+    server.until(lambda: server.metric('craft_queue_requests') > 1)
+    begin = time.monotonic()
+    server.process.send_signal(kind)
+    end = _until_end(streamed)
+    assert b'"code": "closing"' in end and b'data: [DONE]\n\n' in end
+    assert _until_end(whole).startswith(b'HTTP/1.1 503')
+    assert b'HTTP/1.1 200' not in _until_end(scored)
+    assert server.process.wait(30) == 0
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.slow
+def test_an_idle_one_ends_at_once(start_server):
+  server = start_server('--slots=1')
+  with socket.create_connection(('127.0.0.1', server.port), 30) as line:
+    line.sendall(b'GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n')
+    assert line.recv(12) == b'HTTP/1.1 200'
+    begin = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begin < 5  # and not after the grace of 20 s
+  assert json.loads(
+    pathlib.Path(server.log).read_text().splitlines()[-1]
+  )['event'] == 'ended'  # fmt: skip
+
+
+# --- a newer checkpoint ---
+
+
+def _train(folder, steps):
+  """Goes on with the run of `model_dir` in another place."""
+  (folder / 'text.txt').write_text(TEXT, encoding='utf-8')
+  subprocess.run(
+    [
+      sys.executable, '-m', 'craft_jax.main', 'train', '--config=text',
+      f'--workdir={folder / "toy"}', '--quiet',
+      f'--config.data.path={folder / "text.txt"}',
+      f'--config.train.steps={steps}', '--config.train.batch_size=16',
+      '--config.model.context=64', '--config.model.width=32',
+      '--config.model.depth=2', '--config.model.num_heads=2',
+      '--config.model.precision=float32', '--config.optim.warmup_steps=5',
+      '--config.log.sample_chars=0', '--config.mesh.cpu_devices=1',
+    ],
+    check=True, stdout=subprocess.DEVNULL,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_newer_checkpoint_is_taken_and_nothing_dropped(model_dir, tmp_path):
+  shutil.copytree(model_dir, tmp_path / 'toy')
+  folder = tmp_path / 'toy' / 'checkpoints'
+  checkpoint = 'craft_checkpoint_step'
+  server = Server(tmp_path / 'toy', tmp_path / 'log', '--reload=0.2')
+  try:
+    assert server.metric(checkpoint) == 60
+    old = server.complete(**_SMALL)['choices']
+    # A damaged one comes first.
+    shutil.copytree(folder / '60', folder / 'next')
+    for file in (folder / 'next').rglob('*'):
+      if file.is_file():
+        file.write_bytes(file.read_bytes()[:-7] + b'damaged')
+    (folder / 'next').rename(folder / '70')
+    log = pathlib.Path(server.log)
+    server.until(lambda: 'damaged' in log.read_text())
+    assert server.metric(checkpoint) == 60
+    assert server.complete(**_SMALL)['choices'] == old
+    shutil.rmtree(folder / '70')
+
+    stop = False
+    statuses = []
+
+    def ask():
+      while not stop:
+        statuses.append(server.ask('/v1/completions', _SMALL)[0])
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+      for _ in range(3):
+        pool.submit(ask)
+      with _asked(server, **_ENDLESS | {'n': 16}, stream=True) as line:
+        _train(tmp_path, 90)
+        server.until(lambda: server.metric(checkpoint) == 90)
+        new = server.complete(**_SMALL)['choices']
+        assert b'[DONE]' in _until_done(line)
+      stop = True
+    assert set(statuses) == {200}
+    assert new != old
+    assert server.metric('craft_reloads_total') == 1
+    server.until(lambda: _is_idle(server))
+    assert server.metric('craft_slots') == 16
+  finally:
+    assert server.stop() == 0
+
+
+def _until_done(line):
+  found = b''
+  while b'[DONE]' not in found and (piece := line.recv(1 << 16)):
+    found = found[-10:] + piece
+  return found
+
+
+# --- a device that fails ---
+
+
+class _Fails:
+  """A device whose next decode fails."""
+
+  def __init__(self, device):
+    self._device, self.failed = device, False
+
+  def __getattr__(self, name):
+    return getattr(self._device, name)
+
+  def decode(self, *args):
+    if not self.failed:
+      self.failed = True
+      raise RuntimeError('out of memory')
+    return self._device.decode(*args)
+
+
+async def _written(service, **fields):
+  taken = await writing.take(service, CompletionBody(**fields))
+  try:
+    await taken.begin()
+    async for _ in taken.news():
+      pass
+    return [choice['text'] for choice in taken.choices()]
+  finally:
+    taken.close('failed')
+
+
+def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
+  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', tmp_path)))
+  trained = load_model(model_dir, 'latest', True)
+
+  async def all(log):
+    service = Service(Model.of(trained), 'm', 2, Limits(), log)
+    await service.start()
+    worker = service.running
+    try:
+      alone = await _written(service, **_SMALL)
+      worker._engine._device = _Fails(worker._engine._device)
+      found = await asyncio.gather(
+        *(_written(service, **_SMALL, n=n) for n in (1, 2, 3)),
+        return_exceptions=True,
+      )
+      assert [error.status for error in found] == [500] * 3
+      assert service.metrics.failures._value.get() == 1
+      assert await _written(service, **_SMALL) == alone
+      # Another cannot be made at first: one more request fails, not the rest.
+      make, times = worker._make, iter(range(2))
+
+      def fails():
+        if next(times, None) is not None:
+          raise RuntimeError('out of memory')
+        return make()
+
+      worker._make = fails
+      worker._engine._device = _Fails(worker._engine._device)
+      for _ in range(2):
+        with pytest.raises(ApiError, match='the model failed'):
+          await _written(service, **_SMALL)
+      assert await _written(service, **_SMALL) == alone
+      assert service.admission.texts == service.admission.left == 0
+      assert not worker._jobs and not worker._places
+    finally:
+      await service.stop()
+
+  with (tmp_path / 'log').open('w') as file:
+    asyncio.run(all(Log(file)))
+  assert 'RuntimeError' in (tmp_path / 'log').read_text()
