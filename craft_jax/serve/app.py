@@ -116,6 +116,14 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
+    '/validate',
+    summary='Whether the model can write in a form',
+    responses=_refusals(*_ANY, 404),
+  )
+  async def validate(body: bodies.ValidateBody) -> dict[str, Any]:
+    return await writing.validate(service, body)
+
+  @app.post(
     '/tokenize', summary='A text as ids', responses=_refusals(*_ANY, 404)
   )
   async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
