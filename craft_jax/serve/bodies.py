@@ -149,6 +149,9 @@ class ValidateBody(BaseModel):
     None, description='as in a completion'
   )
   allowed_chars: str | None = Field(None, description='as in a completion')
+  max_tokens: int | None = Field(
+    None, ge=1, lt=2**31, description='characters in which it must be done'
+  )
 
 
 class ScoreBody(BaseModel):

@@ -59,7 +59,8 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
     ApiError: for what is no answer to that: 404, 429.
   """
   fields.check_model(body.model, service.name)
-  asked = CompletionBody(**dict(body))
+  most = body.max_tokens or service.limits.max_tokens
+  asked = CompletionBody(**dict(body) | {'max_tokens': most})
   model = service.model.trained
   try:
     wanted = fields.read(asked, service.limits, model.cfg.model.context)

@@ -3,18 +3,27 @@
 // text only. What each setting means is read from the server's own document.
 
 const $ = (id) => document.getElementById(id);
-const SHOWN = [  // [name, label, step, most of its slider]
-  ['How much', [['max_tokens', 'Characters', 1], ['n', 'Texts', 1],
-    ['stop', 'Stop at'], ['ignore_eos', 'Go on after an end']]],
-  ['How freely', [['temperature', 'Temperature', 0.05, 2],
-    ['top_p', 'Top p', 0.01, 1], ['top_k', 'Top k', 1],
-    ['min_p', 'Min p', 0.01, 1], ['seed', 'Seed', 1]]],
-  ['More', [['typical_p', 'Typical p', 0.01, 1],
-    ['repetition_penalty', 'Repetition penalty', 0.05],
-    ['presence_penalty', 'Presence penalty', 0.1],
-    ['frequency_penalty', 'Frequency penalty', 0.1],
-    ['allowed_chars', 'Allowed characters'],
-    ['echo', 'Colour the prompt too']]],
+// [name, label, what it does, step of a number, most of its slider]
+const SHOWN = [
+  ['How much', [
+    ['max_tokens', 'Characters', 'written at most', 1],
+    ['n', 'Texts', 'written side by side', 1],
+    ['stop', 'Stop at', 'end before this text; \\n is a line break'],
+    ['ignore_eos', 'Never end', 'go on where the model would end']]],
+  ['How freely', [
+    ['temperature', 'Temperature',
+      'low is careful, high is wild; 0 always takes the most likely', 0.05, 2],
+    ['top_p', 'Top p', 'only the most likely that sum to this share', 0.01, 1],
+    ['top_k', 'Top k', 'only so many of the most likely; 0 is all', 1],
+    ['min_p', 'Min p', 'only what has this share of the most likely', 0.01, 1],
+    ['seed', 'Seed', 'the same number writes the same text', 1]]],
+  ['More', [
+    ['typical_p', 'Typical p', 'only the least odd that sum to this', 0.01, 1],
+    ['repetition_penalty', 'Repetition', 'above 1 shuns what was just used', 0.05],
+    ['presence_penalty', 'Presence', 'above 0 shuns what was used at all', 0.1],
+    ['frequency_penalty', 'Frequency', 'above 0 shuns what was used often', 0.1],
+    ['allowed_chars', 'Alphabet', 'write with these characters only'],
+    ['echo', 'Colour the prompt', 'show it before the text, coloured too']]],
 ];
 const START = {max_tokens: 400};  // where the page differs from the server
 // What the openai client takes by name; the rest is its extra_body.
@@ -145,7 +154,7 @@ function range(schema) {  // in words
   return most === undefined ? `${above}${least} or more` : `${above}${least} to ${most}`;
 }
 
-function showField(name, label, step, slider, property) {
+function showField([name, label, says, step, slider], property) {
   const schema = property.anyOf?.find((one) => one.type !== 'null') ?? property;
   const usual = START[name] ?? property.default ?? '';
   const type = schema.type === 'boolean' ? 'checkbox' : step ? 'number' : 'text';
@@ -156,8 +165,8 @@ function showField(name, label, step, slider, property) {
   if (type === 'text') input.className = 'wide';
   if (schema.minimum > -1e9) input.min = schema.minimum;
   if (schema.maximum < 1e9) input.max = schema.maximum;
-  const words = [property.description, range(schema), step && usual !== ''
-    ? `usually ${usual}` : ''];
+  const words = [says, range(schema), step && usual !== '' ? `usually ${usual}`
+    : step ? 'any if empty' : ''];
   const help = make('p', {className: 'help', id: `help-${name}`,
     textContent: words.filter(Boolean).join(' · ')});
   const row = make('div', {className: 'row'},
@@ -183,8 +192,7 @@ function showField(name, label, step, slider, property) {
 function showSettings(properties) {
   for (const [title, fields] of SHOWN) {
     const found = fields.filter(([name]) => properties[name]).map(
-      ([name, label, step, slider]) =>
-        showField(name, label, step, slider, properties[name]));
+      (field) => showField(field, properties[field[0]]));
     $('fields').append(title === 'More'
       ? make('details', {}, make('summary', {textContent: title}), ...found)
       : make('fieldset', {}, make('legend', {textContent: title}), ...found));
@@ -201,6 +209,7 @@ function value(name) {
 function mark(name) {
   const {box, slide, usual, input} = inputs[name];
   box.classList.toggle('changed', value(name) !== usual);
+  if (name === 'max_tokens' && $('kind').value) validate();
   if (slide && document.activeElement !== slide) slide.value = input.value;
 }
 
@@ -255,6 +264,7 @@ async function validate() {
     return verdict(`no JSON: ${error.message}`);
   }
   if (!Object.keys(fields).length) return verdict('');
+  if (inputs.max_tokens?.input.value > 0) fields.max_tokens = value('max_tokens');
   await wait(0.3);
   if (mine.signal.aborted) return undefined;
   try {
@@ -590,7 +600,9 @@ $('rule').addEventListener('input', () => {
   rules[$('kind').value] = $('rule').value;
   validate();
 });
-$('settings').addEventListener('submit', (event) => event.preventDefault());
+for (const form of [$('settings'), $('form'), $('key').form]) {
+  form.addEventListener('submit', (event) => event.preventDefault());
+}
 $('key').addEventListener('change', () => {
   keep();
   complain();
