@@ -573,6 +573,7 @@ async function copy(name, write) {
   $('codeName').textContent = name;
   $('code').showModal();
   $('codeText').select();
+  $('codeText').scrollTop = 0;
   try {
     await navigator.clipboard.writeText($('codeText').value);
     $('codeName').textContent = `${name}: copied`;
