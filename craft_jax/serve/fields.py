@@ -62,14 +62,15 @@ class Wanted:
   echo_only: bool
 
   @property
-  def has_constraint(self) -> bool:
-    """Whether something is to be compiled."""
+  def constraints(self) -> list[str]:
+    """The fields that are to be compiled."""
     asked = self.request
-    return not (
-      asked.regex is None
-      and asked.json_schema is None
-      and asked.allowed_chars is None
-    )
+    given = {
+      'regex': asked.regex,
+      'response_format': asked.json_schema,
+      'allowed_chars': asked.allowed_chars,
+    }
+    return [name for name, value in given.items() if value is not None]
 
   def prepare(self, trained: Trained) -> list[Prepared]:
     """For the sampler, of each prompt; compiles what is to be.
@@ -77,8 +78,9 @@ class Wanted:
     Raises:
       ApiError: 400.
     """
-    with _refusing():
+    with _refusing(*self.constraints):
       first = prepare(trained, self.request)
+    with _refusing():
       biases = _biases(self.body.logit_bias or {}, trained)
       settings = dataclasses.replace(first.settings, logit_bias=biases)
       return [
@@ -218,7 +220,14 @@ def _prepared(trained, request, prompt, settings) -> Prepared:
 
 
 class _refusing:
-  """Says what is wrong in the names of the fields here."""
+  """Says what is wrong in the names of the fields here.
+
+  Args:
+    *about: fields, one of which it is about if the message names none.
+  """
+
+  def __init__(self, *about: str):
+    self._about = about[0] if len(about) == 1 else None
 
   def __enter__(self) -> None:
     pass
@@ -228,7 +237,8 @@ class _refusing:
       text = _NAMED.sub(lambda m: _NAMES[m.group()], str(error))
       first = re.match(r'[a-z_]+', text)
       name = first.group() if first else ''
-      param = name if name in CompletionBody.model_fields else None
+      known = name in CompletionBody.model_fields
+      param = name if known else self._about
       raise ApiError(400, text, param=param) from error
 
 

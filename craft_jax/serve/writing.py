@@ -28,7 +28,7 @@ async def take(service: Service, body: CompletionBody) -> 'Writing':
   model = service.model
   trained = model.trained
   wanted = fields.read(body, service.limits, trained.cfg.model.context)
-  if wanted.has_constraint:
+  if wanted.constraints:
     prepared = await service.compiler.run(wanted.prepare, trained)
   else:
     prepared = wanted.prepare(trained)
@@ -64,7 +64,7 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
   model = service.model.trained
   try:
     wanted = fields.read(asked, service.limits, model.cfg.model.context)
-    if wanted.has_constraint:
+    if wanted.constraints:
       await service.compiler.run(wanted.prepare, model)
   except ApiError as e:
     if e.status != 400:

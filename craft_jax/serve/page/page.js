@@ -65,6 +65,7 @@ function complain(text = '') {
 
 function named(token) {  // a symbol as it is shown
   const names = {' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍', '<eos>': 'end'};
+  if (!token) return 'end';
   return names[token] ?? token.replace(/^bytes:/, '');
 }
 
@@ -336,23 +337,24 @@ class Text {  // one choice: its characters, and the symbols of each
       const at = text_offset[i] - this.base;
       if (at >= this.letters.length) {
         if (token !== '<eos>') return;
-        this.letter('end', 'end');
+        this.letter('', 'end');
       }
       const letter = this.letters[Math.min(at, this.letters.length - 1)];
       if (token_logprobs[i] === null) return;
       const bits = -token_logprobs[i] / Math.LN2;
       letter.tokens.push({token, bits, top: top_logprobs?.[i] ?? {}});
       letter.bits += bits;
-      this.bits += bits;
-      this.count += letter.tokens.length === 1;
+      if (letter.text) {
+        this.bits += bits;
+        this.count += letter.tokens.length === 1;
+      }
       colour(letter.span, letter.bits);
     });
     if (choice.finish_reason) this.box.setAttribute('aria-busy', 'false');
   }
 
   upTo(end) {
-    return this.letters.slice(0, end).filter((one) => one.span.dataset.kind !== 'end')
-      .map((one) => one.text).join('');
+    return this.letters.slice(0, end).map((one) => one.text).join('');
   }
 
   before(end, echo) {  // prompt and text, to go on from there
