@@ -380,27 +380,30 @@ async function* events(answer) {
   }
 }
 
-async function run(changes = {}) {
+async function run(scoring = false) {
   if (running) return;
   complain();
   hideCard();
   let body;
   try {
     if (!model && !await meet()) return;
-    body = {...asked(), logprobs: 5, stream: true, ...changes};
+    const fields = scoring ? {model: model.id, prompt: $('prompt').value,
+      echo: true, max_tokens: 0} : asked();
+    body = {...fields, logprobs: 5, stream: true};
   } catch (error) {
     explain(error);
     return;
   }
   const mine = running = new AbortController();
-  busy(true);
   say('Waiting for the first character …');
+  busy(true);
   echoed = Boolean(body.echo);
   const begin = performance.now();
-  let told = '';
+  let told = '', end = '', shown = false;
   try {
     const answer = await ask('v1/completions', body, mine.signal);
     texts = Array.from({length: body.n ?? 1}, () => new Text([...body.prompt]));
+    shown = true;
     $('output').replaceChildren(...texts.map((text) => text.box));
     for await (const event of events(answer)) {
       if (event.error) throw new Refused(event.error.code === 'closing' ? 503 : 500,
@@ -411,32 +414,31 @@ async function run(changes = {}) {
       }
       say(figures(begin));
     }
-    say(figures(begin, told === 'stop' ? 'ended by itself' : 'done'));
+    end = told === 'stop' ? 'ended by itself' : 'done';
   } catch (error) {
-    if (mine.signal.aborted) say(figures(begin, 'stopped'));
-    else {
-      say(texts.length ? figures(begin, 'broken off') : '');
-      explain(error);
-    }
+    end = mine.signal.aborted ? 'stopped' : 'broken off';
+    if (!mine.signal.aborted) explain(error);
   }
   for (const text of texts) text.box.setAttribute('aria-busy', 'false');
   running = null;
   busy(false);
+  if (!seeking) say(shown ? figures(begin, end, scoring) : '');
 }
 
-function figures(begin, end = 'writing') {
+function figures(begin, end = 'writing', scoring = false) {
   const sum = (pick) => texts.reduce((all, text) => all + pick(text), 0);
   const count = sum((text) => text.count), seconds = (performance.now() - begin) / 1000;
   if (!count) return end;
   const rate = (count / seconds).toFixed(0);
   return `${end} · ${count} characters · ${(sum((t) => t.bits) / count).toFixed(2)}`
-    + ` bits each · ${rate} a second`;
+    + ` bits each${scoring ? '' : ` · ${rate} a second`}`;
 }
 
 function busy(is) {
   $('run').disabled = $('score').disabled = is;
   $('stop').disabled = !is;
   $('adopt').disabled = is || !texts.length;
+  $('status').setAttribute('aria-live', is ? 'off' : 'polite');  // only the end
   if (is && document.activeElement === document.body) $('stop').focus();
 }
 
@@ -458,8 +460,10 @@ function alternatives(text, letter, {token, top}, first) {
     }
     const button = make('button', {type: 'button', title: 'Go on from here with it'},
       ...cells);
-    button.addEventListener('click', () => {
+    button.addEventListener('click', async () => {
       $('prompt').value = text.before(letter.span.number, echoed) + other;
+      running?.abort();
+      while (running) await wait(0.01);
       run();
     });
     item.append(button);
@@ -587,7 +591,7 @@ async function copy(name, write) {
 $('run').addEventListener('click', () => run());
 $('stop').addEventListener('click', () => running?.abort());
 $('score').addEventListener('click', () => {
-  if ($('prompt').value) run({echo: true, max_tokens: 0, n: 1});
+  if ($('prompt').value) run(true);
   else complain('The prompt is empty; type a text to see how likely it is.');
 });
 $('curl').addEventListener('click', () => copy('curl', asCurl));
