@@ -136,6 +136,15 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
+    '/validate',
+    response_model=replies.Valid,
+    summary='Whether the model can write in a form',
+    responses=_refusals(*_ANY, 404),
+  )
+  async def validate(body: bodies.ValidateBody) -> dict[str, Any]:
+    return await writing.validate(service, body)
+
+  @app.post(
     '/tokenize',
     response_model=replies.Tokens,
     summary='A text as ids',

@@ -139,6 +139,21 @@ class CompletionBody(BaseModel):
   )
 
 
+class ValidateBody(BaseModel):
+  """A constraint to be tried without writing anything."""
+
+  model_config = _STRICT
+  model: str | None = None
+  regex: str | None = Field(None, description='as in a completion')
+  response_format: ResponseFormat | None = Field(
+    None, description='as in a completion'
+  )
+  allowed_chars: str | None = Field(None, description='as in a completion')
+  max_tokens: int | None = Field(
+    None, ge=1, lt=2**31, description='characters in which it must be done'
+  )
+
+
 class ScoreBody(BaseModel):
   """A request for the likelihood of texts."""
 

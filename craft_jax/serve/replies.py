@@ -99,3 +99,11 @@ class Status(BaseModel):
   """How the server is."""
 
   status: str
+
+
+class Valid(BaseModel):
+  """Whether the model can write in a form."""
+
+  valid: bool
+  message: str | None = Field(description='what is wrong')
+  param: str | None = Field(description='the field that it is about')

@@ -11,7 +11,7 @@ from craft_jax.sample.answers import Answer, Answers, Prepared
 from craft_jax.sample.generate import top_bucket
 from craft_jax.serve import answers, fields
 from craft_jax.serve.answers import Text
-from craft_jax.serve.bodies import CompletionBody
+from craft_jax.serve.bodies import CompletionBody, ValidateBody
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Claim
 from craft_jax.serve.service import Model, Service
@@ -51,6 +51,30 @@ async def take(service: Service, body: CompletionBody) -> 'Writing':
   )
   service.metrics.prompt_symbols.inc(prompts)
   return Writing(service, model, wanted, prepared, claim)
+
+
+async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
+  """Whether a constraint could be kept: compiled as that of a completion.
+
+  Returns:
+    `valid`, and what is wrong: a `message` and the `param` that it is about.
+
+  Raises:
+    ApiError: for what is no answer to that: 404, 429.
+  """
+  fields.check_model(body.model, service.name)
+  most = body.max_tokens or service.limits.max_tokens
+  asked = CompletionBody(**dict(body) | {'max_tokens': most})
+  model = service.model.trained
+  try:
+    wanted = fields.read(asked, service.limits, model.cfg.model.context)
+    if wanted.has_constraint:
+      await service.compiler.run(wanted.prepare, model)
+  except ApiError as e:
+    if e.status != 400:
+      raise
+    return {'valid': False, 'message': e.message, 'param': e.param}
+  return {'valid': True, 'message': None, 'param': None}
 
 
 class Writing:
