@@ -340,6 +340,8 @@ def test_it_fits_a_phone(visit, server, scheme):
   card = page.locator('#card').bounding_box()
   assert card['x'] >= 0 and card['x'] + card['width'] <= 360
   page.locator('summary', has_text='API key').click()
+  sheet = page.locator('.sheet').bounding_box()
+  assert sheet['x'] >= 0 and sheet['x'] + sheet['width'] <= 360
   assert page.evaluate(width) == 360
 
 

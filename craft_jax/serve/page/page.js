@@ -104,7 +104,7 @@ function explain(error) {
     complain(`Too much at once: ${error.message}. Try again in `
       + `${error.retry ?? 1} s.`);
   } else {
-    complain(`${error.message}.`);
+    complain(error.message.replace(/\.?$/, '.'));
     if (error.status === 503) seek();
   }
 }
