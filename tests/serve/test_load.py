@@ -437,15 +437,16 @@ def test_an_idle_one_ends_at_once(start_server):
 # --- a newer checkpoint ---
 
 
-def _train(folder, steps):
-  """Goes on with the run of `model_dir` in another place."""
+def _train(folder, stop):
+  """Trains a run of 90 steps, or goes on with it, to a step."""
   (folder / 'text.txt').write_text(TEXT, encoding='utf-8')
   subprocess.run(
     [
       sys.executable, '-m', 'craft_jax.main', 'train', '--config=text',
       f'--workdir={folder / "toy"}', '--quiet',
       f'--config.data.path={folder / "text.txt"}',
-      f'--config.train.steps={steps}', '--config.train.batch_size=16',
+      '--config.train.steps=90', f'--config.train.stop_at_step={stop}',
+      '--config.train.batch_size=16',
       '--config.model.context=64', '--config.model.width=32',
       '--config.model.depth=2', '--config.model.num_heads=2',
       '--config.model.precision=float32', '--config.optim.warmup_steps=5',
@@ -456,8 +457,8 @@ def _train(folder, steps):
 
 
 @pytest.mark.slow
-def test_a_newer_checkpoint_is_taken_and_nothing_dropped(model_dir, tmp_path):
-  shutil.copytree(model_dir, tmp_path / 'toy')
+def test_a_newer_checkpoint_is_taken_and_nothing_dropped(tmp_path):
+  _train(tmp_path, 60)
   folder = tmp_path / 'toy' / 'checkpoints'
   checkpoint = 'craft_checkpoint_step'
   server = Server(tmp_path / 'toy', tmp_path / 'log', '--reload=0.2')
@@ -486,12 +487,14 @@ def test_a_newer_checkpoint_is_taken_and_nothing_dropped(model_dir, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
       for _ in range(3):
         pool.submit(ask)
-      with _asked(server, **_ENDLESS | {'n': 16}, stream=True) as line:
-        _train(tmp_path, 90)
-        server.until(lambda: server.metric(checkpoint) == 90)
-        new = server.complete(**_SMALL)['choices']
-        assert b'[DONE]' in _until_done(line)
-      stop = True
+      try:
+        with _asked(server, **_ENDLESS | {'n': 16}, stream=True) as line:
+          _train(tmp_path, 90)
+          server.until(lambda: server.metric(checkpoint) == 90, 60)
+          new = server.complete(**_SMALL)['choices']
+          assert b'[DONE]' in _until_done(line)
+      finally:
+        stop = True
     assert set(statuses) == {200}
     assert new != old
     assert server.metric('craft_reloads_total') == 1
