@@ -20,6 +20,7 @@ from craft_jax.serve.metrics import Metrics
 
 _BODIES: dict[str, type[BaseModel]] = {
   'completions': bodies.CompletionBody,
+  'validate': bodies.ValidateBody,
   'score': bodies.ScoreBody,
   'tokenize': bodies.TokenizeBody,
   'detokenize': bodies.DetokenizeBody,
