@@ -200,12 +200,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_runs(
-  dirs: Sequence[str], where: str = ''
+  dirs: Sequence[str], where: str = '', rows: bool = False
 ) -> tuple[list[Any], list[str]]:
-  """The runs in the folders (default: runs) that pass the filter, and notes."""
-  from craft_jax.track import query, runs
+  """The runs in the folders (default: runs) that pass the filter, and notes.
 
-  found, notes = runs.load_all(runs.find(dirs or ['runs']))
+  Args:
+    dirs: the folders.
+    where: the filter.
+    rows: whether all of their rows will be looked at.
+  """
+  from craft_jax.track import first_read, query, runs
+
+  paths = runs.find(dirs or ['runs'])
+  first_read.read(paths, rows)
+  found, notes = runs.load_all(paths)
   if where:
     test = query.parse(where, _keys(found))
     found = [one for one in found if test(one.facts)]
@@ -291,7 +299,7 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.track import compare
 
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if len(found) < 2:
     raise UserError(
       f'{len(found)} run(s) to compare; give two or more, or a folder of them'
@@ -317,7 +325,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   metrics = [name for name in args.metric.split(',') if name]
   output = args.output or 'runs.png'
   plot.check(output, args.smooth, args.log, metrics)
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
   if not args.output and len(found) == 1:
@@ -336,7 +344,7 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to report; craft runs list shows those there are')
   compared = compare.compare(found)
