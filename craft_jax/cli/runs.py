@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help=text,
       description=f'{text[0].upper()}{text[1:]}.\n\n{_EXAMPLES[name]}',
     )
-    help = 'a run, or a folder that holds runs'
+    default = ' (default: runs)' if nargs == '*' else ''
+    help = f'a run, or a folder that holds runs{default}'
     sub.add_argument(
       'dirs', nargs=nargs, metavar='DIR', **{'help': help} | more
     )
@@ -83,15 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     return sub
 
-  sub = action(
-    'list',
-    'a line per run',
-    '*',
-    help='a run, or a folder that holds runs (default: runs)',
-  )
-  _add_list(sub)
+  _add_list(action('list', 'a line per run', '*'))
   action('show', 'what one run is and where it stands', '?', help='a run')
-  sub = action('compare', 'what differs, and which is better', '+')
+  sub = action('compare', 'what differs, and which is better', '*')
   _add_filter(sub)
   sub.add_argument(
     '--metric',
@@ -99,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='val_loss, val_bpb, val_accuracy, ... (default: val_loss; val_bpb '
     'where vocabularies differ)',
   )
-  _add_plot(action('plot', 'curves as a picture', '+'))
-  sub = action('report', 'one HTML file: curves, differences, samples', '+')
+  _add_plot(action('plot', 'curves as a picture', '*'))
+  sub = action('report', 'one HTML file: curves, differences, samples', '*')
   _add_filter(sub)
   sub.add_argument(
     '--output',
@@ -112,9 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('rm', 'delete runs', '+'),
     ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
   ):
-    default = '' if nargs == '+' else ' (default: runs)'
-    help = f'a run, or a folder that holds runs{default}'
-    action(name, text, nargs, help=help).add_argument(
+    action(name, text, nargs).add_argument(
       '--yes', action='store_true', help='delete; without it only tell'
     )
 
