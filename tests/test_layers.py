@@ -51,11 +51,11 @@ _LAYERS = {
   'compress': 5,
   'engine': 5,
   'surprisal': 5,
-  'preflight': 5,
+  'preflight': 6,
   'train': 5,
   'language_model': 6,
-  'cli': 6,
-  'main': 7,  # alone above cli, which it imports
+  'cli': 7,
+  'main': 8,  # alone above cli, which it imports
 }
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
