@@ -22,15 +22,17 @@ from craft_jax.data import corpus as corpora
 from craft_jax.data import sources
 from craft_jax.data.index import check_samples
 from craft_jax.errors import UserError
+from craft_jax.model.precision import resolve_precision
 from craft_jax.plan.memory import USABLE, memory
 from craft_jax.plan.report import amount
-from craft_jax.room import room
+from craft_jax.room import Room, room
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import rules
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.track import exports, rundir
 from craft_jax.track.lock import is_held
+from craft_jax.train.shortage import refuse
 
 OK, PROBLEM, SKIPPED = 'ok', 'problem', 'not checked'
 
@@ -195,13 +197,16 @@ def _devices(
   rows = [Row('devices', PROBLEM, problem) for problem in problems]
   if not problems:
     rows.append(Row('devices', OK, f'{name}, mesh {layout}'))
+  if not machine.device:  # as training decides it, on these devices
+    precision = resolve_precision(cfg.model.precision)
+    model = dataclasses.replace(cfg.model, precision=precision)
+    cfg = dataclasses.replace(cfg, model=model)
   sketch = plan.sketch(cfg, vocabulary.size if vocabulary else 0)
   if problem := sketch.problem(layout):
     if not problems:
       rows = [Row('devices', PROBLEM, problem)]
     return 0.0, [*rows, Row('memory', SKIPPED, 'mend the mesh first')]
-  used = memory(sketch, layout)
-  rows += _of('memory', lambda: _memory(used.total, machine))
+  rows += _of('memory', lambda: _memory(sketch, layout, machine))
   return sketch.state_bytes, rows
 
 
@@ -220,26 +225,25 @@ def _layout(cfg: Config, count: int, problems: list[str]) -> plan.Layout | None:
   return plan.Layout(**sizes)
 
 
-def _memory(needed: float, machine: Machine) -> str:
-  """Compares an estimate of a step with what a device has."""
+def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
+  """What training would say at its start, of these devices or of named ones."""
   if machine.device:
-    limit = USABLE * plan.find_device(machine.device).memory
-    source = f'{machine.device} leaves {amount(limit)}'
+    device = plan.find_device(machine.device)
+    left: Room | None = Room(USABLE * device.memory, machine.device)
+    platform = device.platform
   else:
-    left = room()
-    if left is None:
-      return (
-        f'about {amount(needed)} on each device; nothing tells what is free'
-      )
-    limit = left.bytes
-    source = f'{left.source} leaves {amount(limit)}'
-  text = f'a step needs about {amount(needed)} on each device, {source}'
-  if needed > limit:
-    raise UserError(
-      f'{text}; raise train.accumulate, set model.remat=block, or lower '
-      'train.batch_size (craft plan counts the bytes)'
-    )
-  return text
+    left, platform = room(), jax.devices()[0].platform
+  needed = memory(sketch, layout, platform).total
+  text = f'a step needs about {amount(needed)} on each device'
+  if left is None:
+    return f'{text}; nothing tells what is free'
+  found = f'{text}, {left.source} leaves {amount(left.bytes)}'
+  if not sketch.cfg.train.check_memory:
+    return f'{found}; not compared (train.check_memory=false)'
+  refuse(sketch, layout, left, platform)
+  if needed > left.bytes:
+    return f'{found}; in doubt, so training would try'
+  return found
 
 
 def _workdir(cfg: Config, workdir: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ _GROUP_FILES = (
   ('', 'memory.max', 'memory.current'),
   ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
 )
+_SIZE = re.compile(r'([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?) *(?:([kmgt])(i?))?b?')
 
 
 class Room(NamedTuple):
@@ -155,13 +157,14 @@ def parse_bytes(text: str) -> int:
   """`8GiB`, `80GB`, `500 MB` or a plain number of bytes.
 
   Raises:
-    ValueError: no such size, or not above zero.
+    ValueError: no such size, or less than a byte.
   """
-  word = text.strip().lower().replace(' ', '').removesuffix('b')
-  binary = word.endswith('i')
-  word = word.removesuffix('i')
-  power = 'kmgt'.find(word[-1:]) + 1 if word[-1:] else 0
-  number = float(word[:-1] if power else word)
-  if (binary and not power) or not 0 < number < math.inf:
+  found = _SIZE.fullmatch(text.strip().lower())
+  if not found:
     raise ValueError(text)
-  return int(number * (1024 if binary else 1000) ** power)
+  number, unit, binary = found.groups()
+  scale = 1024 if binary else 1000
+  size = float(number) * scale ** (' kmgt'.index(unit or ' '))
+  if not 1 <= size < math.inf:
+    raise ValueError(text)
+  return int(size)

@@ -80,20 +80,26 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
 
-# offer_browser PYTHON: a Chromium for the tests of the report, where one can
-# be had in a few minutes. Never fails.
-offer_browser() {
-  local name
+# offer_programs PYTHON: a Chromium, zsh and fish for the tests that use them,
+# where they can be had in a few minutes. Never fails.
+offer_programs() {
+  local name wanted=() browser=
   for name in chromium chromium-browser google-chrome; do
-    type -P "$name" >/dev/null && return
+    type -P "$name" >/dev/null && browser=$name
   done
-  say 'looking for a Chromium to test the report in (minutes, once)'
+  [ -n "$browser" ] || wanted+=(chromium)
+  for name in zsh fish; do
+    type -P "$name" >/dev/null || wanted+=("$name")
+  done
+  [ ${#wanted[@]} = 0 ] && return
+  say "looking for ${wanted[*]} to test with (minutes, once)"
   if [ "$(id -u)" = 0 ] && type -P apt-get >/dev/null; then
     timeout 60 apt-get -qq update </dev/null >/dev/null 2>&1 &&
       DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install -y \
-        --no-install-recommends chromium </dev/null >/dev/null 2>&1 && return
+        --no-install-recommends "${wanted[@]}" </dev/null >/dev/null 2>&1 &&
+      return
   fi
-  timeout 120 "$1" -m playwright install chromium \
-    </dev/null >/dev/null 2>&1 && return
-  say 'there is none: the tests of the report in a browser are skipped'
+  [ -n "$browser" ] || timeout 120 "$1" -m playwright install chromium \
+    </dev/null >/dev/null 2>&1 || true
+  say 'not all of them can be had: the tests that need them are skipped'
 }

@@ -3,7 +3,7 @@
 #
 #   --fast          no slow tests; under five minutes on two cores (default)
 #   --all           slow tests too (default where the variable CI is set);
-#                   installs a Chromium where it can
+#                   installs a Chromium, zsh and fish where it can
 #   --interpreters  fast tests also on every other Python >= 3.11 found
 #   --lowest        fast tests also with the lowest versions that
 #                   pyproject.toml allows
@@ -74,7 +74,7 @@ if [ $interpreters = yes ]; then
   done < <(list_pythons)
 fi
 
-[ $scope = all ] && offer_browser "$bin/python"
+[ $scope = all ] && offer_programs "$bin/python"
 
 # Last, so that pytest's closing line closes the whole.
 run_pytest "$bin/python" $scope

@@ -51,7 +51,7 @@ _LAYERS = {
   'compress': 5,
   'engine': 5,
   'surprisal': 5,
-  'preflight': 5,
+  'preflight': 6,
   'train': 5,
   'language_model': 6,
   'serve.errors': 1,

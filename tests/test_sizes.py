@@ -32,7 +32,7 @@ def _too_long(text: str, name: str) -> dict[str, int]:
 
 def _sizes() -> dict[str, int]:
   found = {}
-  for folder in ('craft_jax', 'configs', 'launch', 'benchmarks'):
+  for folder in ('craft_jax', 'configs', 'launch', 'benchmarks', 'docs'):
     for path in sorted((_ROOT / folder).rglob('*.py')):
       name = path.relative_to(_ROOT).as_posix()
       found |= _too_long(path.read_text(encoding='utf-8'), name)

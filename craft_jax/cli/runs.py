@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help=text,
       description=f'{text[0].upper()}{text[1:]}.\n\n{_EXAMPLES[name]}',
     )
-    help = 'a run, or a folder that holds runs'
+    default = ' (default: runs)' if nargs == '*' else ''
+    help = f'a run, or a folder that holds runs{default}'
     sub.add_argument(
       'dirs', nargs=nargs, metavar='DIR', **{'help': help} | more
     )
@@ -83,15 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     return sub
 
-  sub = action(
-    'list',
-    'a line per run',
-    '*',
-    help='a run, or a folder that holds runs (default: runs)',
-  )
-  _add_list(sub)
+  _add_list(action('list', 'a line per run', '*'))
   action('show', 'what one run is and where it stands', '?', help='a run')
-  sub = action('compare', 'what differs, and which is better', '+')
+  sub = action('compare', 'what differs, and which is better', '*')
   _add_filter(sub)
   sub.add_argument(
     '--metric',
@@ -99,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='val_loss, val_bpb, val_accuracy, ... (default: val_loss; val_bpb '
     'where vocabularies differ)',
   )
-  _add_plot(action('plot', 'curves as a picture', '+'))
-  sub = action('report', 'one HTML file: curves, differences, samples', '+')
+  _add_plot(action('plot', 'curves as a picture', '*'))
+  sub = action('report', 'one HTML file: curves, differences, samples', '*')
   _add_filter(sub)
   sub.add_argument(
     '--output',
@@ -112,9 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ('rm', 'delete runs', '+'),
     ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
   ):
-    default = '' if nargs == '+' else ' (default: runs)'
-    help = f'a run, or a folder that holds runs{default}'
-    action(name, text, nargs, help=help).add_argument(
+    action(name, text, nargs).add_argument(
       '--yes', action='store_true', help='delete; without it only tell'
     )
 
@@ -200,12 +193,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_runs(
-  dirs: Sequence[str], where: str = ''
+  dirs: Sequence[str], where: str = '', rows: bool = False
 ) -> tuple[list[Any], list[str]]:
-  """The runs in the folders (default: runs) that pass the filter, and notes."""
-  from craft_jax.track import query, runs
+  """The runs in the folders (default: runs) that pass the filter, and notes.
 
-  found, notes = runs.load_all(runs.find(dirs or ['runs']))
+  Args:
+    dirs: the folders.
+    where: the filter.
+    rows: whether all of their rows will be looked at.
+  """
+  from craft_jax.track import first_read, query, runs
+
+  paths = runs.find(dirs or ['runs'])
+  first_read.read(paths, rows)
+  found, notes = runs.load_all(paths)
   if where:
     test = query.parse(where, _keys(found))
     found = [one for one in found if test(one.facts)]
@@ -291,7 +292,7 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.track import compare
 
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if len(found) < 2:
     raise UserError(
       f'{len(found)} run(s) to compare; give two or more, or a folder of them'
@@ -317,7 +318,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   metrics = [name for name in args.metric.split(',') if name]
   output = args.output or 'runs.png'
   plot.check(output, args.smooth, args.log, metrics)
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
   if not args.output and len(found) == 1:
@@ -336,7 +337,7 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
-  found, notes = open_runs(args.dirs, args.where)
+  found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to report; craft runs list shows those there are')
   compared = compare.compare(found)

@@ -1,5 +1,6 @@
 """Runs and their comparison as text for a terminal or a pipe."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from craft_jax.track.runs import Run, sample_of
 from craft_jax.track.verdict import Result
 
 _UNITS = ((86400.0, 'd'), (3600.0, 'h'), (60.0, 'min'))
+_COLUMNS = 80  # of sentences
 _MOST_GROUPS = 4  # side by side; more are listed
 
 
@@ -158,9 +160,15 @@ def comparison(found: compare.Comparison, *, ranked: bool = False) -> str:
     ranked: best first, below each other, however few there are.
   """
   side = not ranked and len(found.groups) <= _MOST_GROUPS
-  parts = [_side_by_side(found) if side else _below_each_other(found)]
-  notes = [f'note: {note}' for note in found.notes]
-  return '\n'.join([*parts[0], '', *notes, verdict(found)])
+  parts = _side_by_side(found) if side else _below_each_other(found)
+  said = [*(f'note: {note}' for note in found.notes), verdict(found)]
+  wrapped = [
+    textwrap.fill(
+      line, _COLUMNS, break_long_words=False, break_on_hyphens=False
+    )
+    for line in said
+  ]
+  return '\n'.join([*parts, '', *wrapped])
 
 
 def _names(found: compare.Comparison) -> list[str]:

@@ -25,6 +25,7 @@ from craft_jax.cli import auto_batch, distributed
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
 from craft_jax.interrupts import Interrupts, follow_parent
+from craft_jax.track import layout
 
 SUMMARY = 'train a model, or continue a run (the default command)'
 
@@ -176,7 +177,21 @@ def report(summary: dict[str, Any], steps: int) -> str:
     f'  {craft} sample --workdir={workdir} --prompt={prompt}',
     f'  {craft} eval --workdir={workdir}',
   ]
+  if other := _beside(pathlib.Path(workdir)):
+    lines.append(f'  {craft} runs compare {other} {workdir}')
   return '\n'.join(lines)
+
+
+def _beside(workdir: pathlib.Path) -> pathlib.Path | None:
+  """The run that ended last of those in the same folder, if there are any."""
+  ended = [
+    path
+    for path in workdir.parent.glob(f'*/{layout.SUMMARY}')
+    if path.parent != workdir
+  ]
+  return (
+    max(ended, key=lambda path: path.stat().st_mtime).parent if ended else None
+  )
 
 
 def _program() -> str:

@@ -22,20 +22,35 @@ def resized(cfg: Model, vocabulary_size: int, params: float) -> Model | None:
   Returns:
     None where no width up to 128 heads reaches it.
   """
-  below = None
-  for heads in range(1, _MOST_HEADS + 1):
-    if heads % (cfg.num_kv_heads or 1):
-      continue
-    model = _with_heads(cfg, heads)
-    count = param_count(
-      jax.eval_shape(build(model, vocabulary_size).init, jax.random.key(0))
-    )
-    if count >= params:
-      if below and params / below[0] < count / params:
-        return below[1]
-      return model
-    below = count, model
-  return None
+  step = cfg.num_kv_heads or 1
+
+  def sized(groups: int) -> tuple[int, Model]:
+    model = _with_heads(cfg, groups * step)
+    # Scanned layers count the same, and many are traced as one.
+    net = build(dataclasses.replace(model, unroll=1), vocabulary_size)
+    return param_count(jax.eval_shape(net.init, jax.random.key(0))), model
+
+  most = _MOST_HEADS // step
+  low, high = 0, 1  # multiples of the shared heads: too few, enough
+  found = {}
+  while high <= most:
+    found[high] = sized(high)
+    if found[high][0] >= params:
+      break
+    low, high = high, min(2 * high, most) if high < most else most + 1
+  if high > most:
+    return None
+  while high - low > 1:  # by halving: parameters grow with heads
+    middle = (low + high) // 2
+    found[middle] = sized(middle)
+    if found[middle][0] >= params:
+      high = middle
+    else:
+      low = middle
+  count, model = found[high]
+  if low and params / found[low][0] < count / params:
+    return found[low][1]
+  return model
 
 
 def _with_heads(cfg: Model, heads: int) -> Model:

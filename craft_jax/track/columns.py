@@ -39,6 +39,15 @@ def read(folder: pathlib.Path, table: str, names: Iterable[str]) -> Table:
   return {name: found[name] for name in ('step', *names) if name in found}
 
 
+def offset(folder: pathlib.Path) -> int:
+  """Bytes of the rows that are kept as columns, as far as its head tells."""
+  try:
+    with open(folder / COLUMNS, 'rb') as file:
+      return int(json.loads(file.readline(1 << 20))['offset'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return 0
+
+
 def _fresh(folder: pathlib.Path) -> dict[str, Table]:
   """All tables, as they are kept where that is whole, else read and kept."""
   path = folder / METRICS

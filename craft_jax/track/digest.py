@@ -67,6 +67,11 @@ def read(folder: pathlib.Path) -> Digest:
   return found
 
 
+def offset(folder: pathlib.Path) -> int:
+  """Bytes of the rows that were read into what is kept."""
+  return _kept(folder / DIGEST).offset
+
+
 def _kept(path: pathlib.Path) -> Digest:
   try:
     fields = json.loads(path.read_bytes())

@@ -2,15 +2,60 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from craft_jax.errors import UserError, hint
-from craft_jax.track import curves
+from craft_jax.track import compare, curves
 from craft_jax.track.runs import Run
 
 SUFFIXES = ('.png', '.svg', '.pdf')
 _POINTS = 2000  # of a curve; more cannot be seen
+# Colours of the runs, told apart by those who see few too (Okabe and Ito).
+COLORS = (
+  '#0072b2', '#d55e00', '#008a63', '#b8578f', '#b07a00', '#2f8fc4', '#7a5c2e',
+  '#6b6b6b',
+)  # fmt: skip
+# The second eight runs are drawn dashed, the third dotted.
+DASHES = ('solid', 'dashed', 'dotted')
+_WITHIN = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # a decade
+_UNITS = {
+  'loss': 'nats per symbol',
+  'nll': 'nats per symbol',
+  'bpb': 'bits per byte',
+  'bpc': 'bits per character',
+  'seconds': 'seconds',
+}
+
+
+def label(metrics: Sequence[str]) -> str:
+  """The metrics and their unit, if it is one."""
+  units = {_UNITS.get(metric.removeprefix('val_')) for metric in metrics}
+  unit = units.pop() if len(units) == 1 else None
+  return ', '.join(metrics) + (f' ({unit})' if unit else '')
+
+
+def counted(axis: Any) -> None:
+  """Numbers as `200k` and `1.5M` on an axis."""
+  from matplotlib import ticker
+
+  axis.set_major_formatter(ticker.EngFormatter(sep=''))
+
+
+def plain_ticks(axis: Any) -> None:
+  """Plain numbers on a logarithmic axis, and enough of them."""
+  from matplotlib import ticker
+
+  low, high = axis.get_view_interval()
+  # Within a decade or two, powers of ten alone would be too few.
+  if high < 1.7 * low:
+    axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 5, 10]))
+  elif high < 100 * low:
+    between = _WITHIN if high < 10 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(ticker.LogLocator(subs=between, numticks=30))
+  axis.set_minor_locator(ticker.NullLocator())
+  axis.set_major_formatter(lambda value, _: f'{value:g}')
 
 
 def thinned(x: np.ndarray, y: np.ndarray, points: int = _POINTS):
@@ -83,7 +128,7 @@ def draw(
 
   figure = Figure(figsize=(9, 5.5), layout='constrained')
   axes = figure.add_subplot()
-  drawn = 0
+  drawn, names = 0, compare.short_names([run.name for run in runs])
   for number, run in enumerate(runs):
     for metric in metrics:
       x, y = curves.Series(run, metric).along(axis).points()
@@ -93,21 +138,20 @@ def draw(
       x, y = thinned(x, y if evaluated else smoothed(y, smooth))
       axes.plot(
         x, y,
-        color=f'C{number % 10}',
+        color=COLORS[number % len(COLORS)],
+        linestyle=DASHES[number // len(COLORS) % len(DASHES)],
         marker='o' if evaluated else '',
         markersize=3,
         linewidth=1.6 if evaluated else 1.0,
         alpha=1.0 if evaluated or len(metrics) == 1 else 0.6,
-        label=run.name + (f' {metric}' if len(metrics) > 1 else ''),
+        label=names[run.name] + (f' {metric}' if len(metrics) > 1 else ''),
       )  # fmt: skip
       drawn += 1
   if not drawn:
     raise UserError(_nothing(runs, metrics, axis))
   axes.set_xlabel(curves.AXES[axis])
-  axes.set_ylabel(', '.join(metrics))
-  axes.set_xscale('log' if 'x' in log else 'linear')
-  axes.set_yscale('log' if 'y' in log else 'linear')
-  axes.grid(alpha=0.3)
+  axes.set_ylabel(label(metrics))
+  _scales(axes, axis, log)
   if drawn <= 24:
     axes.legend(fontsize='small')
   try:
@@ -116,6 +160,17 @@ def draw(
   except OSError as e:
     raise UserError(f'cannot write {output} ({e.strerror or e})') from e
   return drawn
+
+
+def _scales(axes: Any, axis: str, log: str) -> None:
+  axes.set_xscale('log' if 'x' in log else 'linear')
+  axes.set_yscale('log' if 'y' in log else 'linear')
+  for name, one in (('x', axes.xaxis), ('y', axes.yaxis)):
+    if name in log:
+      plain_ticks(one)
+  if axis != 'seconds':
+    counted(axes.xaxis)
+  axes.grid(alpha=0.3)
 
 
 def _nothing(runs: Sequence[Run], metrics: Sequence[str], axis: str) -> str:

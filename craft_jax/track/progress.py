@@ -202,4 +202,7 @@ class Progress:
     line = bar_line(
       self._step, self._total, self._left(), parts, width, self._phase
     )
-    return rich.text.Text(line, no_wrap=True, overflow='crop')
+    text = rich.text.Text(line, no_wrap=True, overflow='crop')
+    text.highlight_regex(f'^{_FULL}+', 'cyan')
+    text.highlight_regex(f'{_EMPTY}+', 'bright_black')
+    return text

@@ -3,21 +3,20 @@
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from craft_jax.track import compare, curves
-from craft_jax.track.plot import thinned
-from craft_jax.track.report_page import LIGHT, PAGE, STYLE
+from craft_jax.track.plot import COLORS, DASHES, thinned
+from craft_jax.track.report_page import PAGE, STYLE
 from craft_jax.track.report_script import SCRIPT
 from craft_jax.track.runs import Run, sample_of
 
 _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
-# The second eight runs are drawn dashed, the third dotted.
-_DASHES = ('solid', 'dashed', 'dotted')
 # Title, then the keys of its curves.
 _CHARTS = (
   ('Loss, nats per symbol', ('nll', 'val_loss')),
@@ -63,9 +62,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   return PAGE.format(
     title=html.escape(_title(names)),
     style=STYLE,
-    verdict=f'<p class="verdict">{html.escape(verdict)}</p>'
-    if len(runs) > 1
-    else '',
+    verdict=_verdict(verdict) if len(runs) > 1 else '',
     notes=f'<ul>{notes}</ul>' if notes else '',
     runs=_runs_table(runs, names),
     differences=_differences(found),
@@ -80,6 +77,14 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   )
 
 
+def _verdict(text: str) -> str:
+  """A flag in it is not broken at its hyphens."""
+  shown = re.sub(
+    r'--[\w.]+', r'<span class="flag">\g<0></span>', html.escape(text)
+  )
+  return f'<p class="verdict">{shown}</p>'
+
+
 def _is_thinned(data: Mapping[str, Any]) -> bool:
   return any(
     len(series['y']) == _POINTS
@@ -89,11 +94,11 @@ def _is_thinned(data: Mapping[str, Any]) -> bool:
 
 
 def _color(number: int) -> str:
-  return f'var(--c{number % len(LIGHT)})'
+  return f'var(--c{number % len(COLORS)})'
 
 
 def _dash(number: int) -> str:
-  return _DASHES[number // len(LIGHT) % len(_DASHES)]
+  return DASHES[number // len(COLORS) % len(DASHES)]
 
 
 def _title(names: Sequence[str]) -> str:
@@ -141,9 +146,9 @@ def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-  """Six digits are more than a picture shows."""
+  """Eight digits: what is read out, with four decimals, is rounded once."""
   return [
-    float(f'{value:.6g}') if math.isfinite(value) else None for value in values
+    float(f'{value:.8g}') if math.isfinite(value) else None for value in values
   ]
 
 
@@ -162,16 +167,17 @@ def _runs_table(runs: Sequence[Run], names: Sequence[str]) -> str:
     style = f'border-top-color:{_color(i)};border-top-style:{_dash(i)}'
     key = f'<span class="key" style="{style}"></span>'
     cells = [
-      facts['status'],
-      f'{_count(facts["step"])} of {_count(facts["steps"])}',
       _figure(facts['loss']),
       _figure(facts['final']),
+      facts['status'],
+      f'{_count(facts["step"])} of {_count(facts["steps"])}',
       _count(facts['params']),
       _count(facts['speed']),
       _count(facts['seconds']),
     ]
     rows.append([key + _wrapped(name), *map(html.escape, cells)])
-  head = ('run', 'status', 'step', 'best loss', 'last loss', 'parameters',
+  # What a phone shows without scrolling comes first.
+  head = ('run', 'best loss', 'last loss', 'status', 'step', 'parameters',
           'characters/s', 'seconds')  # fmt: skip
   return _table(head, rows)
 

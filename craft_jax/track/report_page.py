@@ -1,11 +1,8 @@
 """The frame and the looks of the report; `report` fills it."""
 
-# Colours of the runs, told apart by those who see few too (Okabe and Ito),
-# and lighter ones of the same order on a dark page.
-LIGHT = (
-  '#0072b2', '#d55e00', '#008a63', '#b8578f', '#b07a00', '#2f8fc4', '#7a5c2e',
-  '#6b6b6b',
-)  # fmt: skip
+from craft_jax.track.plot import COLORS
+
+# Lighter ones of the same order on a dark page.
 DARK = (
   '#4aa8e8', '#ff8a3d', '#2fc99b', '#e79cc8', '#f0b429', '#8fd3f7', '#c7a36b',
   '#b0b0b0',
@@ -39,6 +36,7 @@ td:first-child, th:first-child { text-align: left; padding-left: 0 }
 .wide { overflow-x: auto }
 .long { display: inline-block; width: 15em; white-space: normal;
         overflow-wrap: anywhere; vertical-align: top }
+.flag { white-space: nowrap }
 .verdict { background: var(--box); padding: .8em 1em; border-radius: .4em }
 .key { display: inline-block; width: 1.4em; border-top: .25em solid;
        margin-right: .5em; vertical-align: middle }
@@ -68,7 +66,7 @@ pre { background: var(--box); padding: .8em; white-space: pre-wrap;
       overflow-wrap: anywhere; border-radius: .4em }
 """
   )
-  .replace('LIGHT', _variables(LIGHT))
+  .replace('LIGHT', _variables(COLORS))
   .replace('DARK', _variables(DARK))
 )
 

@@ -84,7 +84,7 @@ function short(v) {
   const a = Math.abs(v);
   for (const [size, unit] of [[1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e3, 'k']])
     if (a >= size && a < 1e15) return +(v / size).toPrecision(4) + unit;
-  return a >= 1e15 || (a && a < 1e-3) ? v.toExponential(2)
+  return a >= 1e15 || (a && a < 1e-4) ? v.toExponential(2)
     : String(+v.toPrecision(5));
 }
 

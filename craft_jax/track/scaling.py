@@ -256,7 +256,7 @@ def _reach(points: Points, flops: float, best: Split) -> list[str]:
     if not known.min() / 2 <= value <= known.max() * 2:
       notes.append(
         f'the best number of {name} lies outside of the runs, which have '
-        f'{known.min():.3g} to {known.max():.3g}'
+        f'{known.min():,.0f} to {known.max():,.0f}'
       )
   return notes
 

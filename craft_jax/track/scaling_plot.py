@@ -6,13 +6,8 @@ import numpy as np
 
 from craft_jax import scaling_law
 from craft_jax.errors import UserError
+from craft_jax.track import plot
 from craft_jax.track.scaling import Study
-
-_LABELS = {
-  'val_loss': 'val_loss, nats per symbol',
-  'val_bpb': 'val_bpb, bits per byte',
-  'val_bpc': 'val_bpc, bits per character',
-}
 
 
 def draw(study: Study, output: str) -> None:
@@ -25,7 +20,6 @@ def draw(study: Study, output: str) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  from matplotlib import ticker
   from matplotlib.figure import Figure
 
   figure = Figure(figsize=(11, 4.8), layout='constrained')
@@ -35,11 +29,10 @@ def draw(study: Study, output: str) -> None:
   for axes in (left, right):
     axes.set_xscale('log')
     axes.set_yscale('log')
-    axes.set_ylabel(_LABELS.get(study.points.metric, study.points.metric))
-    # A loss spans less than a decade, where logarithmic ticks are too few.
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(7))
-    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
-    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_ylabel(plot.label([study.points.metric]))
+    plot.plain_ticks(axes.yaxis)
+    plot.plain_ticks(axes.xaxis)
+    plot.counted(axes.xaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
   try:

@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from craft_jax.errors import INTERRUPTED, UserError
-from craft_jax.track import layout
+from craft_jax.track import first_read, layout
 from craft_jax.train import shortage
 from craft_jax.train.setup import Setup
 
@@ -49,6 +50,8 @@ def noted(setup: Setup) -> Iterator[Ending]:
     run_dir.finish(layout.FINISHED, 'finished')
   else:
     run_dir.finish(layout.STOPPED, f'stopped at step {step}')
+  if run_dir.writes:
+    first_read.keep_large(pathlib.Path(run_dir.path))
 
 
 def _told(error: BaseException, setup: Setup, doing: str) -> BaseException:

@@ -100,14 +100,28 @@ def check_start(
   layout = Layout(**mesh_shape)
   if left is None or _at_most(cfg, vocabulary_size, layout) < left.bytes:
     return
-  run = sketch(cfg, vocabulary_size)
-  used = memory(run, layout, _platform())
+  refuse(sketch(cfg, vocabulary_size), layout, left, _platform())
+
+
+def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:
+  """Refuses a run whose least need is more than there is; else its plan.
+
+  Args:
+    run: what is asked about.
+    layout: sizes of the mesh axes; divides the model.
+    left: what each device can give.
+    platform: JAX's name of the devices.
+
+  Raises:
+    TooLarge: even with the least share of the estimate that was ever measured.
+  """
+  used = memory(run, layout, platform)
   if used.state + LEAST * (used.total - used.state) <= left.bytes:
-    return
+    return used
   raise TooLarge(
     f'this run needs about {amount(used.total)} on each of {layout.devices} '
     f'device(s), and {left.source} leaves {amount(left.bytes)}; '
-    f'{_advice(run, layout, Bound(left.bytes, _platform()))}; {_ANYWAY}',
+    f'{_advice(run, layout, Bound(left.bytes, platform))}; {_ANYWAY}',
     'planning',
     used.total,
   )

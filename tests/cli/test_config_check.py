@@ -1,5 +1,6 @@
 """`craft config check`: all that would stop a run, at once."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,7 +8,11 @@ import shutil
 
 import pytest
 
-from craft_jax import main, preflight
+from craft_jax import config, main, plan, preflight
+from craft_jax.model.precision import resolve_precision
+from craft_jax.plan import memory
+from craft_jax.room import Room
+from craft_jax.train import shortage
 
 _TINY = [
   '--config.model.context=16', '--config.model.width=16',
@@ -55,6 +60,36 @@ def test_a_run_that_could_start(check):
   assert '2.5 kB in 1 document' in rows['text'][0][1]
   # Nothing is trained, or made where the run would be.
   assert not pathlib.Path('runs').exists()
+
+
+def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
+  """Just inside both go on, and one byte less refuses both."""
+  flags = ['--config.train.batch_size=64', '--config.mesh.cpu_devices=1']
+  check(*flags)  # the text is ready
+  cfg = config.load_config(
+    'text',
+    [f.removeprefix('--config.') for f in ['data.path=my.txt', *_TINY, *flags]],
+  )
+  precision = resolve_precision(cfg.model.precision)
+  cfg = dataclasses.replace(
+    cfg, model=dataclasses.replace(cfg.model, precision=precision)
+  )
+  layout = plan.Layout(1, 1, 1)
+  used = memory.memory(plan.sketch(cfg, 260), layout, 'cpu')
+  least = used.state + shortage.LEAST * (used.total - used.state)
+  for left, refused in ((least + 1, False), (least - 1, True)):
+    given = Room(left, 'a limit')
+    for module in (preflight, shortage):
+      monkeypatch.setattr(module, 'room', lambda given=given: given)
+    code, rows = check(*flags, '--devices=1')
+    (status, detail), *_ = rows['memory']
+    assert (code == 2) == refused == (status == 'problem'), rows
+    try:
+      shortage.check_start(cfg, 260, layout._asdict())
+    except shortage.TooLarge as e:
+      assert refused and str(e) == detail
+    else:
+      assert not refused and 'in doubt' in detail
 
 
 def test_every_problem_of_the_settings_is_told(check):
@@ -115,7 +150,7 @@ def test_every_problem_of_a_file_is_told(check):
     (
       ['--device=l4', '--config.model.context=2000',
        '--config.train.batch_size=65536'],
-      'memory', 'raise train.accumulate',
+      'memory', 'try --config.train.accumulate=',
     ),
     (['--workdir=my.txt'], 'run directory', 'is a file'),
     (['--workdir=.'], 'run directory', 'and no run'),

@@ -51,8 +51,27 @@ def home(tmp_path_factory):
     ('half', ['--config.model.width=8', '--config.seed=1',
               '--stop-at-step=10']),
   ):  # fmt: skip
-    craft(*base, f'--workdir=runs/{name}', *extra, cwd=path)
+    said = craft(*base, f'--workdir=runs/{name}', *extra, cwd=path)
+    (path / f'{name}.out').write_text(said)
   return path
+
+
+def test_a_run_ends_with_what_to_type_next(home):
+  assert 'compare' not in (home / 'narrow.out').read_text()
+  said = (home / 'wide.out').read_text()
+  assert said.endswith(' runs compare runs/narrow runs/wide\n')
+
+
+def test_what_a_run_was_made_with(home):
+  """The `config` commands, asked about runs."""
+  shown = craft('config', 'show', 'runs/wide', '--set', cwd=home)
+  (row,) = [line for line in shown.splitlines() if 'model.width' in line]
+  assert row.split() == ['*', 'model.width', '=', '32', 'flag']
+  differ = craft('config', 'diff', 'runs/narrow', 'runs/wide', cwd=home)
+  assert differ == 'model.width: 8 -> 32\n'
+  craft('config', 'new', 'again.py', '--from=text', cwd=home)
+  error = craft('config', 'check', '--config=again.py', cwd=home, code=2)
+  assert '1 of ' in error and 'found a problem' in error
 
 
 def test_list(home):
@@ -90,16 +109,18 @@ def test_which_is_better_and_what_did_i_change(home):
   text = craft('runs', 'compare', 'runs/narrow', 'runs/wide', cwd=home)
   (row,) = [line for line in text.splitlines() if 'model.width' in line]
   assert row.split() == ['model.width', '8', '32']
-  last = text.splitlines()[-1]
-  assert last.startswith('wide is better: its best val_loss is ')
-  assert 'with another --config.seed' in last
+  said = ' '.join(text.split())  # it is wrapped
+  assert 'wide is better: its best val_loss is ' in said
+  assert said.endswith('train both with another --config.seed')
+  assert all(len(line) <= 80 for line in text.splitlines())
   found = result('runs', 'compare', 'runs/narrow', 'runs/wide', cwd=home)
   assert found['settings'] == {'model.width': [8, 32]}
   assert found['verdict']['better'] == 1
   assert {e['axis'] for e in found['equal']} == {
     'steps', 'chars', 'flops', 'seconds',
   }  # fmt: skip
-  everything = craft('runs', 'compare', 'runs', cwd=home)
+  # Which runs? All those in runs/.
+  everything = craft('runs', 'compare', cwd=home)
   assert 'half x2' in everything and 'not finished: runs/half' in everything
 
 

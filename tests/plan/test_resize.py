@@ -1,5 +1,8 @@
 """Models of a wanted size with the proportions of another."""
 
+import dataclasses
+import time
+
 import jax
 import pytest
 
@@ -32,3 +35,29 @@ def test_shared_heads_and_the_mlp_keep_their_proportion():
   found = resized(cfg, 260, 3 * count(cfg))
   assert found.num_heads % 2 == 0 and found.num_kv_heads == 2
   assert found.mlp_width == 2 * found.width
+
+
+def test_a_budget_far_beyond_the_model_is_told_at_once():
+  begin = time.perf_counter()
+  assert resized(CFG, 260, 1e15) is None
+  assert (
+    time.perf_counter() - begin < 5
+  )  # under 1 s alone; counting took minutes
+
+
+@pytest.mark.parametrize('kv_heads', [None, 3])
+def test_halving_finds_what_counting_up_does(kv_heads):
+  cfg = dataclasses.replace(CFG, num_heads=6, width=96, num_kv_heads=kv_heads)
+  step = kv_heads or 1
+  sizes = []
+  for heads in range(step, 16, step):
+    wide = dataclasses.replace(
+      cfg,
+      num_heads=heads,
+      width=16 * heads,
+      depth=max(round(heads / 3), 1),
+    )
+    sizes.append((count(dataclasses.replace(wide, unroll=1)), wide))
+  for wanted in (1, sizes[1][0], 0.6 * sizes[2][0] + 0.4 * sizes[3][0], 8e5):
+    nearest = min(sizes, key=lambda s: max(s[0] / wanted, wanted / s[0]))
+    assert resized(cfg, 260, wanted) == nearest[1], wanted

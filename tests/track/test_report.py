@@ -82,7 +82,7 @@ console.log(JSON.stringify({
   within: [within([1, 3, 5], 5.9), within([1, 3, 5], 6.1), within([5], 6)],
   ticks: [ticks(0, 1, false, 5), ticks(1, 100, true, 5), ticks(-3, 2, false, 5),
           ticks(1, 1e9, true, 5)],
-  short: [short(0), short(1234567), short(0.00012), short(NaN), short(1.5)],
+  short: [0, 1234567, 0.00012, 0.000012, NaN, 1.5].map(short),
   none: scale([0, -1], 0, 1, true), flat: scale([2, 2], 0, 10, false).low,
 }));
 """
@@ -102,5 +102,5 @@ def test_places_and_ticks():
   assert found['ticks'][1] == [1, 2, 5, 10, 20, 50, 100]
   assert found['ticks'][2] == [-3, -2, -1, 0, 1, 2]
   assert found['ticks'][3] == [1, 1e2, 1e4, 1e6, 1e8]
-  assert found['short'] == ['0', '1.235M', '1.20e-4', '-', '1.5']
+  assert found['short'] == ['0', '1.235M', '0.00012', '1.20e-5', '-', '1.5']
   assert found['none'] is None and found['flat'] < 2

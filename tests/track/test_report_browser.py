@@ -3,45 +3,26 @@
 import json
 import pathlib
 import re
-import shutil
+import runpy
 import subprocess
 import sys
 
 import pytest
-from playwright import sync_api
 
-_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
-# None of them is needed to open a file; some ask servers of their own.
-_FLAGS = (
-  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
-  '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-)  # fmt: skip
+_ROOT = pathlib.Path(__file__).parents[2]
 EVIL = '<script>document.title = "run"</script>'
 LOSSES = (3.0, 2.5, 2.25, 2.125)
-
-
-def _starts(path):
-  """Whether there is such a program, with the libraries that it needs."""
-  if not path or not pathlib.Path(path).exists():
-    return False
-  done = subprocess.run([path, '--version'], capture_output=True)
-  return done.returncode == 0
 
 
 @pytest.fixture(scope='module')
 def browser():
   """Chromium; its absence is the one reason to skip."""
-  with sync_api.sync_playwright() as playwright:
-    found = [*map(shutil.which, _NAMES), playwright.chromium.executable_path]
-    path = next(filter(_starts, found), None)
-    if path is None:
-      pytest.skip('no Chromium here; playwright install chromium gets one')
-    browser = playwright.chromium.launch(
-      executable_path=path, args=list(_FLAGS)
-    )
-    yield browser
-    browser.close()
+  script = runpy.run_path(str(_ROOT / 'docs' / 'pictures.py'))
+  try:
+    with script['chromium']() as browser:
+      yield browser
+  except script['Missing'] as e:
+    pytest.skip(f'needs {e}')
 
 
 @pytest.fixture(scope='module')

@@ -14,6 +14,7 @@ import pytest
 from craft_jax import checkpoint
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.main import main
+from craft_jax.track import columns, digest, first_read
 from craft_jax.train.loop import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -243,3 +244,16 @@ def test_a_text_nobody_can_print(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert b'validation' in done.stdout
+
+
+def test_a_run_that_ends_keeps_its_rows_as_columns(toy, tmp_path, monkeypatch):
+  train(toy(), tmp_path / 'small', quiet=True)
+  assert not (tmp_path / 'small' / columns.COLUMNS).exists()
+  monkeypatch.setattr(first_read, '_WORTH', 1)
+  train(toy(), tmp_path / 'run', quiet=True)
+  kept = [tmp_path / 'run' / name for name in (columns.COLUMNS, digest.DIGEST)]
+  before = [path.stat().st_mtime_ns for path in kept]
+  loss = columns.read(tmp_path / 'run', columns.TRAIN, ['loss'])['loss']
+  assert len(loss) == 12 and np.isfinite(loss).all()
+  assert digest.read(tmp_path / 'run').step == 12
+  assert before == [path.stat().st_mtime_ns for path in kept]
