@@ -10,9 +10,10 @@ import os
 # products run meanwhile (docs.jax.dev, "GPU performance tips"); kernels are
 # launched together, as a graph, since those of a small model are shorter than
 # their launch.
+_GRAPHS = '--xla_gpu_enable_command_buffer='
 _FAST = (
   '--xla_gpu_enable_latency_hiding_scheduler=true',
-  '--xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL',
+  f'{_GRAPHS}FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL',
 )
 # openxla.org/xla/determinism: kernels with atomic sums are left out, and
 # nothing is chosen by timing, which may choose otherwise next time.
@@ -27,6 +28,12 @@ def use() -> None:
   own = os.environ.get('XLA_FLAGS', '')
   if _FAST[0] not in own:  # a child process finds what its parent set
     os.environ['XLA_FLAGS'] = ' '.join([*_FAST, own]).strip()
+
+
+def see_operations() -> None:
+  """Has kernels launched one by one: a trace sees nothing within a graph."""
+  own = os.environ.get('XLA_FLAGS', '')
+  os.environ['XLA_FLAGS'] = own.replace(_FAST[1], _GRAPHS)
 
 
 def repeat_bits() -> None:

@@ -17,10 +17,10 @@ examples:
 
 import argparse
 import json
-import os
 import pathlib
 import time
 
+from craft_jax import xla_flags
 from craft_jax.cli import saved_config
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
@@ -78,10 +78,7 @@ def run(args: argparse.Namespace) -> int:
   if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
     raise UserError(f'{folder} is not empty; give another --output')
 
-  # On a GPU XLA replays most of a program as one recorded buffer of commands,
-  # in which a trace sees no operation. A flag of the user's own stays.
-  flags = os.environ.get('XLA_FLAGS', '')
-  os.environ['XLA_FLAGS'] = f'--xla_gpu_enable_command_buffer= {flags}'.strip()
+  xla_flags.see_operations()
 
   import jax
   from absl import logging

@@ -41,6 +41,7 @@ def test_all_flags_are_known():
   code = (
     'from craft_jax import xla_flags\n'
     'xla_flags.use()\n'
+    'xla_flags.see_operations()\n'
     'xla_flags.repeat_bits()\n'
     'import jax\n'
     'print(jax.numpy.ones(3).sum())\n'
