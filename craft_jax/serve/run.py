@@ -149,8 +149,10 @@ class Server(uvicorn.Server):
     try:
       yield
     finally:
+      # A second signal is not to kill what is about to end with 0.
       for kind in kinds:
         loop.remove_signal_handler(kind)
+        signal.signal(kind, signal.SIG_IGN)
 
   def _on_signal(self, kind: signal.Signals) -> None:
     if self.should_exit and kind == signal.SIGINT:

@@ -212,3 +212,35 @@ def test_the_next_start_tells_of_a_kill(tmp_path, words):
   assert again.returncode == 0, stderr
   assert f'process {process.pid}' in stderr
   assert 'ended without a word' in stderr
+
+
+def test_an_evaluation_that_fails_is_done_in_halves(tmp_path, words, kilobytes):
+  """The steps fit, the evaluation does not."""
+  given = flags(
+    words, 'train.accumulate=2', 'eval.batch_size=128', 'train.stop_at_step=3'
+  )
+  wide = runs.start('train', *given, f'--workdir={tmp_path}/free')
+  stderr = runs.finish(wide)  # compiled, and in the cache
+  assert wide.returncode == 0, stderr
+  given.append('--config.train.check_memory=false')
+  process = runs.start(
+    'train', *given, f'--workdir={tmp_path}/run', first=limited(kilobytes)
+  )
+  stderr = runs.finish(process)
+  assert process.returncode == 1, stderr
+  last = stderr.strip().splitlines()[-1]
+  assert last.startswith('craft: out of memory while evaluating'), stderr
+  assert '--config.eval.batch_size=64' in last
+  process = runs.start(
+    'train', *given, '--auto-batch', f'--workdir={tmp_path}/run',
+    first=limited(kilobytes),
+  )  # fmt: skip
+  stderr = runs.finish(process)
+  assert process.returncode == 0, stderr
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert config['eval']['batch_size'] < 128
+  rows = [
+    [row['val_loss'] for row in runs.rows(folder) if 'val_loss' in row]
+    for folder in (tmp_path / 'free', tmp_path / 'run')
+  ]
+  assert rows[0] and rows[1] == pytest.approx(rows[0], rel=1e-5)

@@ -461,7 +461,9 @@ def test_a_newer_checkpoint_is_taken_and_nothing_dropped(tmp_path):
   _train(tmp_path, 60)
   folder = tmp_path / 'toy' / 'checkpoints'
   checkpoint = 'craft_checkpoint_step'
-  server = Server(tmp_path / 'toy', tmp_path / 'log', '--reload=0.2')
+  server = Server(
+    tmp_path / 'toy', tmp_path / 'log', '--reload=0.2', '--max-wait=1000'
+  )
   try:
     assert server.metric(checkpoint) == 60
     old = server.complete(**_SMALL)['choices']
