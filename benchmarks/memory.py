@@ -77,9 +77,7 @@ def measured(settings: list[str]) -> dict[str, Any]:
     [sys.executable, '-m', 'craft_jax.main', 'plan', '--config=toy',
      '--compile', f'--steps={_STEPS}', '--json',
      *(f'--config.{flag}' for flag in flags)],
-    # This process has the accelerator as well.
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(path),
-                      'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+    env=os.environ | {'PYTHONPATH': os.pathsep.join(path)},
     stdout=subprocess.PIPE,
     text=True,
     check=True,
@@ -106,6 +104,7 @@ def main() -> None:
   parser = measure.arguments(__doc__ or '')
   parser.add_argument('--only', help='models, or parts of names, with commas')
   args = parser.parse_args()
+  # An accelerator is this process's and its children's.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   cases = _CPU if jax.default_backend() == 'cpu' else _ACCELERATOR
   wanted = measure.chosen(cases, args.only)

@@ -7,6 +7,7 @@ imports `craft_jax` or touches a backend.
 import gc
 import os
 import pathlib
+import runpy
 import signal
 
 import beartype
@@ -117,3 +118,16 @@ def byte_run(tmp_path_factory):
   with checkpoint.Checkpointer(path) as saver:
     saver.save(state, checkpoint.Meta(3, cfg, vocabulary, 'abc', {}))
   return path
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """Chromium; its absence is the one reason to skip."""
+  script = runpy.run_path(
+    str(pathlib.Path(__file__).parents[1] / 'docs' / 'pictures.py')
+  )
+  try:
+    with script['chromium']() as browser:
+      yield browser
+  except script['Missing'] as e:
+    pytest.skip(f'needs {e}')

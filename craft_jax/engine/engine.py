@@ -16,7 +16,13 @@ from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.drafts import FORCED, Drafts
-from craft_jax.sample.rows import Piece, Row, constraint_of, decoder_after
+from craft_jax.sample.rows import (
+  Piece,
+  Row,
+  constraint_of,
+  decoder_after,
+  most_likely,
+)
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -257,8 +263,7 @@ class Engine:
       piece = row.take(number, ids, logprobs, ends)
     sample.ids += piece.ids
     if num_top := sample.job.request.num_top:
-      pairs = zip(wrote.top_ids.tolist(), wrote.top.tolist(), strict=True)
-      top = [list(zip(*pair, strict=True))[:num_top] for pair in pairs]
+      top = most_likely(wrote.top_ids.tolist(), wrote.top.tolist(), num_top)
       piece = dataclasses.replace(piece, top=top[: len(piece.ids)])
     if row.live and len(row.window) > self._context:
       if sample.job.request.slide:

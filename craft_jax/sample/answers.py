@@ -20,7 +20,7 @@ from craft_jax.sample.generate import (
 )
 from craft_jax.sample.prompt import encode_prompt, show_prompt
 from craft_jax.sample.request import Request
-from craft_jax.sample.rows import decoder_after
+from craft_jax.sample.rows import decoder_after, most_likely
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
@@ -225,6 +225,30 @@ class Answer:
     )
 
 
+def add_echoes(trained: Trained, answers: Sequence[Answer]) -> None:
+  """Scores the prompts whose log-probabilities are asked for."""
+  asked = [
+    answer
+    for answer in answers
+    if answer.prepared.request.echo
+    and answer.prepared.request.logprobs is not None
+    and len(answer.prepared.ids) > 1
+  ]
+  most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
+  scored = score.texts_scores(
+    trained.model,
+    trained.params,
+    [answer.prepared.ids for answer in asked],
+    num_top=top_bucket(most, trained.vocabulary.size),
+  )
+  for answer, one in zip(asked, scored, strict=True):
+    number = answer.prepared.request.logprobs or 0
+    top = most_likely(one.top_ids.tolist(), one.top.tolist(), number)
+    for sample in answer.drawn:
+      sample.prompt_logprobs = (-one.nats).tolist()
+      sample.prompt_top = top
+
+
 class Answers:
   """Requests being answered, in their order.
 
@@ -277,7 +301,7 @@ class Answers:
     vocabulary = self._trained.vocabulary
     answers = [Answer(one, one.request.num_drawn) for one in batch]
     rows = [sample for answer in answers for sample in answer.drawn]
-    self._add_echoes(answers)
+    add_echoes(self._trained, answers)
     self.answers += answers
     requests = [row.prepared.request for row in rows]
     for pieces in generate(
@@ -295,30 +319,6 @@ class Answers:
       for piece in pieces:
         rows[piece.row].add(piece, vocabulary)
       yield pieces
-
-  def _add_echoes(self, answers: Sequence[Answer]) -> None:
-    """Scores the prompts whose log-probabilities are asked for."""
-    asked = [
-      answer
-      for answer in answers
-      if answer.prepared.request.echo
-      and answer.prepared.request.logprobs is not None
-      and len(answer.prepared.ids) > 1
-    ]
-    most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
-    scored = score.texts_scores(
-      self._trained.model,
-      self._trained.params,
-      [answer.prepared.ids for answer in asked],
-      num_top=top_bucket(most, self._trained.vocabulary.size),
-    )
-    for answer, one in zip(asked, scored, strict=True):
-      number = answer.prepared.request.logprobs
-      pairs = zip(one.top_ids.tolist(), one.top.tolist(), strict=True)
-      top = [list(zip(*pair, strict=True))[:number] for pair in pairs]
-      for sample in answer.drawn:
-        sample.prompt_logprobs = (-one.nats).tolist()
-        sample.prompt_top = top
 
   def _search(self, one: Prepared) -> list[Piece]:
     """The best texts of a beam search, fewer if there are no more."""

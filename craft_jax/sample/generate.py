@@ -21,6 +21,7 @@ from craft_jax.sample.rows import (
   Row,
   constraint_of,
   decoder_after,
+  most_likely,
   setting_arrays,
 )
 from craft_jax.sample.settings import SampleSettings
@@ -241,8 +242,7 @@ def _with_top(piece, top, num_top):
   """The piece with the first `num_top` of the most likely symbols."""
   if not num_top:
     return piece
-  pairs = zip(top[1][piece.row], top[0][piece.row], strict=True)
-  found = [list(zip(*pair, strict=True))[:num_top] for pair in pairs]
+  found = most_likely(top[1][piece.row], top[0][piece.row], num_top)
   return dataclasses.replace(piece, top=found[: len(piece.ids)])
 
 

@@ -87,6 +87,14 @@ class Row:
     return Piece(row, text, reason, ids, logprobs, end=ended)
 
 
+def most_likely(
+  ids: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], number: int
+) -> list[list[tuple[int, float]]]:
+  """Of each symbol the first `number` of the most likely, as `Piece.top`."""
+  pairs = zip(ids, logprobs, strict=True)
+  return [list(zip(*pair, strict=True))[:number] for pair in pairs]
+
+
 def _first_stop(text: str, words: tuple[str, ...]) -> int | None:
   """Where the word begins that is complete first, the longest of several.
 

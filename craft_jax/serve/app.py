@@ -61,6 +61,7 @@ def build(service: Service, log: Log) -> FastAPI:
   _add_completions(app, service)
   _add_texts(app, service)
   _add_facts(app, service)
+  _add_probes(app, service)
   _add_page(app)
   _add_errors(app, log)
   app.openapi = _openapi(app)  # type: ignore[method-assign]
@@ -86,6 +87,7 @@ _EVENT = {
   'required': ['data'],
 }
 _ANY = (400, 401, 405, 408, 413, 429, 500, 503)
+_USUAL = (401, 405, 429, 500, 503)  # of what reads no body
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
@@ -109,8 +111,9 @@ def _add_completions(app: FastAPI, service: Service) -> None:
   ) -> Response:
     taken = await writing.take(service, body)
     if not body.stream:
-      found, _ = await stream.finished(taken, request.receive, limits.deadline)
-      return Json(found)
+      return Json(
+        await stream.finished(taken, request.receive, limits.deadline)
+      )
     try:
       await taken.begin()
     except BaseException:
@@ -121,7 +124,6 @@ def _add_completions(app: FastAPI, service: Service) -> None:
       taken,
       options is not None and options.include_usage,
       limits.deadline,
-      lambda reason: None,
     )
 
 
@@ -170,7 +172,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     '/tokenizer_info',
     response_model=replies.TokenizerInfo,
     summary='What the symbols are',
-    responses=_refusals(401, 405, 429, 500, 503),
+    responses=_refusals(*_USUAL),
   )
   async def tokenizer_info() -> dict[str, Any]:
     known = vocabulary()
@@ -185,8 +187,6 @@ def _add_texts(app: FastAPI, service: Service) -> None:
 
 
 def _add_facts(app: FastAPI, service: Service) -> None:
-  usual = _refusals(401, 405, 429, 500, 503)
-
   def shown() -> dict[str, Any]:
     return {
       'id': service.name,
@@ -201,7 +201,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     '/v1/models',
     response_model=replies.Models,
     summary='The model',
-    responses=usual,
+    responses=_refusals(*_USUAL),
   )
   async def models() -> dict[str, Any]:
     return {'object': 'list', 'data': [shown()]}
@@ -210,12 +210,18 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     '/v1/models/{id}',
     response_model=replies.Model,
     summary='One model',
-    responses=usual | _refusals(404),
+    responses=_refusals(*_USUAL, 404),
   )
   async def model(id: str) -> dict[str, Any]:
     fields.check_model(id, service.name)
     return shown()
 
+  @app.get('/openapi.json', include_in_schema=False)
+  async def document() -> dict[str, Any]:
+    return app.openapi()
+
+
+def _add_probes(app: FastAPI, service: Service) -> None:
   @app.get(
     '/health',
     response_model=replies.Status,
@@ -240,17 +246,13 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     '/metrics',
     summary='Figures, for Prometheus',
     response_class=Response,
-    responses=usual
+    responses=_refusals(*_USUAL)
     | {200: {'content': {'text/plain': {'schema': {'type': 'string'}}}}},
   )
   async def figures() -> Response:
     return Response(
       service.metrics.text(), headers={'content-type': metrics.CONTENT_TYPE}
     )
-
-  @app.get('/openapi.json', include_in_schema=False)
-  async def document() -> dict[str, Any]:
-    return app.openapi()
 
 
 def _add_page(app: FastAPI) -> None:

@@ -53,3 +53,13 @@ class ApiError(Exception):
     if self.status == 401:
       found['www-authenticate'] = 'Bearer'
     return found
+
+
+def closing() -> ApiError:
+  """What is told to whom nothing more is given."""
+  return ApiError(
+    503,
+    'the server is closing down; send it to another',
+    code='closing',
+    retry_after=5,
+  )

@@ -14,7 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from craft_jax.serve.errors import ApiError
+from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.limits import Rates
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Service
@@ -142,10 +142,7 @@ class Guard:
       )
     path = scope['path']
     if self._service.draining and path not in OPEN:
-      raise ApiError(
-        503, 'the server is closing down; send it to another', code='closing',
-        retry_after=5,
-      )  # fmt: skip
+      raise closing()
     client = scope.get('client')
     sender = client[0] if client else ''
     if scope['method'] == 'OPTIONS' and headers.get('origin') in self._origins:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.responses import Response
@@ -60,25 +60,18 @@ class Events(Response):
     writing: the texts.
     include_usage: whether a last event has the usage.
     deadline: seconds for all; 0 is none.
-    told: called with what ended it, '' if it was finished.
   """
 
   media_type = 'text/event-stream'
 
-  def __init__(
-    self,
-    writing: Writing,
-    include_usage: bool,
-    deadline: float,
-    told: Callable[[str], None],
-  ):
+  def __init__(self, writing: Writing, include_usage: bool, deadline: float):
     super().__init__()
     del self.headers['content-length']
     # nginx would hold events back.
     self.headers['x-accel-buffering'] = 'no'
     self.headers['cache-control'] = 'no-store'
     self._writing, self._include_usage = writing, include_usage
-    self._deadline, self._told = deadline, told
+    self._deadline = deadline
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Sends all there is."""
@@ -102,7 +95,6 @@ class Events(Response):
           async with asyncio.timeout(self._deadline or None):
             async for data in self._events():
               await put(data)
-          reason = ''
         except TimeoutError:
           reason = 'deadline'
           await put(event(out_of_time(self._deadline).body()))
@@ -115,8 +107,7 @@ class Events(Response):
       if (was_cut := scope.get('state', {}).get(CUT)) and was_cut():
         reason = 'slow_reader'
     finally:
-      self._writing.close(reason or 'failed')
-      self._told(reason)
+      self._writing.close(reason)
 
   async def _events(self) -> AsyncIterator[bytes]:
     head, more = self._writing.head, {}
@@ -132,8 +123,8 @@ class Events(Response):
 
 async def finished(
   writing: Writing, receive: Receive, deadline: float
-) -> tuple[dict[str, Any], str]:
-  """The whole answer, and what cut it short.
+) -> dict[str, Any]:
+  """The whole answer.
 
   Raises:
     ApiError: it failed, or took too long.
@@ -145,7 +136,6 @@ async def finished(
       await writing.begin()
       async for _ in writing.news():
         pass
-    reason = ''
   except TimeoutError:
     reason = 'deadline'
     raise out_of_time(deadline) from None
@@ -156,10 +146,8 @@ async def finished(
     reason = e.code or 'failed'
     raise
   finally:
-    writing.close(reason or 'failed')
-  return writing.head.completion(
-    writing.choices(), usage=writing.usage()
-  ), reason
+    writing.close(reason)
+  return writing.head.completion(writing.choices(), usage=writing.usage())
 
 
 def out_of_time(deadline: float) -> ApiError:

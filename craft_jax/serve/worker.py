@@ -18,7 +18,7 @@ from craft_jax.engine.requests import Request
 from craft_jax.engine.scheduler import Full
 from craft_jax.errors import UserError
 from craft_jax.sample.rows import Piece
-from craft_jax.serve.errors import ApiError
+from craft_jax.serve.errors import ApiError, closing
 
 # Of a job: its prompts' numbers and their pieces, or what ended it.
 Event = list[tuple[int, Piece]] | ApiError
@@ -105,7 +105,7 @@ class Worker:
 
   def end_all(self) -> None:
     """Has every job under way end with an error."""
-    self._commands.put(lambda: self._fail_jobs(_closing(), self._engines()))
+    self._commands.put(lambda: self._fail_jobs(closing(), self._engines()))
 
   def replace(self, make: Callable[[], Engine], engine: Engine) -> None:
     """New jobs go to another engine; the others are finished where they are.
@@ -146,7 +146,7 @@ class Worker:
 
   def _submit(self, job: Job) -> None:
     if self._stopped:
-      self._tell(job, _closing())
+      self._tell(job, closing())
       return
     if self._broken:
       self._renew()
@@ -237,7 +237,7 @@ class Worker:
     }
 
   def _end(self) -> None:
-    self._fail_jobs(_closing(), self._engines())
+    self._fail_jobs(closing(), self._engines())
     self._stopped = True
 
   # --- out ---
@@ -266,10 +266,3 @@ def _deliver(events: dict[Job, Event] | dict[Job, list[tuple[int, Piece]]]):
 
 def _failed() -> ApiError:
   return ApiError(500, 'the model failed; send it again', code='failed')
-
-
-def _closing() -> ApiError:
-  return ApiError(
-    503, 'the server is closing down; send it to another', code='closing',
-    retry_after=5,
-  )  # fmt: skip

@@ -5,10 +5,13 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from craft_jax import score
 from craft_jax.engine.requests import Request as EngineRequest
-from craft_jax.sample.answers import Answer, Answers, Prepared
-from craft_jax.sample.generate import top_bucket
+from craft_jax.sample.answers import (
+  Answer,
+  Answers,
+  Prepared,
+  add_echoes,
+)
 from craft_jax.serve import answers, fields
 from craft_jax.serve.answers import Text
 from craft_jax.serve.bodies import CompletionBody, ValidateBody
@@ -115,7 +118,9 @@ class Writing:
     """
     request = self._wanted.request
     if request.echo and request.logprobs is not None:
-      await self._score_prompts()
+      await self._service.on_side(
+        add_echoes, self._model.trained, self._answers
+      )
     if self._wanted.echo_only:
       for text in self.texts:
         text.sample.finish_reason = 'length'
@@ -204,28 +209,6 @@ class Writing:
     if last is not None:
       metrics.each.observe((now - last) / len(piece.text))
     self._seen[text.index] = now
-
-  async def _score_prompts(self) -> None:
-    """The log-probabilities of the prompts, as `craft score` has them."""
-    trained = self._model.trained
-    number = self._wanted.request.logprobs or 0
-    asked = [one for one in self._prepared if len(one.ids) > 1]
-    ids = [one.ids for one in asked]
-    num_top = top_bucket(number, trained.vocabulary.size)
-    scored = await self._service.on_side(
-      lambda: score.texts_scores(
-        trained.model, trained.params, ids, num_top=num_top
-      )
-    )
-    for group in self._answers:
-      if not any(group.prepared is one for one in asked):
-        continue
-      one = scored[[p is group.prepared for p in asked].index(True)]
-      pairs = zip(one.top_ids.tolist(), one.top.tolist(), strict=True)
-      top = [list(zip(*pair, strict=True))[:number] for pair in pairs]
-      for sample in group.drawn:
-        sample.prompt_logprobs = (-one.nats).tolist()
-        sample.prompt_top = top
 
   async def _search(self) -> None:
     """The best texts of beam searches."""

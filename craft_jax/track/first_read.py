@@ -19,9 +19,7 @@ _SOON = 100e6  # bytes that take about a second: no processes, no bar
 _WORTH = 1 << 20  # bytes of rows that are worth keeping as columns
 
 
-def read(
-  paths: Iterable[pathlib.Path], rows: bool, quiet: bool = False
-) -> None:
+def read(paths: Iterable[pathlib.Path], rows: bool) -> None:
   """Reads what is not kept yet, if it is much; else whoever needs it does.
 
   Args:

@@ -4,46 +4,14 @@ No script of a test runs by its text: the page's own policy forbids that.
 """
 
 import json
-import pathlib
 import re
-import shutil
 import subprocess
 
 import pytest
-from playwright import sync_api
 from playwright.sync_api import expect
 
-_NAMES = ('chromium', 'chromium-browser', 'google-chrome')
-_FLAGS = (
-  '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic',
-  '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-)  # fmt: skip
 _EVIL = '<img src=x onerror=alert(1)>'
 _KEY = 'a-key-of-the-page-0123456789'
-
-
-def _starts(path):
-  """Whether there is such a program, with the libraries that it needs."""
-  if not path or not pathlib.Path(path).exists():
-    return False
-  done = subprocess.run([path, '--version'], capture_output=True)
-  return done.returncode == 0
-
-
-@pytest.fixture(scope='module')
-def browser():
-  """Chromium; its absence is the one reason to skip."""
-  with sync_api.sync_playwright() as playwright:
-    found = [*map(shutil.which, _NAMES), playwright.chromium.executable_path]
-    path = next(filter(_starts, found), None)
-    if path is None:
-      pytest.skip('no Chromium here; playwright install chromium gets one')
-    browser = playwright.chromium.launch(
-      executable_path=path, args=list(_FLAGS)
-    )
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import runpy
 import subprocess
 import sys
 
@@ -12,17 +11,6 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[2]
 EVIL = '<script>document.title = "run"</script>'
 LOSSES = (3.0, 2.5, 2.25, 2.125)
-
-
-@pytest.fixture(scope='module')
-def browser():
-  """Chromium; its absence is the one reason to skip."""
-  script = runpy.run_path(str(_ROOT / 'docs' / 'pictures.py'))
-  try:
-    with script['chromium']() as browser:
-      yield browser
-  except script['Missing'] as e:
-    pytest.skip(f'needs {e}')
 
 
 @pytest.fixture(scope='module')
