@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -77,8 +78,14 @@ def _until_end(line):
   return found
 
 
-def _num_files(server):
-  return len(os.listdir(f'/proc/{server.process.pid}/fd'))
+def _holds(server, line):
+  """Whether the server still has its end of a connection."""
+  ends = [f':{line.getsockname()[1]:04X}', f':{server.port:04X}']
+  for row in pathlib.Path('/proc/net/tcp').read_text().splitlines()[1:]:
+    _, here, there, state, *_ = row.split()
+    if here.endswith(ends[1]) and there.endswith(ends[0]):
+      return state == '01'  # ESTABLISHED
+  return False
 
 
 def _is_idle(server):
@@ -217,7 +224,6 @@ def test_one_connection_too_many_is_cut(busy):
 )
 def test_slow_askers_are_cut(busy, sent, answered):
   """Byte by byte does not help them, and they hold nobody up."""
-  files = _num_files(busy)
   begin = time.monotonic()
   lines = [
     socket.create_connection(('127.0.0.1', busy.port), 30) for _ in range(12)
@@ -234,8 +240,8 @@ def test_slow_askers_are_cut(busy, sent, answered):
     with line, contextlib.suppress(ConnectionError):
       found = _until_end(line)
       assert found[:12] == answered
+      busy.until(lambda line=line: not _holds(busy, line))
   assert time.monotonic() - begin < 15
-  busy.until(lambda: _num_files(busy) <= files)
 
 
 # --- gone away ---
@@ -269,7 +275,7 @@ def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
 @pytest.mark.slow
 @pytest.mark.parametrize('stream', [False, True])
 def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
-  files, slow = _num_files(busy), busy.metric(_SLOW)
+  slow = busy.metric(_SLOW)
   much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if stream else 1}
   with _asked(busy, 4096, **_ENDLESS | much, stream=stream) as line:
     busy.until(lambda: busy.metric('craft_slots_busy'))
@@ -277,8 +283,9 @@ def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
       busy.until(lambda: _is_idle(busy))
     else:
       assert busy.complete(**_SMALL)['choices']
+    assert _holds(busy, line)
     # Cut, while the client keeps its side open.
-    busy.until(lambda: _num_files(busy) <= files)
+    busy.until(lambda: not _holds(busy, line))
     found = _until_end(line)
     assert b'[DONE]' not in found
   busy.until(lambda: _is_idle(busy))
@@ -554,10 +561,17 @@ def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
     try:
       alone = await _written(service, **_SMALL)
       worker._engine._device = _Fails(worker._engine._device)
-      found = await asyncio.gather(
+      # All three are there before the engine's thread goes on.
+      held = threading.Event()
+      worker._commands.put(lambda: held.wait(30) and None)
+      asked = asyncio.gather(
         *(_written(service, **_SMALL, n=n) for n in (1, 2, 3)),
         return_exceptions=True,
       )
+      while worker._commands.qsize() < 3:
+        await asyncio.sleep(0.01)
+      held.set()
+      found = await asked
       assert [error.status for error in found] == [500] * 3
       assert service.metrics.failures._value.get() == 1
       assert await _written(service, **_SMALL) == alone

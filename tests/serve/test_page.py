@@ -101,6 +101,7 @@ def test_a_text_is_streamed(page, server):
 
 def test_it_comes_in_pieces(page):
   _set(page, 'Characters', 4000)
+  _set(page, 'Texts', 16)
   page.get_by_role('button', name='Continue').click()
   expect(page.locator('.text > span').nth(20)).to_be_attached()
   assert len(_texts(page)[0]) < 4000
@@ -109,6 +110,7 @@ def test_it_comes_in_pieces(page):
 
 def test_stop_frees_the_slot(page, server):
   _set(page, 'Characters', 4000)
+  _set(page, 'Texts', 16)
   page.get_by_label('Never end').check()
   for stop in (
     lambda: page.get_by_role('button', name='Stop').click(),
@@ -118,14 +120,15 @@ def test_stop_frees_the_slot(page, server):
       'craft_cancellations_total{reason="disconnected"}'
     )  # fmt: skip
     page.get_by_role('button', name='Continue').click()
-    expect(page.locator('.text > span').nth(5)).to_be_attached()
-    assert server.metric('craft_slots_busy') == 1
+    # Not the text before it, which stands there until then.
+    expect(page.get_by_role('status').first).to_contain_text('writing')
+    assert server.metric('craft_slots_busy') == 16
     stop()
     expect(page.get_by_role('status').first).to_contain_text('stopped')
     server.until(lambda: _still(server))
     name = 'craft_cancellations_total{reason="disconnected"}'
     assert server.metric(name) == before + 1
-    assert 5 < len(_texts(page)[0]) < 4000
+    assert 0 < len(_texts(page)[0]) < 4000
     expect(page.get_by_role('alert')).to_be_hidden()
 
 

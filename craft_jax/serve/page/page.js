@@ -422,7 +422,8 @@ async function run(scoring = false) {
   for (const text of texts) text.box.setAttribute('aria-busy', 'false');
   running = null;
   busy(false);
-  if (!seeking) say(shown ? figures(begin, end, scoring) : '');
+  const alone = mine.signal.aborted ? end : '';  // what was refused is told
+  if (!seeking) say(shown ? figures(begin, end, scoring) : alone);
 }
 
 function figures(begin, end = 'writing', scoring = false) {
