@@ -13,7 +13,7 @@ rates are characters per second, prompts included, until as many are written as
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -99,27 +99,43 @@ def _variants(
   engine.warm()
 
   def through(lengths: list[int]) -> float:
-    turns, under_way, written = itertools.cycle(lengths), set(), 0
-    begin = time.perf_counter()
-    while written < 2 * slots * chars:
-      while len(under_way) < slots:
-        request = Request(draw(), next(turns), _SETTINGS)
-        under_way.add(engine.submit(request))
-      for handle, piece in engine.step():
-        written += len(piece.text)
-        if piece.finish_reason:
-          under_way.remove(handle)
-    rate = written / (time.perf_counter() - begin)
-    for handle in under_way:
-      engine.cancel(handle)
-    engine.step()  # waits for the dispatch under way
-    return rate
+    requests = (
+      Request(draw(), chars, _SETTINGS) for chars in itertools.cycle(lengths)
+    )
+    return saturated(engine, requests, slots, 2 * slots * chars)
 
   return {
     _BASE: plain,
     'engine, equal lengths': lambda: through([chars]),
     'engine, mixed lengths': lambda: through(shuffled),
   }
+
+
+def saturated(
+  engine: Engine, requests: Iterator[Request], clients: int, least: int
+) -> float:
+  """Characters per second while so many requests are always under way.
+
+  Args:
+    engine: warm, and idle.
+    requests: as many as are asked for.
+    clients: each sends its next request when its last is done.
+    least: characters after which it ends.
+  """
+  under_way, written = set(), 0
+  begin = time.perf_counter()
+  while written < least:
+    while len(under_way) < clients:
+      under_way.add(engine.submit(next(requests)))
+    for handle, piece in engine.step():
+      written += len(piece.text)
+      if piece.finish_reason:
+        under_way.remove(handle)
+  rate = written / (time.perf_counter() - begin)
+  for handle in under_way:
+    engine.cancel(handle)
+  engine.step()  # waits for the dispatch under way
+  return rate
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_PEERS = pathlib.Path(__file__).parent / 'peers'
+PEERS = pathlib.Path(__file__).parent / 'peers'
 # Several of them, and the benchmark itself, share one accelerator: JAX is to
 # take of its memory what it needs. Inherited, and read when JAX asks for a
 # device.
@@ -27,7 +27,7 @@ class Worker:
     """
     self._errors = tempfile.TemporaryFile('w+')  # noqa: SIM115, see close
     self._process = subprocess.Popen(
-      [sys.executable, str(_PEERS / f'{script}.py'), *arguments],
+      [sys.executable, str(PEERS / f'{script}.py'), *arguments],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=self._errors,

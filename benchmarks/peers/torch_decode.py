@@ -28,7 +28,7 @@ def main() -> None:
   cast = torch_model.autocast(device, args.bfloat16)
 
   def run() -> None:
-    write = _with_cache if args.transformers else _without_cache
+    write = torch_model.write if args.transformers else _without_cache
     with torch.inference_mode(), cast:
       text_BT = write(model, prompt_BT, args.chars)
     assert text_BT.shape == (args.batch, args.prompt + args.chars)
@@ -48,22 +48,6 @@ def _without_cache(
     chosen_B1 = torch.multinomial(logits_BV.float().softmax(-1), 1)
     text_BT = torch.cat((text_BT, chosen_B1), dim=1)
   return text_BT
-
-
-def _with_cache(
-  model: torch_model.HuggingFace, text_BT: torch.Tensor, chars: int
-) -> torch.Tensor:
-  return model.model.generate(
-    text_BT,
-    attention_mask=torch.ones_like(text_BT),
-    do_sample=True,
-    temperature=0.8,
-    top_k=50,
-    min_new_tokens=chars,
-    max_new_tokens=chars,
-    use_cache=True,
-    pad_token_id=0,
-  )
 
 
 if __name__ == '__main__':

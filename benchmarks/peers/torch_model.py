@@ -170,6 +170,21 @@ class HuggingFace(nn.Module):
     return self.model(x_BT).logits
 
 
+def write(model: HuggingFace, prompt_BT: Tensor, chars: int) -> Tensor:
+  """Goes on from prompts with the cache of `transformers`; prompts included."""
+  return model.model.generate(
+    prompt_BT,
+    attention_mask=torch.ones_like(prompt_BT),
+    do_sample=True,
+    temperature=0.8,
+    top_k=50,
+    min_new_tokens=chars,
+    max_new_tokens=chars,
+    use_cache=True,
+    pad_token_id=0,
+  )
+
+
 def loss_of(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
   """Mean cross-entropy, in float32."""
   return functional.cross_entropy(

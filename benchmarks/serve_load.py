@@ -1,0 +1,361 @@
+"""How much of the engine's rate reaches real clients, and how soon?
+
+`craft serve` with the model of `shakespeare` (10 M parameters, trained for one
+step: speed does not depend on them), asked over real sockets for streams of 64
+characters after new prompts of 64.
+
+`in turn`: 32 clients, each of which asks again when it is answered, beside the
+engine alone with as many requests, and beside a FastAPI function around
+`generate` of `transformers` with GPT-2 of the same size, as one writes it and
+with a lock. `open`: clients that ask at random times (Poisson) whatever becomes
+of what they asked before, each for a 32nd of the engine's rate: 32 ask for all
+of it, 320 for ten times as much. Waiting counts from the moment a request is
+due. The promise is that of `--max-wait`. Clients and server share the cores;
+the engine has them alone.
+
+  python benchmarks/serve_load.py [--pairs 3] [--seconds 20]
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import measure
+import numpy as np
+import workers
+from engine import saturated
+
+from craft_jax import xla_flags
+from craft_jax.config import load_config
+from craft_jax.engine.engine import Engine
+from craft_jax.engine.requests import Request
+from craft_jax.sample.generate import decoding_params
+from craft_jax.sample.settings import SampleSettings
+from craft_jax.serve.limits import Limits
+from craft_jax.trained import load_model
+
+_PROMPT = _CHARS = 64
+_SYMBOLS = ''.join(chr(ord('0') + i) for i in range(65))
+_ALONE, _FULL, _PEER = 'engine', 'in turn, 32', 'fastapi'
+_CLIENTS = 32  # that ask for the engine's rate
+_OPEN = (1, 8, 32, 128, 320)
+_SLOTS = 16
+_BEGUN = 0.2  # share of the time after which the rate is counted
+# Least ratios wanted: of the engine's rate, of each peer's, under overload.
+_OF_ENGINE, _OF_PEER, _OVERLOADED = 0.75, 10.0, 0.95
+
+
+@dataclasses.dataclass
+class Answer:
+  """What one request was given.
+
+  Attributes:
+    due: when it was to be sent.
+    status: 200, or what it was refused with.
+    events: when text came, and how many characters.
+  """
+
+  due: float
+  status: int = 0
+  events: list[tuple[float, int]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Load:
+  """What came of a load, from `begin` to `end` (of the steady part)."""
+
+  begin: float
+  end: float
+  answers: list[Answer]
+
+  def rate(self) -> float:
+    """Characters per second."""
+    events = [e for answer in self.answers for e in answer.events]
+    written = sum(n for at, n in events if self.begin <= at < self.end)
+    return written / (self.end - self.begin)
+
+  def figures(self) -> dict[str, float]:
+    """Of requests that were due in that time."""
+    due = [a for a in self.answers if self.begin <= a.due < self.end]
+    taken = [a for a in due if a.status == 200]
+    assert {a.status for a in due} <= {200, 429}, {a.status for a in due}
+    first = [a.events[0][0] - a.due for a in taken]
+    # Of characters that come together, each has its share of the wait.
+    each = [
+      (at - before) / n
+      for answer in taken
+      for (before, _), (at, n) in itertools.pairwise(answer.events)
+      for _ in range(n)
+    ]
+    return {
+      'rate': self.rate(),
+      'requests_per_second': len(taken) / (self.end - self.begin),
+      'refused': 1 - len(taken) / len(due),
+      **_percentiles('first', first),
+      **_percentiles('each', each),
+    }
+
+
+def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
+  """The median, and what one in a hundred is over."""
+  return {
+    f'{name}_p{q}': float(np.percentile(values, q, method='higher'))
+    for q in (50, 99)
+  }
+
+
+# --- clients ---
+
+
+def _prompt() -> str:
+  return ''.join(random.choices(_SYMBOLS, k=_PROMPT))
+
+
+async def _pieces(port: int, stream: bool) -> AsyncIterator[tuple[int, int]]:
+  """Asks once: the status, and characters as they come; 0 in the end."""
+  body = {'prompt': _prompt(), 'max_tokens': _CHARS}
+  if stream:
+    body |= {'temperature': 0.8, 'top_k': 50, 'ignore_eos': True,
+             'stream': True}  # fmt: skip
+  data = json.dumps(body).encode()
+  head = (
+    'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
+    f'Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n'
+  )
+  reader, writer = await asyncio.open_connection('127.0.0.1', port)
+  try:
+    writer.write(head.encode() + data)
+    status = int((await reader.readline()).split()[1])
+    async for line in reader:
+      if status == 200 and line.startswith((b'data: {', b'{')):
+        found = json.loads(line.removeprefix(b'data: '))
+        yield status, sum(len(one['text']) for one in found['choices'])
+    yield status, 0
+  finally:
+    writer.close()
+
+
+async def _ask(port: int, due: float, stream: bool = True) -> Answer:
+  answer = Answer(due)
+  async for answer.status, number in _pieces(port, stream):
+    if number:
+      answer.events.append((time.perf_counter(), number))
+  return answer
+
+
+async def _in_turn(port: int, seconds: float, stream: bool = True) -> Load:
+  """Clients that ask again when they are answered."""
+  begin, answers = time.perf_counter(), list[Answer]()
+  end = begin + seconds
+
+  async def client() -> None:
+    while (now := time.perf_counter()) < end:
+      answers.append(await _ask(port, now, stream))
+
+  await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+  return Load(begin + _BEGUN * seconds, end, answers)
+
+
+async def _open(port: int, seconds: float, per_second: float) -> Load:
+  """Requests at random times, however many are under way."""
+  begin, tasks = time.perf_counter(), list[asyncio.Task[Answer]]()
+  due, end = begin, begin + seconds
+  while (due := due + random.expovariate(per_second)) < end:
+    await asyncio.sleep(max(due - time.perf_counter(), 0))
+    tasks.append(asyncio.create_task(_ask(port, due)))
+  return Load(begin + _BEGUN * seconds, end, await asyncio.gather(*tasks))
+
+
+# --- servers ---
+
+
+@contextlib.contextmanager
+def _serving(command: Sequence[str], folder: pathlib.Path) -> Iterator[int]:
+  """A server as a process; its port, which it says first."""
+  with (folder / 'errors').open('w+') as errors:
+    process = subprocess.Popen(
+      [sys.executable, *command],
+      stdout=subprocess.PIPE, stderr=errors, text=True,
+    )  # fmt: skip
+    try:
+      assert process.stdout
+      line = process.stdout.readline()
+      if not (found := re.search(r':\s?(\d+)[/,]', line)):
+        errors.seek(0)
+        raise RuntimeError(errors.read().strip() or 'it said nothing')
+      yield int(found[1])
+    finally:
+      process.terminate()
+      process.wait()
+
+
+def _trained(folder: pathlib.Path, settings: Sequence[str]) -> pathlib.Path:
+  """A run of one step."""
+  text, workdir = folder / 'text.txt', folder / 'run'
+  text.write_text(''.join(_prompt() + _SYMBOLS for _ in range(400)))
+  flags = [
+    f'data.path={text}', 'train.stop_at_step=1', 'train.batch_size=1',
+    'log.sample_chars=0', *settings,
+  ]  # fmt: skip
+  subprocess.run(
+    [
+      *(sys.executable, '-m', 'craft_jax.main', 'train', '--quiet'),
+      *('--config=shakespeare', f'--workdir={workdir}'),
+      *(f'--config.{flag}' for flag in flags),
+    ],
+    check=True, stdout=sys.stderr,
+  )  # fmt: skip
+  return workdir
+
+
+def _engine(workdir: pathlib.Path, seconds: float) -> Any:
+  """A function that has the engine work; characters per second."""
+  trained = load_model(str(workdir), 'latest', True)
+  params = decoding_params(trained.model, trained.params)
+  engine = Engine(trained.model, params, trained.vocabulary, slots=_SLOTS)
+  engine.warm()
+  settings = SampleSettings(0.8, top_k=50, end=False)
+  requests = (
+    Request(trained.vocabulary.encode(_prompt()), _CHARS, settings)
+    for _ in itertools.count()
+  )
+  run = functools.partial(saturated, engine, requests, _CLIENTS)
+  run(4 * _SLOTS * _CHARS)  # the first is slower
+  least = round(seconds * run(4 * _SLOTS * _CHARS))
+  return lambda: run(least)
+
+
+def _peers(
+  stack: contextlib.ExitStack, folder: pathlib.Path, seconds: float
+) -> dict[str, Callable[[], Any]]:
+  """Functions that ask the peers in turn; without those that cannot start."""
+  model = load_config('shakespeare', ['data.path=none']).model
+  names = ('context', 'width', 'depth', 'num_heads')
+  shape = {name: getattr(model, name) for name in names}
+  shape['vocabulary_size'] = len(_SYMBOLS)
+  script = str(workers.PEERS / 'torch_serve.py')
+  found = {}
+  for name, flags in (('fastapi', ['--threads']), ('fastapi, a lock', [])):
+    command = [script, json.dumps(shape), *flags]
+    try:
+      port = stack.enter_context(_serving(command, folder))
+    except RuntimeError as e:
+      print(f'{name} is left out: {str(e).splitlines()[-1]}')
+      continue
+    found[name] = functools.partial(_peer_rate, port, seconds)
+  return found
+
+
+def _peer_rate(port: int, seconds: float) -> dict[str, float]:
+  """Until the last is answered: it gives texts as a whole, many at a time."""
+  load = asyncio.run(_in_turn(port, seconds, stream=False))
+  events = [event for answer in load.answers for event in answer.events]
+  begin = min(answer.due for answer in load.answers)
+  taken = max(at for at, _ in events) - begin
+  return {'rate': sum(number for _, number in events) / taken}
+
+
+# --- all together ---
+
+
+def main() -> None:
+  """Prints a table, then one JSON object."""
+  parser = measure.arguments(__doc__ or '', 3)
+  parser.add_argument(
+    '--seconds', type=float, default=20, help='of each load (default: 20)'
+  )
+  args = parser.parse_args()
+  xla_flags.use()
+  with (
+    contextlib.ExitStack() as stack,
+    tempfile.TemporaryDirectory() as folder,
+  ):
+    root = pathlib.Path(folder)
+    workdir = _trained(root, args.set)
+    alone = _engine(workdir, args.seconds / 2)
+    serve = ['-m', 'craft_jax.main', 'serve', f'--workdir={workdir}',
+             '--port=0', f'--slots={_SLOTS}']  # fmt: skip
+    port = stack.enter_context(_serving(serve, root))
+    per_client = alone() / _CHARS / _CLIENTS  # requests a second
+
+    def asked(clients: int) -> dict[str, float]:
+      load = _open(port, args.seconds, clients * per_client)
+      return asyncio.run(load).figures()
+
+    found = measure.in_turns(
+      {
+        _ALONE: lambda: {'rate': alone()},
+        _FULL: lambda: asyncio.run(_in_turn(port, args.seconds)).figures(),
+        **_peers(stack, root, args.seconds),
+      }
+      | {f'open, {n}': functools.partial(asked, n) for n in _OPEN},
+      args.pairs,
+    )
+  _report(found)
+
+
+def _report(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+  question = (__doc__ or '').splitlines()[0]
+  bars = {
+    _FULL: (_ALONE, _OF_ENGINE),
+    f'open, {_CLIENTS}': (_ALONE, _OF_ENGINE),
+    f'open, {_OPEN[-1]}': (_FULL, _OVERLOADED),
+  }
+  print(f'{question}\n{measure.hardware()}')
+  print(
+    f'{"":18}{"chars/s":>9}{"ratio":>7}{"bar":>6}{"answers/s":>11}'
+    f'{"refused":>9}{"first p50":>11}{"p99":>7}{"each p50":>10}{"p99":>7}'
+  )
+  rows = {}
+  for name, rounds in found.items():
+    row: dict[str, Any] = {
+      key: statistics.median(of[key] for of in rounds) for key in rounds[0]
+    }
+    base, bar = bars.get(name, (_ALONE, None))
+    ours = rounds
+    if name.startswith(_PEER):  # how much faster than it the server is
+      base, bar, ours = name, _OF_PEER, found[_FULL]
+    pairs = zip(ours, found[base], strict=True)
+    ratios = [one['rate'] / of_base['rate'] for one, of_base in pairs]
+    row |= {
+      'of': base,
+      'ratio': statistics.median(ratios),
+      'ratio_quartiles': measure.quartiles(ratios),
+      'bar': bar,
+    }
+    if 'first_p99' in row:
+      row['most_first_p99'] = Limits().max_wait
+    rows[name] = row
+    print(_in_words(name, row))
+  measure.conclude(
+    question, len(found[_ALONE]), rows, bars='ratio at least',
+    command=measure.command(),
+  )  # fmt: skip
+
+
+def _in_words(name: str, row: Mapping[str, Any]) -> str:
+  line = f'{name:18}{row["rate"]:9,.0f}{row["ratio"]:7.2f}{row["bar"] or "":>6}'
+  if 'first_p99' in row:
+    line += (
+      f'{row["requests_per_second"]:11.1f}{row["refused"]:9.1%}'
+      f'{row["first_p50"]:10.3f}s{row["first_p99"]:6.2f}s'
+      f'{1e3 * row["each_p50"]:8.1f}ms{1e3 * row["each_p99"]:5.0f}ms'
+    )
+  return line
+
+
+if __name__ == '__main__':
+  main()
