@@ -1,7 +1,7 @@
 """How much of the engine's rate reaches real clients, and how soon?
 
 `craft serve` with the model of `shakespeare` (10 M parameters, trained for one
-step: speed does not depend on them), asked over real sockets for streams of 64
+step: speed does not depend on them), asked over real sockets for streams of 128
 characters after new prompts of 64.
 
 `in turn`: 32 clients, each of which asks again when it is answered, beside the
@@ -16,9 +16,7 @@ the engine has them alone.
   python benchmarks/serve_load.py [--pairs 3] [--seconds 20]
 """
 
-import asyncio
 import contextlib
-import dataclasses
 import functools
 import itertools
 import json
@@ -30,12 +28,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import measure
-import numpy as np
 import workers
+from clients import Load, ask
 from engine import saturated
 
 from craft_jax import xla_flags
@@ -47,7 +45,7 @@ from craft_jax.sample.settings import SampleSettings
 from craft_jax.serve.limits import Limits
 from craft_jax.trained import load_model
 
-_PROMPT = _CHARS = 64
+_PROMPT, _CHARS = 64, 128  # as `engine` has them
 _SYMBOLS = ''.join(chr(ord('0') + i) for i in range(65))
 _ALONE, _FULL, _PEER = 'engine', 'in turn, 32', 'fastapi'
 _CLIENTS = 32  # that ask for the engine's rate
@@ -58,125 +56,40 @@ _BEGUN = 0.2  # share of the time after which the rate is counted
 _OF_ENGINE, _OF_PEER, _OVERLOADED = 0.75, 10.0, 0.95
 
 
-@dataclasses.dataclass
-class Answer:
-  """What one request was given.
-
-  Attributes:
-    due: when it was to be sent.
-    status: 200, or what it was refused with.
-    events: when text came, and how many characters.
-  """
-
-  due: float
-  status: int = 0
-  events: list[tuple[float, int]] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class Load:
-  """What came of a load, from `begin` to `end` (of the steady part)."""
-
-  begin: float
-  end: float
-  answers: list[Answer]
-
-  def rate(self) -> float:
-    """Characters per second."""
-    events = [e for answer in self.answers for e in answer.events]
-    written = sum(n for at, n in events if self.begin <= at < self.end)
-    return written / (self.end - self.begin)
-
-  def figures(self) -> dict[str, float]:
-    """Of requests that were due in that time."""
-    due = [a for a in self.answers if self.begin <= a.due < self.end]
-    taken = [a for a in due if a.status == 200]
-    assert {a.status for a in due} <= {200, 429}, {a.status for a in due}
-    first = [a.events[0][0] - a.due for a in taken]
-    # Of characters that come together, each has its share of the wait.
-    each = [
-      (at - before) / n
-      for answer in taken
-      for (before, _), (at, n) in itertools.pairwise(answer.events)
-      for _ in range(n)
-    ]
-    return {
-      'rate': self.rate(),
-      'requests_per_second': len(taken) / (self.end - self.begin),
-      'refused': 1 - len(taken) / len(due),
-      **_percentiles('first', first),
-      **_percentiles('each', each),
-    }
-
-
-def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
-  """The median, and what one in a hundred is over."""
-  return {
-    f'{name}_p{q}': float(np.percentile(values, q, method='higher'))
-    for q in (50, 99)
-  }
-
-
-# --- clients ---
+# --- loads ---
 
 
 def _prompt() -> str:
   return ''.join(random.choices(_SYMBOLS, k=_PROMPT))
 
 
-async def _pieces(port: int, stream: bool) -> AsyncIterator[tuple[int, int]]:
-  """Asks once: the status, and characters as they come; 0 in the end."""
-  body = {'prompt': _prompt(), 'max_tokens': _CHARS}
+def _bodies(stream: bool) -> Iterator[dict[str, Any]]:
+  more: dict[str, Any] = {}
   if stream:
-    body |= {'temperature': 0.8, 'top_k': 50, 'ignore_eos': True,
-             'stream': True}  # fmt: skip
-  data = json.dumps(body).encode()
-  head = (
-    'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n'
-    f'Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n'
-  )
-  reader, writer = await asyncio.open_connection('127.0.0.1', port)
-  try:
-    writer.write(head.encode() + data)
-    status = int((await reader.readline()).split()[1])
-    async for line in reader:
-      if status == 200 and line.startswith((b'data: {', b'{')):
-        found = json.loads(line.removeprefix(b'data: '))
-        yield status, sum(len(one['text']) for one in found['choices'])
-    yield status, 0
-  finally:
-    writer.close()
+    more = {
+      'temperature': 0.8, 'top_k': 50, 'ignore_eos': True, 'stream': True,
+    }  # fmt: skip
+  while True:
+    yield {'prompt': _prompt(), 'max_tokens': _CHARS} | more
 
 
-async def _ask(port: int, due: float, stream: bool = True) -> Answer:
-  answer = Answer(due)
-  async for answer.status, number in _pieces(port, stream):
-    if number:
-      answer.events.append((time.perf_counter(), number))
-  return answer
-
-
-async def _in_turn(port: int, seconds: float, stream: bool = True) -> Load:
+def _in_turn(port: int, seconds: float, stream: bool = True) -> Load:
   """Clients that ask again when they are answered."""
-  begin, answers = time.perf_counter(), list[Answer]()
+  begin = time.perf_counter()
   end = begin + seconds
-
-  async def client() -> None:
-    while (now := time.perf_counter()) < end:
-      answers.append(await _ask(port, now, stream))
-
-  await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+  answers = ask(port, _bodies(stream), [begin] * _CLIENTS, end)
   return Load(begin + _BEGUN * seconds, end, answers)
 
 
-async def _open(port: int, seconds: float, per_second: float) -> Load:
+def _open(port: int, seconds: float, per_second: float) -> Load:
   """Requests at random times, however many are under way."""
-  begin, tasks = time.perf_counter(), list[asyncio.Task[Answer]]()
-  due, end = begin, begin + seconds
-  while (due := due + random.expovariate(per_second)) < end:
-    await asyncio.sleep(max(due - time.perf_counter(), 0))
-    tasks.append(asyncio.create_task(_ask(port, due)))
-  return Load(begin + _BEGUN * seconds, end, await asyncio.gather(*tasks))
+  begin = due = time.perf_counter()
+  dues = []
+  while (due := due + random.expovariate(per_second)) < begin + seconds:
+    dues.append(due)
+  return Load(
+    begin + _BEGUN * seconds, begin + seconds, ask(port, _bodies(True), dues)
+  )
 
 
 # --- servers ---
@@ -261,7 +174,7 @@ def _peers(
 
 def _peer_rate(port: int, seconds: float) -> dict[str, float]:
   """Until the last is answered: it gives texts as a whole, many at a time."""
-  load = asyncio.run(_in_turn(port, seconds, stream=False))
+  load = _in_turn(port, seconds, stream=False)
   events = [event for answer in load.answers for event in answer.events]
   begin = min(answer.due for answer in load.answers)
   taken = max(at for at, _ in events) - begin
@@ -292,13 +205,12 @@ def main() -> None:
     per_client = alone() / _CHARS / _CLIENTS  # requests a second
 
     def asked(clients: int) -> dict[str, float]:
-      load = _open(port, args.seconds, clients * per_client)
-      return asyncio.run(load).figures()
+      return _open(port, args.seconds, clients * per_client).figures()
 
     found = measure.in_turns(
       {
         _ALONE: lambda: {'rate': alone()},
-        _FULL: lambda: asyncio.run(_in_turn(port, args.seconds)).figures(),
+        _FULL: lambda: _in_turn(port, args.seconds).figures(),
         **_peers(stack, root, args.seconds),
       }
       | {f'open, {n}': functools.partial(asked, n) for n in _OPEN},

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import hmac
 import ipaddress
 import json
@@ -22,6 +23,8 @@ from craft_jax.serve.service import Service
 # What anybody may ask without a key: whether the server lives, and the page,
 # which has no secrets and asks for the key itself.
 OPEN = ('/health', '/ready', '/', '/page.js', '/page.css')
+# What the engine is needed for.
+WRITING = ('/v1/completions', '/v1/chat/completions')
 _PATIENCE = 16  # times the longest body
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 # Sent with every answer.
@@ -37,6 +40,7 @@ SAFE_HEADERS = {
   "style-src 'self'; connect-src 'self'; img-src 'self' data:; "
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 }
+_SAFE = {name.encode(): value.encode() for name, value in SAFE_HEADERS.items()}
 _ID = re.compile(r'[A-Za-z0-9_-]{1,64}')
 _NAMES = re.compile(r'[A-Za-z0-9-]+(, ?[A-Za-z0-9-]+){0,63}')
 # A name or an address, and a port.
@@ -89,22 +93,18 @@ class Guard:
     async def answer(message: Message) -> None:
       if message['type'] == 'http.response.start':
         seen['status'] = message['status']
-        more = SAFE_HEADERS | {'x-request-id': mark}
+        more = {'x-request-id': mark}
         # What was not read as a whole is not waited for either.
         if self._service.draining or message['status'] in (408, 413):
           more['connection'] = 'close'
         if origin in self._origins:
           asks = headers.get('access-control-request-headers', '')
           more |= _cors(origin, asks)
-        given = {name.lower() for name, _ in message['headers']}
-        message['headers'] = [
+        given = [
           *message['headers'],
-          *(
-            (name.encode(), value.encode('latin-1'))
-            for name, value in more.items()
-            if name.encode() not in given
-          ),
+          *((n.encode(), v.encode('latin-1')) for n, v in more.items()),
         ]
+        message['headers'] = [*(_SAFE | dict(given)).items()]
       await send(message)
 
     try:
@@ -114,6 +114,8 @@ class Guard:
       else:
         if scope['path'] not in OPEN:  # a probe is never one too many
           self._rates.take(sender)
+        if _writes(scope):  # before its body costs anything
+          self._service.admission.check_busy()
         await self._app(scope, self._bounded(receive, headers), answer)
     except ApiError as e:
       if e.status == 413:
@@ -233,9 +235,9 @@ class Guard:
 
   def _note(self, scope: Scope, mark: str, status: int, seconds: float) -> None:
     route = scope.get('route')
-    path = getattr(route, 'path', '')
+    path = getattr(route, 'path', scope['path'] if _writes(scope) else 'other')
     metrics = self._service.metrics
-    metrics.requests.labels(path or 'other', str(status)).inc()
+    metrics.requests.labels(path, str(status)).inc()
     if status in (401, 413, 429, 503):
       reason = {401: 'key', 413: 'size', 429: 'busy', 503: 'closing'}[status]
       metrics.rejections.labels(reason).inc()
@@ -249,11 +251,16 @@ class Guard:
     )
 
 
+def _writes(scope: Scope) -> bool:
+  return scope['method'] == 'POST' and scope['path'] in WRITING
+
+
 def _mark(given: str) -> str:
   """The sender's own mark if it is harmless, else a new one."""
   return given if _ID.fullmatch(given) else uuid.uuid4().hex
 
 
+@functools.lru_cache(1024)
 def _bare(host: str) -> str:
   """A host as it is compared: one spelling of a name and of an address."""
   name = host.strip('[]').lower().removesuffix('.')
