@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flag('--name', help='of the model (default: the name of the run directory)')
   flag('--slots', type=int, default=16, help='texts at once (default: 16)')
   flag(
+    '--chat',
+    action='store_true',
+    help='also answer /v1/chat/completions, by going on with a play',
+  )
+  flag(
     '--reload',
     type=float,
     default=0,

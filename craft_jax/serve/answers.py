@@ -153,32 +153,35 @@ def add(texts: Sequence[Text], number: int, each: int, piece: Piece) -> Text:
   return text
 
 
-@dataclasses.dataclass(frozen=True)
 class Head:
   """What all objects of one answer have in common.
 
-  Attributes:
+  Args:
     model: its name.
-    id: of the answer.
-    created: seconds since 1970.
   """
 
-  model: str
-  id: str = dataclasses.field(
-    default_factory=lambda: f'cmpl-{uuid.uuid4().hex}'
-  )
-  created: int = dataclasses.field(default_factory=lambda: int(time.time()))
+  prefix = 'cmpl'
 
-  def completion(self, choices: list[dict], **more: Any) -> dict[str, Any]:
-    """An object with these choices."""
-    return {
-      'id': self.id,
-      'object': 'text_completion',
-      'created': self.created,
-      'model': self.model,
-      'choices': choices,
-      **more,
+  def __init__(self, model: str):
+    self._same = {
+      'id': f'{self.prefix}-{uuid.uuid4().hex}',
+      'created': int(time.time()),
+      'model': model,
     }
+    self._begun: set[int] = set()  # choices of which there were pieces
+
+  def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
+    """The object of an answer that is complete."""
+    return self._object('text_completion', choices, more)
+
+  def piece(self, choices: list[dict], **more: Any) -> dict[str, Any]:
+    """One of a stream, with what is new."""
+    return self._object('text_completion', choices, more)
+
+  def _object(
+    self, kind: str, choices: list[dict], more: dict[str, Any]
+  ) -> dict[str, Any]:
+    return {**self._same, 'object': kind, 'choices': choices, **more}
 
 
 def usage(prompts: int, written: int) -> dict[str, int]:

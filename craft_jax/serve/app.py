@@ -9,11 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
 from craft_jax.serve import (
+  answers,
   bodies,
+  chat,
   fields,
   metrics,
   replies,
@@ -30,6 +33,7 @@ _PAGE = {
   '/page.js': ('page.js', 'text/javascript'),
   '/page.css': ('page.css', 'text/css'),
 }
+_CHATS = '/v1/chat/completions'
 # When each status of an error is sent.
 WRONG = {
   400: 'the request is wrong; `param` names the field',
@@ -52,13 +56,15 @@ class Json(JSONResponse):
     return json.dumps(content, allow_nan=False, separators=(',', ':')).encode()
 
 
-def build(service: Service, log: Log) -> FastAPI:
-  """All routes of a service."""
+def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
+  """All routes of a service; those of chats only if they are wanted."""
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
     openapi_url=None, default_response_class=Json, redirect_slashes=False,
   )  # fmt: skip
   _add_completions(app, service)
+  if chats:
+    _add_chats(app, service)
   _add_texts(app, service)
   _add_facts(app, service)
   _add_probes(app, service)
@@ -90,41 +96,64 @@ _ANY = (400, 401, 405, 408, 413, 429, 500, 503)
 _USUAL = (401, 405, 429, 500, 503)  # of what reads no body
 
 
-def _add_completions(app: FastAPI, service: Service) -> None:
-  limits = service.limits
+def _texts(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+  """The answers of a route that writes, for the document."""
+  return _refusals(*_ANY, 404) | {
+    200: {
+      'model': kind,
+      'description': 'the texts; with `stream` server-sent events of the '
+      'same form, the last of which is `[DONE]`',
+      'content': {'text/event-stream': {'schema': _EVENT}},
+    }
+  }
 
+
+async def _written(
+  service: Service,
+  body: bodies.CompletionBody,
+  request: Request,
+  head: type[answers.Head] = answers.Head,
+) -> Response:
+  """Texts, whole or as they come."""
+  deadline = service.limits.deadline
+  taken = await writing.take(service, body, head)
+  if not body.stream:
+    return Json(await stream.finished(taken, request.receive, deadline))
+  try:
+    await taken.begin()
+  except BaseException:
+    taken.close('failed')
+    raise
+  options = body.stream_options
+  usage = options is not None and options.include_usage
+  return stream.Events(taken, usage, deadline)
+
+
+def _add_completions(app: FastAPI, service: Service) -> None:
   @app.post(
     '/v1/completions',
     summary='Continue prompts',
-    responses=_refusals(*_ANY, 404)
-    | {
-      200: {
-        'model': replies.Completion,
-        'description': 'the texts; with `stream` server-sent events of the '
-        'same form, the last of which is `[DONE]`',
-        'content': {'text/event-stream': {'schema': _EVENT}},
-      }
-    },
+    responses=_texts(replies.Completion),
   )
   async def completions(
     body: bodies.CompletionBody, request: Request
   ) -> Response:
-    taken = await writing.take(service, body)
-    if not body.stream:
-      return Json(
-        await stream.finished(taken, request.receive, limits.deadline)
-      )
+    return await _written(service, body, request)
+
+
+def _add_chats(app: FastAPI, service: Service) -> None:
+  @app.post(
+    _CHATS,
+    summary='Continue a chat',
+    responses=_texts(replies.ChatCompletion),
+  )
+  async def chats(body: chat.ChatBody, request: Request) -> Response:
     try:
-      await taken.begin()
-    except BaseException:
-      taken.close('failed')
+      return await _written(service, chat.written(body), request, chat.Head)
+    except ApiError as e:
+      if e.param == 'prompt':
+        e.param = 'messages'
       raise
-    options = body.stream_options
-    return stream.Events(
-      taken,
-      options is not None and options.include_usage,
-      limits.deadline,
-    )
 
 
 def _add_texts(app: FastAPI, service: Service) -> None:
@@ -288,7 +317,10 @@ def _add_errors(app: FastAPI, log: Log) -> None:
 
   @app.exception_handler(HTTPException)
   async def http(request: Request, error: HTTPException) -> Json:
-    found = answer(ApiError(error.status_code, str(error.detail)))
+    says = str(error.detail)
+    if error.status_code == 404 and request.url.path == _CHATS:
+      says = 'chats are not answered; start the server with --chat'
+    found = answer(ApiError(error.status_code, says))
     found.headers.update(error.headers or {})
     return found
 

@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 # JSON's own numbers only; text that UTF-8 cannot have is refused by pydantic.
-_STRICT = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
 
 
 class StreamOptions(BaseModel):
   """How a stream is sent."""
 
-  model_config = _STRICT
+  model_config = STRICT
   include_usage: bool = Field(
     False, description='a last event with the usage, null in those before'
   )
@@ -28,7 +28,7 @@ class StreamOptions(BaseModel):
 class JsonSchema(BaseModel):
   """A schema, as OpenAI's clients send it."""
 
-  model_config = _STRICT
+  model_config = STRICT
   name: str = Field('schema', description='any; has no effect on the text')
   description: str | None = Field(None, description='likewise')
   schema_: dict[str, JsonValue] | bool = Field(
@@ -42,23 +42,17 @@ class JsonSchema(BaseModel):
 class ResponseFormat(BaseModel):
   """The form of the text."""
 
-  model_config = _STRICT
+  model_config = STRICT
   type: Literal['text', 'json_schema'] = 'text'
   json_schema: JsonSchema | None = None
 
 
-class CompletionBody(BaseModel):
-  """A request for completions: OpenAI's fields, then those of Craft."""
+class Sampling(BaseModel):
+  """How text is written: OpenAI's fields, then those of Craft."""
 
-  model_config = _STRICT
+  model_config = STRICT
   model: str | None = Field(
     None, description='the name of the model, if any (/v1/models)'
-  )
-  prompt: str | list[str] | list[Id] | list[list[Id]] = Field(
-    '', description='text to continue, or several; or the ids of symbols'
-  )
-  max_tokens: int | None = Field(
-    16, ge=0, lt=2**31, description='characters to write; 0 needs echo'
   )
   temperature: float | None = Field(
     1.0, ge=0, le=100, description='0 is greedy, 1 the model as trained'
@@ -67,28 +61,9 @@ class CompletionBody(BaseModel):
     1.0, ge=0, le=1, description='the most likely symbols that sum to this'
   )
   n: int | None = Field(1, ge=1, lt=2**31, description='texts per prompt')
-  best_of: int | None = Field(
-    None,
-    ge=1,
-    lt=2**31,
-    description='draw so many and give the n with the highest mean '
-    'log-probability; not with stream if over n',
-  )
   stream: bool | None = Field(False, description='send text as it is written')
   stream_options: StreamOptions | None = Field(
     None, description='only with stream'
-  )
-  stop: str | list[str] | None = Field(
-    None, description='up to 4 texts before which a text ends'
-  )
-  logprobs: int | None = Field(
-    None,
-    ge=0,
-    le=5,
-    description='log-probabilities of each symbol and of so many others',
-  )
-  echo: bool | None = Field(
-    False, description='begin with the prompt, and with its logprobs'
   )
   seed: int | None = Field(
     None,
@@ -108,7 +83,6 @@ class CompletionBody(BaseModel):
   user: str | None = Field(
     None, description='any mark of the sender; has no effect on the text'
   )
-  suffix: None = Field(None, description='not supported: texts go on only')
 
   top_k: int = Field(
     0, ge=0, lt=2**31, description='the so many most likely; 0 is all'
@@ -139,10 +113,41 @@ class CompletionBody(BaseModel):
   )
 
 
+class CompletionBody(Sampling):
+  """A request for completions."""
+
+  prompt: str | list[str] | list[Id] | list[list[Id]] = Field(
+    '', description='text to continue, or several; or the ids of symbols'
+  )
+  max_tokens: int | None = Field(
+    16, ge=0, lt=2**31, description='characters to write; 0 needs echo'
+  )
+  best_of: int | None = Field(
+    None,
+    ge=1,
+    lt=2**31,
+    description='draw so many and give the n with the highest mean '
+    'log-probability; not with stream if over n',
+  )
+  stop: str | list[str] | None = Field(
+    None, description='up to 4 texts before which a text ends'
+  )
+  logprobs: int | None = Field(
+    None,
+    ge=0,
+    le=5,
+    description='log-probabilities of each symbol and of so many others',
+  )
+  echo: bool | None = Field(
+    False, description='begin with the prompt, and with its logprobs'
+  )
+  suffix: None = Field(None, description='not supported: texts go on only')
+
+
 class ValidateBody(BaseModel):
   """A constraint to be tried without writing anything."""
 
-  model_config = _STRICT
+  model_config = STRICT
   model: str | None = None
   regex: str | None = Field(None, description='as in a completion')
   response_format: ResponseFormat | None = Field(
@@ -157,7 +162,7 @@ class ValidateBody(BaseModel):
 class ScoreBody(BaseModel):
   """A request for the likelihood of texts."""
 
-  model_config = _STRICT
+  model_config = STRICT
   model: str | None = None
   text: str | list[str] = Field(description='a text, or several')
   stride: int = Field(
@@ -172,7 +177,7 @@ class ScoreBody(BaseModel):
 class TokenizeBody(BaseModel):
   """A text to be made symbols of."""
 
-  model_config = _STRICT
+  model_config = STRICT
   model: str | None = None
   prompt: str = Field(description='the text')
   add_special_tokens: Literal[False] = Field(
@@ -183,6 +188,6 @@ class TokenizeBody(BaseModel):
 class DetokenizeBody(BaseModel):
   """Symbols to be made a text of."""
 
-  model_config = _STRICT
+  model_config = STRICT
   model: str | None = None
   tokens: list[Id] = Field(description='their ids')

@@ -14,12 +14,13 @@ from pydantic import BaseModel
 
 from craft_jax.errors import UserError
 from craft_jax.files import write_atomic
-from craft_jax.serve import app, bodies
+from craft_jax.serve import app, bodies, chat
 from craft_jax.serve.limits import Limits
 from craft_jax.serve.metrics import Metrics
 
 _BODIES: dict[str, type[BaseModel]] = {
   'completions': bodies.CompletionBody,
+  'chat': chat.ChatBody,
   'validate': bodies.ValidateBody,
   'score': bodies.ScoreBody,
   'tokenize': bodies.TokenizeBody,
@@ -80,7 +81,11 @@ def fields(body: type[BaseModel]) -> str:
   schema = body.model_json_schema()
   named = schema.get('$defs', {})
   rows = []
-  for name, one in schema['properties'].items():
+  # Its own before those that it shares with others.
+  shared = schema['properties'].keys() - body.__annotations__.keys()
+  for name, one in sorted(
+    schema['properties'].items(), key=lambda pair: pair[0] in shared
+  ):
     default = 'needed'
     if name not in schema.get('required', ()):
       value = one.get('default')

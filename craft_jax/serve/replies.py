@@ -52,6 +52,55 @@ class Completion(BaseModel):
   usage: Usage | None = None
 
 
+class Symbol(BaseModel):
+  """One of a list of likely symbols."""
+
+  token: str
+  logprob: float | None
+  bytes: list[int] | None
+
+
+class WrittenSymbol(Symbol):
+  """A symbol of a speech."""
+
+  top_logprobs: list[Symbol]
+
+
+class SpeechLogprobs(BaseModel):
+  """An object per symbol of a speech."""
+
+  content: list[WrittenSymbol]
+  refusal: None
+
+
+class Speech(BaseModel):
+  """What the assistant says."""
+
+  role: Literal['assistant']
+  content: str
+  refusal: None
+
+
+class ChatChoice(BaseModel):
+  """A speech."""
+
+  index: int
+  message: Speech
+  logprobs: SpeechLogprobs | None
+  finish_reason: Literal['stop', 'length']
+
+
+class ChatCompletion(BaseModel):
+  """The next speech of a chat; in a stream `delta` stands for `message`."""
+
+  id: str
+  object: Literal['chat.completion']
+  created: int
+  model: str
+  choices: list[ChatChoice]
+  usage: Usage
+
+
 class Model(BaseModel):
   """The model that is served."""
 

@@ -41,7 +41,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   log = Log()
   service = Service(Model.of(trained), name, args.slots, limits, log)
   app = Guard(
-    app_lib.build(service, log),
+    app_lib.build(service, log, args.chat),
     service,
     keys,
     {*LOOPBACK, args.host, *args.allowed_host},

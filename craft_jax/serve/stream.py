@@ -116,9 +116,9 @@ class Events(Response):
     async for texts in self._writing.news():
       for text in texts:
         if (choice := text.news()) is not None:
-          yield event(head.completion([choice], **more))
+          yield event(head.piece([choice], **more))
     if self._include_usage:
-      yield event(head.completion([], usage=self._writing.usage()))
+      yield event(head.piece([], usage=self._writing.usage()))
 
 
 async def finished(
@@ -147,7 +147,7 @@ async def finished(
     raise
   finally:
     writing.close(reason)
-  return writing.head.completion(writing.choices(), usage=writing.usage())
+  return writing.head.whole(writing.choices(), usage=writing.usage())
 
 
 def out_of_time(deadline: float) -> ApiError:

@@ -21,8 +21,17 @@ from craft_jax.serve.service import Model, Service
 from craft_jax.serve.worker import Job
 
 
-async def take(service: Service, body: CompletionBody) -> 'Writing':
+async def take(
+  service: Service,
+  body: CompletionBody,
+  head: type[answers.Head] = answers.Head,
+) -> 'Writing':
   """Takes a request for completions, or refuses it.
+
+  Args:
+    service: that answers.
+    body: what is asked.
+    head: of the form that the answer has.
 
   Raises:
     ApiError: any.
@@ -53,7 +62,7 @@ async def take(service: Service, body: CompletionBody) -> 'Writing':
     read, texts, request.max_chars, len(prepared) * request.beams
   )
   service.metrics.prompt_symbols.inc(prompts)
-  return Writing(service, model, wanted, prepared, claim)
+  return Writing(service, model, wanted, prepared, claim, head(service.name))
 
 
 async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
@@ -96,6 +105,7 @@ class Writing:
     wanted: fields.Wanted,
     prepared: list[Prepared],
     claim: Claim,
+    head: answers.Head,
   ):
     self._service, self._model = service, model
     self._wanted, self._prepared, self._claim = wanted, prepared, claim
@@ -103,7 +113,7 @@ class Writing:
     self._begin = time.monotonic()
     self._seen: dict[int, float] = {}  # when a text last grew
     self.each = wanted.request.num_drawn
-    self.head = answers.Head(service.name)
+    self.head = head
     groups = [Answer(one, self.each) for one in prepared]
     self._answers = groups
     vocabulary = model.trained.vocabulary

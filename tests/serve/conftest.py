@@ -140,7 +140,8 @@ def start_server(model_dir, tmp_path):
 
 @pytest.fixture(scope='session')
 def server(model_dir, tmp_path_factory):
-  """One with the usual flags, for all tests that leave it as it was."""
-  found = Server(model_dir, tmp_path_factory.mktemp('server') / 'log')
+  """One with chats, for all tests that leave it as it was."""
+  log = tmp_path_factory.mktemp('server') / 'log'
+  found = Server(model_dir, log, '--chat')
   yield found
   assert found.stop() == 0

@@ -16,7 +16,7 @@ _CHECKS = (
 
 @pytest.mark.slow
 def test_every_answer_is_as_the_document_says(start_server, tmp_path):
-  server = start_server('--max-tokens=16', '--max-texts=4')
+  server = start_server('--chat', '--max-tokens=16', '--max-texts=4')
   found = subprocess.run(
     [
       sys.executable, '-m', 'schemathesis.cli', 'run',

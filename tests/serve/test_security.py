@@ -90,6 +90,7 @@ def server(byte_run, tmp_path_factory):
     f'--allowed-origin={_SITE}',
     '--allowed-host=Models.LAN',
     '--read-deadline=2',
+    '--chat',
   ) as found:
     yield found
 
@@ -151,7 +152,7 @@ def routes(byte_run):
   service = Service(Model.of(trained), 'm', 1, Limits(), logs.Log())
   found = [
     (route.path.replace('{id}', 'model'), method)
-    for route in app_lib.build(service, logs.Log()).routes
+    for route in app_lib.build(service, logs.Log(), chats=True).routes
     for method in route.methods
   ]
   assert len(found) > 12

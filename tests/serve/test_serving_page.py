@@ -45,7 +45,7 @@ def test_the_tables_have_all_there_is():
 def test_every_path_is_named(byte_run):
   trained = load_model(byte_run, 'latest', True)
   service = Service(Model.of(trained), 'm', 1, Limits(), Log())
-  paths = {route.path for route in app.build(service, Log()).routes}
+  paths = {route.path for route in app.build(service, Log(), True).routes}
   named = set(
     re.findall(r'(/[\w./{}]*)', ' '.join(r[0] for r in _rows('## Paths')))
   )
