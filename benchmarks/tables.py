@@ -211,6 +211,26 @@ def _memory(result: Result) -> Iterator[Row]:
     )
 
 
+def _served(result: Result) -> Iterator[Row]:
+  """What clients were given, beside what else could have written it."""
+  for name, row in result['variants'].items():
+    if row['of'] == name and row['ratio'] == 1:
+      continue  # what the others are compared with
+    figure = f'{row["rate"]:,.0f} characters/s'
+    if 'first_p99' in row:
+      missed = (
+        ', **missed**' if row['first_p99'] > row['most_first_p99'] else ''
+      )
+      figure += (
+        f', the first after {row["first_p50"]:.2f} s (p99 '
+        f'{row["first_p99"]:.2f} s, at most {row["most_first_p99"]:g}{missed})'
+      )
+    ratio = f'{row["ratio"]:.2f} x {row["of"]}'
+    if row['of'] == name:
+      ratio = f'the server is {row["ratio"]:.1f} x as fast'
+    yield Row(name, figure, ratio, _bar(result, row))
+
+
 def _other(result: Result) -> Iterator[Row]:
   """Of a script that has no function here: what its bars are about."""
   key = result.get('bars', _BARS).partition(' ')[0]
@@ -228,6 +248,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'decode': _decode,
   'constrained': _compared,
   'engine': _compared,
+  'serve_load': _served,
   'guesses': _compared,
   'constraints': _constraints,
   'quantized': _quantized,

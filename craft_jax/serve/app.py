@@ -1,4 +1,4 @@
-"""The routes, and the document that describes them."""
+"""The routes, and one form for all errors."""
 
 import importlib.resources
 import json
@@ -7,9 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
@@ -23,7 +21,8 @@ from craft_jax.serve import (
   stream,
   writing,
 )
-from craft_jax.serve.errors import ApiError
+from craft_jax.serve.document import ANY, USUAL, openapi, refusals, texts
+from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.service import Service
 from craft_jax.text.vocabulary import SPECIALS
@@ -34,18 +33,6 @@ _PAGE = {
   '/page.css': ('page.css', 'text/css'),
 }
 _CHATS = '/v1/chat/completions'
-# When each status of an error is sent.
-WRONG = {
-  400: 'the request is wrong; `param` names the field',
-  401: 'no key, or one that is not known',
-  404: 'there is no such model or path',
-  405: 'the path has another method',
-  408: 'the request did not arrive in time',
-  413: 'the request is too large',
-  429: 'too busy, or too many requests; see Retry-After',
-  500: 'the model failed',
-  503: 'closing down, or out of time',
-}
 
 
 class Json(JSONResponse):
@@ -70,42 +57,8 @@ def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   _add_probes(app, service)
   _add_page(app)
   _add_errors(app, log)
-  app.openapi = _openapi(app)  # type: ignore[method-assign]
+  app.openapi = openapi(app)  # type: ignore[method-assign]
   return app
-
-
-def _refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-  """The errors of a route, for the document."""
-  reference = {'$ref': '#/components/schemas/Error'}
-  return {
-    status: {
-      'description': WRONG[status],
-      'content': {'application/json': {'schema': reference}},
-    }
-    for status in statuses
-  }
-
-
-# Of a stream: its data is the object, an error, or `[DONE]`.
-_EVENT = {
-  'type': 'object',
-  'properties': {'data': {'type': 'string'}},
-  'required': ['data'],
-}
-_ANY = (400, 401, 405, 408, 413, 429, 500, 503)
-_USUAL = (401, 405, 429, 500, 503)  # of what reads no body
-
-
-def _texts(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-  """The answers of a route that writes, for the document."""
-  return _refusals(*_ANY, 404) | {
-    200: {
-      'model': kind,
-      'description': 'the texts; with `stream` server-sent events of the '
-      'same form, the last of which is `[DONE]`',
-      'content': {'text/event-stream': {'schema': _EVENT}},
-    }
-  }
 
 
 async def _written(
@@ -133,7 +86,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
   @app.post(
     '/v1/completions',
     summary='Continue prompts',
-    responses=_texts(replies.Completion),
+    responses=texts(replies.Completion),
   )
   async def completions(
     body: bodies.CompletionBody, request: Request
@@ -145,7 +98,7 @@ def _add_chats(app: FastAPI, service: Service) -> None:
   @app.post(
     _CHATS,
     summary='Continue a chat',
-    responses=_texts(replies.ChatCompletion),
+    responses=texts(replies.ChatCompletion),
   )
   async def chats(body: chat.ChatBody, request: Request) -> Response:
     try:
@@ -161,7 +114,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return service.model.trained.vocabulary
 
   @app.post(
-    '/score', summary='How likely texts are', responses=_refusals(*_ANY, 404)
+    '/score', summary='How likely texts are', responses=refusals(*ANY, 404)
   )
   async def score(body: bodies.ScoreBody) -> dict[str, Any]:
     return {'model': service.name, 'texts': await service.score(body)}
@@ -170,7 +123,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     '/validate',
     response_model=replies.Valid,
     summary='Whether the model can write in a form',
-    responses=_refusals(*_ANY, 404),
+    responses=refusals(*ANY, 404),
   )
   async def validate(body: bodies.ValidateBody) -> dict[str, Any]:
     return await writing.validate(service, body)
@@ -179,7 +132,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     '/tokenize',
     response_model=replies.Tokens,
     summary='A text as ids',
-    responses=_refusals(*_ANY, 404),
+    responses=refusals(*ANY, 404),
   )
   async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
@@ -191,7 +144,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     '/detokenize',
     response_model=replies.Text,
     summary='Ids as a text',
-    responses=_refusals(*_ANY, 404),
+    responses=refusals(*ANY, 404),
   )
   async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
@@ -201,7 +154,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     '/tokenizer_info',
     response_model=replies.TokenizerInfo,
     summary='What the symbols are',
-    responses=_refusals(*_USUAL),
+    responses=refusals(*USUAL),
   )
   async def tokenizer_info() -> dict[str, Any]:
     known = vocabulary()
@@ -230,7 +183,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     '/v1/models',
     response_model=replies.Models,
     summary='The model',
-    responses=_refusals(*_USUAL),
+    responses=refusals(*USUAL),
   )
   async def models() -> dict[str, Any]:
     return {'object': 'list', 'data': [shown()]}
@@ -239,7 +192,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     '/v1/models/{id}',
     response_model=replies.Model,
     summary='One model',
-    responses=_refusals(*_USUAL, 404),
+    responses=refusals(*USUAL, 404),
   )
   async def model(id: str) -> dict[str, Any]:
     fields.check_model(id, service.name)
@@ -255,7 +208,7 @@ def _add_probes(app: FastAPI, service: Service) -> None:
     '/health',
     response_model=replies.Status,
     summary='Whether it lives',
-    responses=_refusals(405),
+    responses=refusals(405),
   )
   async def health() -> dict[str, str]:
     return {'status': 'ok'}
@@ -264,18 +217,18 @@ def _add_probes(app: FastAPI, service: Service) -> None:
     '/ready',
     response_model=replies.Status,
     summary='Whether it takes requests',
-    responses=_refusals(405, 503),
+    responses=refusals(405, 503),
   )
   async def ready() -> dict[str, str]:
     if service.draining:
-      raise ApiError(503, 'the server is closing down', code='closing')
+      raise closing()
     return {'status': 'ready'}
 
   @app.get(
     '/metrics',
     summary='Figures, for Prometheus',
     response_class=Response,
-    responses=_refusals(*_USUAL)
+    responses=refusals(*USUAL)
     | {200: {'content': {'text/plain': {'schema': {'type': 'string'}}}}},
   )
   async def figures() -> Response:
@@ -356,35 +309,3 @@ def _first(error: RequestValidationError) -> ApiError:
     'suffix': 'is not supported: texts go on only; leave it out',
   }.get(name, one['msg'].replace('Input', 'it'))
   return ApiError(400, f'{name}: {says}', param=name)
-
-
-def _openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
-  """The document without FastAPI's 422, which is never sent."""
-
-  def document() -> dict[str, Any]:
-    if app.openapi_schema:
-      return app.openapi_schema
-    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schemas = found['components']['schemas']
-    for name in ('HTTPValidationError', 'ValidationError'):
-      schemas.pop(name, None)
-    text = {'type': ['string', 'null']}
-    error = {'message': {'type': 'string'}, 'type': {'type': 'string'},
-             'param': text, 'code': text}  # fmt: skip
-    inner = {'type': 'object', 'properties': error, 'required': list(error)}
-    schemas['Error'] = {
-      'type': 'object',
-      'properties': {'error': inner},
-      'required': ['error'],
-    }
-    for path in found['paths'].values():
-      for operation in path.values():
-        operation['responses'].pop('422', None)
-    found['components']['securitySchemes'] = {
-      'key': {'type': 'http', 'scheme': 'bearer'}
-    }
-    found['security'] = [{'key': []}, {}]
-    app.openapi_schema = found
-    return found
-
-  return document

@@ -48,6 +48,7 @@ class Metrics:
     self.cancellations = counter(
       'cancellations', 'requests ended before they were finished', 'reason'
     )
+    self.dispatches = counter('dispatches', 'calls of the device that write')
     self.failures = counter('failures', 'dispatches that failed')
     self.reloads = counter('reloads', 'newer checkpoints that were taken')
     self.compilations = counter('compilations', 'programs compiled')

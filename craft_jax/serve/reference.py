@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from craft_jax.errors import UserError
 from craft_jax.files import write_atomic
-from craft_jax.serve import app, bodies, chat
+from craft_jax.serve import bodies, chat, document
 from craft_jax.serve.limits import Limits
 from craft_jax.serve.metrics import Metrics
 
@@ -120,7 +120,7 @@ def metrics() -> str:
 
 def errors() -> str:
   """A row per status."""
-  rows = [(str(status), says) for status, says in app.WRONG.items()]
+  rows = [(str(status), says) for status, says in document.WRONG.items()]
   return table(('status', 'when'), rows)
 
 

@@ -222,6 +222,7 @@ class Service:
     m.busy.set(turn.busy)
     m.waiting.set(turn.waiting)
     m.symbols.inc(turn.symbols)
+    m.dispatches.inc(turn.dispatches)
     if turn.busy >= turn.slots:
       self.admission.measured(turn.symbols, turn.seconds)
       m.rate.set(self.admission.rate)

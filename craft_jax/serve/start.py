@@ -7,7 +7,7 @@ import os
 import pathlib
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from craft_jax import checkpoint, compile_cache
 from craft_jax.data.sources import cache_folder
@@ -34,11 +34,14 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   Raises:
     UserError: no such checkpoint, or the port is taken.
   """
-  trained = _load(args)
+  log = Log()
+  passed_over = _once(log, 'checkpoint passed over')
+  trained = _load(
+    args, checkpoint.resolve_step(args.workdir, args.step, passed_over)
+  )
   compile_cache.use(cache_folder(trained.cfg.data))
   _allow_files(limits.max_connections)
   name = args.name or pathlib.Path(args.workdir).resolve().name
-  log = Log()
   service = Service(Model.of(trained), name, args.slots, limits, log)
   app = Guard(
     app_lib.build(service, log, args.chat),
@@ -53,11 +56,13 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
     host = f'[{args.host}]' if ':' in args.host else args.host
     log.note('ready', model=name, step=trained.meta.step, port=port)
     lock = 'with a key' if keys else 'without a key'
+    if not keys and args.host not in LOOPBACK:
+      log.note('open to all who reach it', host=args.host, port=port)
     print(f'serving {name} {lock} at http://{host}:{port}/', flush=True)
 
   async def all() -> None:
     await service.start()
-    watcher = asyncio.create_task(_follow(args, service, log))
+    watcher = asyncio.create_task(_follow(args, service, log, passed_over))
     try:
       await run.serve(app, service, args.host, args.port, ready)
     finally:
@@ -89,32 +94,46 @@ def _allow_files(connections: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _load(args: argparse.Namespace) -> Trained:
+def _load(args: argparse.Namespace, step: int) -> Trained:
   return load_model(
-    args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
+    args.workdir, step, not args.no_ema, args.weights, args.kv_cache
   )
 
 
-async def _follow(args: argparse.Namespace, service: Service, log: Log) -> None:
+def _once(log: Log, event: str) -> Callable[[str], None]:
+  """Notes an error, but never twice."""
+  noted = set[str]()
+
+  def note(error: str) -> None:
+    if error not in noted:
+      noted.add(error)
+      log.note(event, error=error)
+
+  return note
+
+
+async def _follow(
+  args: argparse.Namespace,
+  service: Service,
+  log: Log,
+  passed_over: Callable[[str], None],
+) -> None:
   """Takes newer checkpoints as they come."""
   if not args.reload:
     return
-  refused = service.model.trained.meta.step
+  not_reloaded = _once(log, 'not reloaded')
   while True:
     await asyncio.sleep(args.reload)
     try:
       step = await asyncio.to_thread(
-        checkpoint.resolve_step, args.workdir, args.step
+        checkpoint.resolve_step, args.workdir, args.step, passed_over
       )
-      if step in (refused, service.model.trained.meta.step):
+      if step == service.model.trained.meta.step:
         continue
-      refused = step  # said once, if it is
-      trained = await asyncio.to_thread(_load, args)
+      trained = await asyncio.to_thread(_load, args, step)
       if trained.vocabulary != service.model.trained.vocabulary:
-        log.note('not reloaded', error='another vocabulary', step=step)
-      elif trained.meta.step == service.model.trained.meta.step:
-        log.note('not reloaded', error='damaged', step=step)
+        not_reloaded(f'step {step} has another vocabulary')
       else:
         await service.reload(trained)
     except Exception as e:  # the one that is served still is
-      log.note('not reloaded', error=repr(e))
+      not_reloaded(repr(e))

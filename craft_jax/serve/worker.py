@@ -43,6 +43,7 @@ class Turn:
 
   Attributes:
     seconds: since the one before.
+    dispatches: 1, or 0 as it says only that there is nothing to do.
     symbols: written.
     busy: slots that are in use.
     slots: that there are.
@@ -50,6 +51,7 @@ class Turn:
   """
 
   seconds: float
+  dispatches: int
   symbols: int
   busy: int
   slots: int
@@ -138,7 +140,7 @@ class Worker:
 
   def _take_commands(self, wait: bool) -> None:
     if wait:
-      self._tell_turn(0)
+      self._tell_turn(0, 0)
       self._commands.get()()
       self._last = time.monotonic()
     while not self._commands.empty():
@@ -193,7 +195,7 @@ class Worker:
       self._forget_finished(job, {number for number, _ in of})
     if events:
       self._loop.call_soon_threadsafe(_deliver, events)
-    self._tell_turn(symbols)
+    self._tell_turn(1, symbols)
 
   def _forget_finished(self, job: Job, numbers: set[int]) -> None:
     """Forgets requests all of whose samples are finished, then their job."""
@@ -245,11 +247,12 @@ class Worker:
   def _tell(self, job: Job, event: Event) -> None:
     self._loop.call_soon_threadsafe(_deliver, {job: event})
 
-  def _tell_turn(self, symbols: int) -> None:
+  def _tell_turn(self, dispatches: int, symbols: int) -> None:
     now = time.monotonic()
     limits = self._engine.scheduler.limits
     turn = Turn(
       now - self._last,
+      dispatches,
       symbols,
       sum(limits.slots - e.scheduler.num_free for e in self._engines()),
       limits.slots,

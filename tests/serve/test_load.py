@@ -18,7 +18,7 @@ import time
 import pytest
 
 from craft_jax import compile_cache
-from craft_jax.serve import writing
+from craft_jax.serve import stream, writing
 from craft_jax.serve.bodies import CompletionBody
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Admission, Limits
@@ -269,6 +269,68 @@ def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
   assert busy.metric('craft_symbols_total') == symbols, 'it is still written'
 
 
+@contextlib.asynccontextmanager
+async def _in_process(model_dir, folder):
+  """A service of two slots, started."""
+  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', folder)))
+  trained = load_model(model_dir, 'latest', True)
+  with (folder / 'log').open('w') as file:
+    service = Service(Model.of(trained), 'm', 2, Limits(), Log(file))
+    await service.start()
+    try:
+      yield service
+    finally:
+      await service.stop()
+
+
+def _hold(worker):
+  """Has the engine's thread wait between two dispatches; lets it go on."""
+  reached, held = threading.Event(), threading.Event()
+
+  def wait():
+    reached.set()
+    assert held.wait(60)
+
+  worker._commands.put(wait)
+  return reached, held.set
+
+
+def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
+  """Of a client that has gone, while the engine's thread is at work."""
+
+  async def all():
+    async with _in_process(model_dir, tmp_path) as service:
+      worker, figures = service.running, service.metrics
+      gone = asyncio.Event()
+
+      async def receive():
+        await gone.wait()
+        return {'type': 'http.disconnect'}
+
+      taken = await writing.take(service, CompletionBody(**_ENDLESS))
+      task = asyncio.create_task(stream.finished(taken, receive, 0))
+      while figures.busy._value.get() < 2:
+        await asyncio.sleep(0.01)
+      reached, go_on = _hold(worker)
+      while not reached.is_set():
+        await asyncio.sleep(0.01)
+      # What was told before is taken note of.
+      await asyncio.sleep(0)
+      before = figures.dispatches._value.get(), figures.symbols._value.get()
+      gone.set()
+      with pytest.raises(stream.Gone):
+        await task
+      assert worker._engine.busy
+      go_on()
+      while figures.busy._value.get():
+        await asyncio.sleep(0.01)
+      assert figures.dispatches._value.get() <= before[0] + 1
+      assert figures.symbols._value.get() == before[1]
+      assert service.admission.texts == service.admission.left == 0
+
+  asyncio.run(all())
+
+
 # --- slow to take ---
 
 
@@ -428,6 +490,24 @@ def test_what_is_not_finished_is_told_so(start_server, kind):
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_nothing(start_server):
+  server = start_server('--grace=600', '--slots=4', '--max-wait=1000')
+  with _asked(server, **_ENDLESS, stream=True) as streamed:
+    server.until(lambda: server.metric('craft_slots_busy'))
+    server.process.send_signal(signal.SIGINT)
+    while True:  # until it takes no more
+      with contextlib.suppress(OSError):
+        socket.create_connection(('127.0.0.1', server.port), 5).close()
+        time.sleep(0.02)
+        continue
+      break
+    assert server.process.poll() is None
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
+    assert b'"code": "closing"' in _until_end(streamed)
+
+
+@pytest.mark.slow
 def test_an_idle_one_ends_at_once(start_server):
   server = start_server('--slots=1')
   with socket.create_connection(('127.0.0.1', server.port), 30) as line:
@@ -481,7 +561,7 @@ def test_a_newer_checkpoint_is_taken_and_nothing_dropped(tmp_path):
         file.write_bytes(file.read_bytes()[:-7] + b'damaged')
     (folder / 'next').rename(folder / '70')
     log = pathlib.Path(server.log)
-    server.until(lambda: 'damaged' in log.read_text())
+    server.until(lambda: 'passed over' in log.read_text())
     assert server.metric(checkpoint) == 60
     assert server.complete(**_SMALL)['choices'] == old
     shutil.rmtree(folder / '70')
@@ -511,6 +591,9 @@ def test_a_newer_checkpoint_is_taken_and_nothing_dropped(tmp_path):
     assert server.metric('craft_slots') == 16
   finally:
     assert server.stop() == 0
+  events = [json.loads(line)['event'] for line in log.read_text().splitlines()]
+  assert events.count('checkpoint passed over') == 1
+  assert events.count('reloaded') == 1
 
 
 def _until_done(line):
@@ -551,26 +634,20 @@ async def _written(service, **fields):
 
 
 def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
-  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', tmp_path)))
-  trained = load_model(model_dir, 'latest', True)
-
-  async def all(log):
-    service = Service(Model.of(trained), 'm', 2, Limits(), log)
-    await service.start()
-    worker = service.running
-    try:
+  async def all():
+    async with _in_process(model_dir, tmp_path) as service:
+      worker = service.running
       alone = await _written(service, **_SMALL)
       worker._engine._device = _Fails(worker._engine._device)
       # All three are there before the engine's thread goes on.
-      held = threading.Event()
-      worker._commands.put(lambda: held.wait(30) and None)
+      _, go_on = _hold(worker)
       asked = asyncio.gather(
         *(_written(service, **_SMALL, n=n) for n in (1, 2, 3)),
         return_exceptions=True,
       )
       while worker._commands.qsize() < 3:
         await asyncio.sleep(0.01)
-      held.set()
+      go_on()
       found = await asked
       assert [error.status for error in found] == [500] * 3
       assert service.metrics.failures._value.get() == 1
@@ -591,9 +668,6 @@ def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
       assert await _written(service, **_SMALL) == alone
       assert service.admission.texts == service.admission.left == 0
       assert not worker._jobs and not worker._places
-    finally:
-      await service.stop()
 
-  with (tmp_path / 'log').open('w') as file:
-    asyncio.run(all(Log(file)))
+  asyncio.run(all())
   assert 'RuntimeError' in (tmp_path / 'log').read_text()

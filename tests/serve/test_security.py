@@ -319,6 +319,15 @@ def test_only_this_machine_is_listened_to(server):
   assert listening == [f'0100007F:{ours}']
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('keyed', [False, True])
+def test_to_be_open_to_all_is_told(byte_run, tmp_path, keyed):
+  env = {'CRAFT_API_KEYS': _FIRST} if keyed else {}
+  with _serving(byte_run, tmp_path, '--host=0.0.0.0', **env) as server:
+    events = [line['event'] for line in server.lines()]
+  assert ('open to all who reach it' in events) == (not keyed)
+
+
 @pytest.mark.parametrize(
   'host',
   [

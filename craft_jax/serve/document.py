@@ -1,0 +1,97 @@
+"""What is written about the routes, for the document at /openapi.json."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+# When each status of an error is sent.
+WRONG = {
+  400: 'the request is wrong; `param` names the field',
+  401: 'no key, or one that is not known',
+  404: 'there is no such model or path',
+  405: 'the path has another method',
+  408: 'the request did not arrive in time',
+  413: 'the request is too large',
+  429: 'too busy, or too many requests; see Retry-After',
+  500: 'the model failed',
+  503: 'closing down, or out of time',
+}
+
+# The header that some of them have.
+_HEADERS = {
+  401: 'WWW-Authenticate',
+  405: 'Allow',
+  429: 'Retry-After',
+  503: 'Retry-After',
+}
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+  """The errors of a route, for the document."""
+  reference = {'$ref': '#/components/schemas/Error'}
+  word = {'required': True, 'schema': {'type': 'string'}}
+  return {
+    status: {
+      'description': WRONG[status],
+      'headers': {_HEADERS[status]: word} if status in _HEADERS else {},
+      'content': {'application/json': {'schema': reference}},
+    }
+    for status in statuses
+  }
+
+
+# Of a stream: its data is the object, an error, or `[DONE]`.
+_EVENT = {
+  'type': 'object',
+  'properties': {'data': {'type': 'string'}},
+  'required': ['data'],
+}
+ANY = (400, 401, 405, 408, 413, 429, 500, 503)
+USUAL = (401, 405, 429, 500, 503)  # of what reads no body
+
+
+def texts(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+  """The answers of a route that writes, for the document."""
+  return refusals(*ANY, 404) | {
+    200: {
+      'model': kind,
+      'description': 'the texts; with `stream` server-sent events of the '
+      'same form, the last of which is `[DONE]`',
+      'content': {'text/event-stream': {'schema': _EVENT}},
+    }
+  }
+
+
+def openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
+  """The document without FastAPI's 422, which is never sent."""
+
+  def document() -> dict[str, Any]:
+    if app.openapi_schema:
+      return app.openapi_schema
+    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemas = found['components']['schemas']
+    for name in ('HTTPValidationError', 'ValidationError'):
+      schemas.pop(name, None)
+    text = {'type': ['string', 'null']}
+    error = {'message': {'type': 'string'}, 'type': {'type': 'string'},
+             'param': text, 'code': text}  # fmt: skip
+    inner = {'type': 'object', 'properties': error, 'required': list(error)}
+    schemas['Error'] = {
+      'type': 'object',
+      'properties': {'error': inner},
+      'required': ['error'],
+    }
+    for path in found['paths'].values():
+      for operation in path.values():
+        operation['responses'].pop('422', None)
+    found['components']['securitySchemes'] = {
+      'key': {'type': 'http', 'scheme': 'bearer'}
+    }
+    found['security'] = [{'key': []}, {}]
+    app.openapi_schema = found
+    return found
+
+  return document
