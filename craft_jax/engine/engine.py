@@ -250,7 +250,8 @@ class Engine:
     row, number = sample.row, sample.number
     ids, logprobs = wrote.ids, wrote.logprobs
     ends = (self._vocabulary.bos, self._vocabulary.eos)
-    if row.stop or row.chars_left <= len(ids) + _WHOLE:
+    # None at all where guesses had filled its context before it was told.
+    if ids and (row.stop or row.chars_left <= len(ids) + _WHOLE):
       # It may end here: symbol by symbol, what follows its end is not taken,
       # however many symbols were written at once.
       parts = []

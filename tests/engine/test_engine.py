@@ -228,6 +228,20 @@ def test_guesses_change_logits_by_rounding_only(toy, drafts):
   assert engine.scheduler.num_free == 4 and not engine._jobs
 
 
+def test_guesses_that_fill_a_context_early(toy):
+  """The dispatch after it, which was issued by then, writes nothing there."""
+  runs = compile_regex('(the nation is |no one is ){3}', CHARS)
+  settings = dataclasses.replace(WARM, constraint=runs, stop=('eee',))
+  requests = [
+    request('the nation is'[:n], 60, settings, slide=True) for n in range(1, 14)
+  ]
+  plain = engine_of(toy).run(requests)
+  compared, differ = agree(
+    toy, requests, plain, engine_of(toy, drafts=FORCED, steps=2).run(requests)
+  )
+  assert compared > 400 and differ <= 1
+
+
 def test_jump_forward_takes_fewer_dispatches(toy):
   runs = compile_regex('(the nation is |no one is ){3}', CHARS)
   one = request('a', 60, dataclasses.replace(WARM, constraint=runs), slide=True)
