@@ -69,11 +69,19 @@ class Text:
       found['tokens'].append(token(self.vocabulary, symbol))
       found['token_logprobs'].append(logprob)
       found['top_logprobs'].append(top)
-      found['text_offset'].append(self._offset)
-      assert self._decoder is not None
-      if symbol < self.vocabulary.num_symbols:
-        self._offset += len(self._decoder.feed([symbol]))
+      found['text_offset'].append(self._place(symbol))
     return found
+
+  def _place(self, symbol: int) -> int:
+    """Where the character begins that a symbol is of."""
+    assert self._decoder is not None
+    if symbol >= self.vocabulary.num_symbols:
+      return self._offset
+    # It may also tell that what came before is no character.
+    new = self._decoder.feed([symbol])
+    self._offset += len(new)
+    whole = new and not self._decoder.pending
+    return self._offset - 1 if whole else self._offset
 
   def _symbols(self) -> Iterator[tuple[int, float | None, Any]]:
     """Symbols that the text sent so far shows, and their figures.

@@ -15,6 +15,7 @@ from craft_jax.sample.request import Request
 from craft_jax.serve.bodies import CompletionBody, ResponseFormat
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Limits
+from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.trained import Trained
 
@@ -223,8 +224,8 @@ def _prepared(trained, request, prompt, settings) -> Prepared:
       f'the id {max(prompt)} is none of the {vocabulary.size} symbols',
     )
   ids = np.array(prompt, vocabulary.dtype)
-  shown = vocabulary.decode_bytes(ids[ids < vocabulary.num_symbols])
-  text = shown.decode('utf-8', 'replace')
+  # Without a character that it ends within, which the text may complete.
+  text = StreamDecoder(vocabulary).feed(ids[ids < vocabulary.num_symbols])
   # Not empty, whatever it shows: its symbols are what was asked about.
   request = dataclasses.replace(request, prompt=text or ' ')
   return Prepared(request, None, ids, text, settings)

@@ -137,6 +137,25 @@ def test_logprobs(server, trained, prompt, echo):
   assert found['text_offset'][: len(starts)] == starts
 
 
+@pytest.mark.parametrize(
+  'ids, shown, places',
+  [
+    ([49, 0xC3], '1', [0, 1, 1]),  # the model has to complete it
+    ([49, 0xC3, 50, 0xFF, 51], '1\ufffd2\ufffd3', [0, 1, 2, 3, 4, 5]),
+    ([0xF0, 0x9F, 256, 50], '\ufffd2', [0, 0, 0, 1, 2]),
+  ],
+)
+def test_ids_that_are_no_text(server, ids, shown, places):
+  fields = {'prompt': ids, 'max_tokens': 3, 'seed': 1}
+  (alone,) = server.complete(**fields)['choices']
+  (echo,) = server.complete(**fields, echo=True, logprobs=0)['choices']
+  assert echo['text'] == shown + alone['text']
+  assert '\ufffd' not in alone['text']
+  assert echo['logprobs']['text_offset'][: len(places)] == places
+  nothing = fields | {'max_tokens': 0, 'echo': True}
+  assert server.complete(**nothing)['choices'][0]['text'] == shown
+
+
 def test_no_logprobs_but_of_the_symbols(server):
   found = server.complete(prompt='1', logprobs=0, max_tokens=4)
   found = found['choices'][0]['logprobs']
