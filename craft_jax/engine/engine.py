@@ -220,7 +220,7 @@ class Engine:
     else:
       row = Row(
         job.window.tolist(),
-        decoder_after(self._vocabulary, request.prompt),
+        decoder_after(self._vocabulary, request.prompt, request.settings),
         request.max_chars,
         request.settings.stop,
       )
@@ -322,7 +322,7 @@ class Engine:
           f'{most} symbols are too few (max_chars={request.max_chars}, room '
           f'for {room} in the context): the constraint needs at least {least}'
         )
-    decoder = decoder_after(self._vocabulary, request.prompt)
+    decoder = decoder_after(self._vocabulary, request.prompt, settings)
     return constraint_of(self._vocabulary, settings, decoder, most)
 
   def _forget(self, handle: int) -> None:

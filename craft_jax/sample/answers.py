@@ -115,7 +115,10 @@ class Sample:
     self.logprobs += piece.logprobs
     self.top += [pairs[: self.prepared.request.logprobs] for pairs in piece.top]
     if self.finish_reason:
-      number = _num_symbols(vocabulary, self.prepared.ids, self.ids, self.text)
+      decoder = decoder_after(
+        vocabulary, self.prepared.ids, self.prepared.settings
+      )
+      number = _num_symbols(vocabulary, decoder, self.ids, self.text)
       for symbols in (self.ids, self.logprobs, self.top):
         del symbols[number:]
 
@@ -183,13 +186,11 @@ def show_symbol(vocabulary: Vocabulary, symbol: int) -> dict[str, Any]:
 
 
 def _num_symbols(
-  vocabulary: Vocabulary, prompt: np.ndarray, ids: list[int], text: str
+  vocabulary: Vocabulary, decoder: StreamDecoder, ids: list[int], text: str
 ) -> int:
   """How many of the symbols the text needs; the others came after its end."""
   if vocabulary.kind == 'char':
     return min(len(text), len(ids))
-  decoder = StreamDecoder(vocabulary)
-  decoder.feed(prompt[-3:])  # it may end within a character
   length = 0
   for i, symbol in enumerate(ids):
     if length >= len(text):
@@ -337,7 +338,7 @@ class Answers:
     pieces = [
       Piece(
         i,
-        decoder_after(vocabulary, one.ids).feed(text.ids),
+        decoder_after(vocabulary, one.ids, one.settings).feed(text.ids),
         text.finish_reason,
         text.ids,
       )

@@ -165,7 +165,7 @@ def check_search(
       f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
-  decoder = decoder_after(vocabulary, prompt)
+  decoder = decoder_after(vocabulary, prompt, settings)
   automaton, begin, _ = constraint_of(
     vocabulary, settings, decoder, max_symbols
   )

@@ -184,7 +184,7 @@ def _generate(
   rows = []
   for prompt, wanted, chars in zip(prompts, settings, max_chars, strict=True):
     window = prompt[-context:].tolist()
-    decoder = decoder_after(vocabulary, prompt)
+    decoder = decoder_after(vocabulary, prompt, wanted)
     rows.append(Row(window, decoder, chars, wanted.stop))
   automata, state_B, left_B = _constraints(vocabulary, rows, settings)
   tables, start_B = tables_lib.stack(automata, vocabulary.size, device)

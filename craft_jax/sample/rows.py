@@ -119,10 +119,16 @@ def _beginning(text: str, words: tuple[str, ...]) -> int:
   )
 
 
-def decoder_after(vocabulary: Vocabulary, prompt: np.ndarray) -> StreamDecoder:
-  """A decoder that knows of the character that the prompt may end within."""
+def decoder_after(
+  vocabulary: Vocabulary, prompt: np.ndarray, settings: SampleSettings
+) -> StreamDecoder:
+  """A decoder that knows of the character that the prompt may end within.
+
+  A constraint is of whole characters, and never completes that one.
+  """
   decoder = StreamDecoder(vocabulary)
-  decoder.feed(prompt[-_UTF8_TAIL:])
+  if settings.constraint is None:
+    decoder.feed(prompt[-_UTF8_TAIL:])
   return decoder
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from craft_jax.sample.answers import Sample
-from craft_jax.sample.rows import Piece
+from craft_jax.sample.rows import Piece, decoder_after
 from craft_jax.text.stream import StreamDecoder
 from craft_jax.text.vocabulary import SPECIALS, Vocabulary
 
@@ -104,9 +104,10 @@ class Text:
         for symbol, logprob, top in figures:
           yield symbol, logprob, self._top(symbol, logprob, top)
       else:
-        # It may end within a character, which the text then completes.
-        self._decoder.feed(prompt[-3:])
         self._offset = 0 if request.echo else len(sample.prepared.shown)
+      self._decoder = decoder_after(
+        self.vocabulary, prompt, sample.prepared.settings
+      )
     shown = len(sample.full_text)
     if not request.echo:
       shown += len(sample.prepared.shown)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -152,7 +153,13 @@ def test_ids_that_are_no_text(server, ids, shown, places):
   assert echo['text'] == shown + alone['text']
   assert '\ufffd' not in alone['text']
   assert echo['logprobs']['text_offset'][: len(places)] == places
-  nothing = fields | {'max_tokens': 0, 'echo': True}
+  # A constraint begins with a whole character.
+  fields |= {'regex': '[ab]+', 'echo': True, 'logprobs': 0}
+  (bound,) = server.complete(**fields)['choices']
+  assert re.fullmatch(re.escape(shown) + '[ab]{1,3}', bound['text'])
+  offsets = bound['logprobs']['text_offset']
+  assert offsets[len(ids) :] == list(range(len(shown), len(bound['text'])))
+  nothing = fields | {'max_tokens': 0, 'regex': None}
   assert server.complete(**nothing)['choices'][0]['text'] == shown
 
 
