@@ -24,15 +24,18 @@ class Server:
     url: without a slash at its end.
     port: number.
     name: of its model.
+    command: of Python, that is `craft`.
     process: the process.
     log: a file of what it says on standard error.
   """
 
+  command = ('-m', 'craft_jax.main')
+
   def __init__(self, model_dir, log, *flags, **environment):
     self.log = log
     command = [
-      sys.executable, '-m', 'craft_jax.main', 'serve',
-      f'--workdir={model_dir}', '--port=0', *flags,
+      sys.executable, *self.command, 'serve', f'--workdir={model_dir}',
+      '--port=0', *flags,
     ]  # fmt: skip
     with open(log, 'wb') as errors:
       self.process = subprocess.Popen(
