@@ -63,6 +63,8 @@ class Protocol(H11Protocol):
     """Forgets the clocks."""
     self._forget_clock()
     self._forget_stall()
+    # uvicorn does so only for who closes in order: the timer keeps all of this.
+    self._unset_keepalive_if_required()
     super().connection_lost(exc)
 
   def pause_writing(self) -> None:

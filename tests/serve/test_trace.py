@@ -15,6 +15,7 @@ import pathlib
 import random
 import re
 import signal
+import statistics
 import threading
 import time
 from typing import Any, NamedTuple
@@ -31,8 +32,15 @@ CLIENTS = 24
 _COMPLETIONS = re.compile(
   r'craft_requests_total\{path="/v1/completions",status="(\d+)"\} (\S+)'
 )
-_TEXTS = ('craft_jax.engine', 'craft_jax.sample', 'craft_jax.text')
-_REMEMBERED = 32  # texts: of 16 slots, and of the last dispatch
+# What the engine remembers: whom its 16 slots had last, and in the last
+# dispatch; constraints, which have 512 states in all.
+_REMEMBERED = {
+  'craft_jax.engine': 32,
+  'craft_jax.sample': 32,
+  'craft_jax.text': 32,
+  'craft_jax.engine.tables': 512,
+  'craft_jax.constrain.automaton': 512,
+}
 _BOUND = ('regex', 'allowed_chars', 'response_format')
 
 
@@ -74,8 +82,7 @@ class Inspected(Server):
       return {
         name: (number, before.get(name, 0))
         for name, number in found.items()
-        # The engine remembers whom each slot had last.
-        if number > before.get(name, 0) + _REMEMBERED * name.startswith(_TEXTS)
+        if number > before.get(name, 0) + _remembered(name)
       }
 
     with contextlib.suppress(AssertionError):
@@ -92,6 +99,11 @@ class Inspected(Server):
     _, _, body = self.ask('/metrics')
     found = _COMPLETIONS.findall(body.decode())
     return collections.Counter({int(k): int(float(n)) for k, n in found})
+
+
+def _remembered(name):
+  found = [n for prefix, n in _REMEMBERED.items() if name.startswith(prefix)]
+  return max(found, default=0)
 
 
 class Asked(NamedTuple):
@@ -317,3 +329,40 @@ def test_each_is_answered_as_if_it_were_alone(served, oracle, distinct, number):
   check_figures(served, statuses, replay)
   assert served.leaks(before) == {}
   assert not any(served.inside()['held'].values())
+
+
+@pytest.mark.slow
+def test_memory_is_flat(served, oracle):
+  """Nor is anything compiled, left open or left running, however long."""
+  rng = random.Random(SEED + 1)
+  pool = alone(served, oracle, draw(rng, 200))
+  begin, seen = time.monotonic(), []
+
+  def trace():
+    for step in steps(rng, pool):
+      now = time.monotonic() - begin
+      if now > SOAK:
+        return
+      if now >= len(seen) * SOAK / 80:  # also where the machine is slow
+        seen.append((now, step.number, served.memory()))
+      yield step
+
+  Replay(served, oracle, itertools.islice(steps(rng, pool), 1000)).run()
+  before, blocks = served.occupied(), served.inside()['blocks']
+  begin = time.monotonic()
+  replay = Replay(served, oracle, trace())
+  replay.run()
+  assert served.leaks(before) == {}
+  for now, number, memory in seen[::8]:
+    print(f'{now:.0f} s: {number} requests, {memory / 1e6:.1f} MB')
+  print({name: before[name] for name in ('files', 'threads', 'compilations')})
+  # Every object of Python is a block: not even one in two requests stays.
+  more = served.inside()['blocks'] - blocks
+  print(f'{replay.sent} requests, {more} blocks of memory more')
+  assert more < replay.sent / 2 + 5000
+  # Of what is not Python's only a long soak can tell: the allocator keeps some.
+  early, late = (
+    [statistics.median(column) for column in zip(*part, strict=True)]
+    for part in (seen[20:40], seen[60:])
+  )
+  assert late[2] - early[2] < (16 << 20) + (late[1] - early[1]) * 512
