@@ -85,9 +85,17 @@ class Inspected(Server):
         if number > before.get(name, 0) + _remembered(name)
       }
 
+    found = {}
+
+    def is_clean():
+      nonlocal found
+      found = more()
+      return not found
+
+    # What was found then: the next look could see its own request end.
     with contextlib.suppress(AssertionError):
-      self.until(lambda: not more())
-    return more()
+      self.until(is_clean)
+    return found
 
   def memory(self):
     """Bytes that are resident."""
