@@ -42,6 +42,7 @@ class Metrics:
     )
     self.step = gauge('checkpoint_step', 'step of the model that is served')
     self.symbols = counter('symbols', 'symbols written')
+    self.characters = counter('characters', 'characters written')
     self.prompt_symbols = counter('prompt_symbols', 'symbols of prompts taken')
     self.requests = counter('requests', 'answers', 'path', 'status')
     self.rejections = counter('rejections', 'requests refused', 'reason')

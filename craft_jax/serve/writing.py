@@ -213,6 +213,7 @@ class Writing:
     if not piece.text:
       return
     now, metrics = time.monotonic(), self._service.metrics
+    metrics.characters.inc(len(piece.text))
     if not self._seen:
       metrics.first.observe(now - self._begin)
     last = self._seen.get(text.index)

@@ -1,11 +1,13 @@
 """The completions API, against a server that runs."""
 
+import collections
 import json
 import math
 import re
 
 import numpy as np
 import pytest
+from prometheus_client import parser
 
 from craft_jax.sample.answers import Answers, prepare
 from craft_jax.sample.request import Request
@@ -366,3 +368,42 @@ def test_scores_are_those_of_craft_score(server, trained):
   assert server.ask('/score', {'text': 'a', 'stride': 65})[0] == 400
   one = json.loads(server.ask('/score', {'text': asked[0]})[2])['texts']
   assert len(one) == 1 and 'per_char' not in one[0]
+
+
+def test_figures(server):
+  """In Prometheus' own parser; what one request adds to them."""
+
+  def figures():
+    _, headers, body = server.ask('/metrics')
+    assert headers['content-type'].startswith('text/plain')
+    families = list(parser.text_string_to_metric_families(body.decode()))
+    assert all(family.documentation for family in families)
+    return collections.Counter(
+      {
+        (one.name, *one.labels.values()): one.value
+        for family in families
+        for one in family.samples
+      }
+    )
+
+  before = figures()
+  body = server.complete(
+    prompt='é', n=2, max_tokens=50, ignore_eos=True, allowed_chars='é—😀'
+  )
+  written = sum(len(choice['text']) for choice in body['choices'])
+  server.until(lambda: not server.metric('craft_slots_busy'))
+  more = figures() - before
+  assert more['craft_requests_total', '/v1/completions', '200'] == 1
+  assert more['craft_characters_total',] == written
+  symbols = more['craft_symbols_total',]  # bytes, of which each is of some
+  assert symbols >= body['usage']['completion_tokens'] > written
+  assert more['craft_prompt_symbols_total',] == 2
+  assert more['craft_first_character_seconds_count',] == 1
+  assert 1 <= more['craft_character_seconds_count',] <= 100
+  assert more['craft_dispatches_total',] >= 1
+  assert before['craft_slots',] == 16 and before['craft_full_rate',] > 0
+  assert before['craft_promised_wait_seconds',] == 10
+  server.ask('/v1/completions', {'max_tokens': -1})
+  assert (figures() - before)[
+    'craft_requests_total', '/v1/completions', '400'
+  ] == 1
