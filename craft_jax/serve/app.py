@@ -102,7 +102,8 @@ def _add_chats(app: FastAPI, service: Service) -> None:
   )
   async def chats(body: chat.ChatBody, request: Request) -> Response:
     try:
-      return await _written(service, chat.written(body), request, chat.Head)
+      asked = chat.written(body, service.limits.max_tokens)
+      return await _written(service, asked, request, chat.Head)
     except ApiError as e:
       if e.param == 'prompt':
         e.param = 'messages'

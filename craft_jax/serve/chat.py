@@ -62,8 +62,12 @@ class ChatBody(bodies.Sampling):
   )
 
 
-def written(body: ChatBody) -> bodies.CompletionBody:
+def written(body: ChatBody, most: int) -> bodies.CompletionBody:
   """The completion that a chat is.
+
+  Args:
+    body: what is asked.
+    most: characters, if it does not say.
 
   Raises:
     ApiError: 400.
@@ -87,7 +91,7 @@ def written(body: ChatBody) -> bodies.CompletionBody:
     | {
       'prompt': script(body.messages),
       'max_tokens': (
-        body.max_tokens or body.max_completion_tokens or _MAX_TOKENS
+        body.max_tokens or body.max_completion_tokens or min(_MAX_TOKENS, most)
       ),
       'logprobs': (body.top_logprobs or 0) if body.logprobs else None,
       'stop': [_END, *stop],

@@ -227,6 +227,13 @@ def test_it_is_off_by_default(model_dir):
     assert (_PATH in paths) == chats
 
 
+def test_its_limit_is_within_that_of_the_server(start_server):
+  server = start_server('--chat', '--max-tokens=16')
+  asked = {'messages': _HELLO, 'ignore_eos': True}
+  found = json.loads(server.ask(_PATH, asked)[2])
+  assert len(found['choices'][0]['message']['content']) <= 16
+
+
 def test_without_the_flag_it_is_named(start_server):
   server = start_server('--slots=1')
   status, _, body = server.ask(_PATH, {'messages': _HELLO})
