@@ -139,7 +139,7 @@ class Text:
 
 
 def token(vocabulary: Vocabulary, symbol: int) -> str:
-  """The name of a symbol: its character, `bytes:\\xc3`, or `<eos>`."""
+  """The name of a symbol: its character, `bytes:\\xc3`, `<bos>`, `<eos>`."""
   if symbol >= vocabulary.num_symbols:
     return SPECIALS[symbol - vocabulary.num_symbols]
   if vocabulary.kind == 'byte':

@@ -9,7 +9,8 @@ class Logprobs(BaseModel):
   """A list per symbol of a text, the prompt's before with `echo`."""
 
   tokens: list[str] = Field(
-    description='a character, `bytes:\\xNN` for a byte of a longer one, `<eos>`'
+    description='a character, `bytes:\\xNN` for a byte of a longer one, '
+    '`<bos>` or `<eos>`'
   )
   token_logprobs: list[float | None] = Field(
     description='natural logarithms; null for the first of all'

@@ -63,9 +63,12 @@ function complain(text = '') {
   $('error').hidden = !text;
 }
 
+// A document ends where the next begins.
+const isEnd = (token) => token === '<bos>' || token === '<eos>';
+
 function named(token) {  // a symbol as it is shown
-  const names = {' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍', '<eos>': 'end'};
-  if (!token) return 'end';
+  const names = {' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍'};
+  if (!token || isEnd(token)) return 'end';
   return names[token] ?? token.replace(/^bytes:/, '');
 }
 
@@ -336,7 +339,7 @@ class Text {  // one choice: its characters, and the symbols of each
       this.base ??= echo ? 0 : text_offset[0];
       const at = text_offset[i] - this.base;
       if (at >= this.letters.length) {
-        if (token !== '<eos>') return;
+        if (!isEnd(token)) return;
         this.letter('', 'end');
       }
       const letter = this.letters[Math.min(at, this.letters.length - 1)];
@@ -455,7 +458,7 @@ function alternatives(text, letter, {token, top}, first) {
       make('span', {className: 'meter'}, bar),
       make('small', {textContent: `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`})];
     const item = make('li', {className: other === token ? 'taken' : ''});
-    if (!first || other === '<eos>' || other.startsWith('bytes:')) {
+    if (!first || isEnd(other) || other.startsWith('bytes:')) {
       item.append(make('span', {className: 'fixed'}, ...cells));
       return item;
     }
