@@ -361,7 +361,7 @@ def test_memory_is_flat(served, oracle):
   replay = Replay(served, oracle, trace())
   replay.run()
   assert served.leaks(before) == {}
-  for now, number, memory in seen[::8]:
+  for now, number, memory in [*seen[::8], seen[-1]]:
     print(f'{now:.0f} s: {number} requests, {memory / 1e6:.1f} MB')
   print({name: before[name] for name in ('files', 'threads', 'compilations')})
   # Every object of Python is a block: not even one in two requests stays.
