@@ -34,6 +34,8 @@ class Message(BaseModel):
   model_config = bodies.STRICT
   role: Literal['system', 'developer', 'user', 'assistant']
   content: str | list[Part]
+  # Clients send a reply back as it came.
+  refusal: None = Field(None, description='of a reply, where it is null')
   name: Annotated[str, Field(pattern=r'^[\w -]{1,64}$')] | None = Field(
     None, description='of the speaker, in place of User or Assistant'
   )
@@ -184,4 +186,4 @@ def _entry(token: str, logprob: float) -> dict[str, Any]:
 def _bytes(token: str) -> list[int] | None:
   if token.startswith('bytes:'):
     return [int(token.removeprefix('bytes:\\x'), 16)]
-  return None if token == SPECIALS[1] else list(token.encode())
+  return None if token in SPECIALS else list(token.encode())

@@ -11,6 +11,7 @@ from craft_jax.serve import app, chat
 from craft_jax.serve.limits import Limits
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Model, Service
+from craft_jax.text.vocabulary import SPECIALS
 from craft_jax.trained import load_model
 from tests.serve.test_openai import client_of
 
@@ -176,6 +177,26 @@ def test_likelihoods(client, server):
     model=server.name, messages=_HELLO, max_tokens=3, logprobs=True
   )
   assert all(not s.top_logprobs for s in bare.choices[0].logprobs.content)
+
+
+def test_specials_have_no_bytes():
+  """An end is <bos> in a run of documents; its name is no text."""
+  assert {chat._bytes(name) for name in SPECIALS} == {None}
+  assert [chat._bytes(name) for name in ('<', 'é', 'bytes:\\xc3')] == [
+    [60], [0xC3, 0xA9], [0xC3],
+  ]  # fmt: skip
+
+
+def test_a_reply_goes_back_as_it_came(client, server):
+  """The object of OpenAI's client, with all that it has."""
+  fields = {'model': server.name, 'seed': 1, 'max_tokens': 8}
+  create = client.chat.completions.create
+  reply = create(messages=_HELLO, **fields).choices[0].message
+  again = create(messages=[*_HELLO, reply, *_HELLO], **fields)
+  text = {'role': 'assistant', 'content': reply.content}
+  want = create(messages=[*_HELLO, text, *_HELLO], **fields)
+  assert again.choices == want.choices
+  assert _refused(server, messages=[*_HELLO, text | {'refusal': 'no'}])
 
 
 def test_without_a_limit_it_has_one(server):
