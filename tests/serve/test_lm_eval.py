@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from craft_jax.sample.prompt import start_symbols
 from craft_jax.score import token_nats
+from craft_jax.surprisal import score_texts
 from craft_jax.trained import load_model
 
 _ROWS = [
@@ -22,7 +24,7 @@ import json, sys
 import lm_eval
 from lm_eval.api.task import ConfigurableTask
 
-url, name, rows = sys.argv[1:]
+url, name, rows, start = sys.argv[1:]
 usual = {
   'dataset_path': 'json', 'dataset_kwargs': {'data_files': {'test': rows}},
   'test_split': 'test', 'target_delimiter': '', 'metadata': {'version': 0},
@@ -39,18 +41,25 @@ tasks = [
     'generation_kwargs': {'until': ['\\n'], 'max_gen_toks': 12},
     'metric_list': [{'metric': 'exact_match'}],
   }),
+  ConfigurableTask(config=usual | {
+    'task': 'roll', 'output_type': 'loglikelihood_rolling',
+    'doc_to_text': '', 'doc_to_target': 'query',
+    'metric_list': [{'metric': 'bits_per_byte'}],
+  }),
 ]
 found = lm_eval.simple_evaluate(
   model='local-completions',
   model_args={
     'model': name, 'base_url': url + '/v1/completions',
     'tokenizer_backend': 'remote', 'num_concurrent': 2, 'max_length': 100000,
+    'custom_prefix_token_id': int(start),
   },
   tasks=tasks, log_samples=True, bootstrap_iters=0,
 )
 print('FOUND ' + json.dumps({
   'choose': [s['filtered_resps'] for s in found['samples']['choose']],
   'write': [s['resps'] for s in found['samples']['write']],
+  'roll': [s['filtered_resps'] for s in found['samples']['roll']],
   'acc': found['results']['choose']['acc,none'],
 }))
 """
@@ -61,8 +70,12 @@ def test_likelihoods_are_those_of_craft_score(server, model_dir, tmp_path):
   pytest.importorskip('lm_eval')
   rows = tmp_path / 'rows.jsonl'
   rows.write_text(''.join(json.dumps(row) + '\n' for row in _ROWS))
+  trained = load_model(model_dir)
+  # What a text of this run begins after, as `craft score` has it.
+  (start,) = start_symbols(trained.vocabulary, trained.meta.documents)
   done = subprocess.run(
-    [sys.executable, '-c', _PROGRAM, server.url, server.name, str(rows)],
+    [sys.executable, '-c', _PROGRAM, server.url, server.name, str(rows),
+     str(start)],
     env=os.environ | {
       'HF_HOME': str(tmp_path / 'hf'), 'HF_HUB_OFFLINE': '1',
       'HF_DATASETS_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false',
@@ -72,7 +85,6 @@ def test_likelihoods_are_those_of_craft_score(server, model_dir, tmp_path):
   lines = [x for x in done.stdout.splitlines() if x.startswith('FOUND ')]
   assert done.returncode == 0 and lines, done.stdout
   found = json.loads(lines[0].removeprefix('FOUND '))
-  trained = load_model(model_dir)
   best = []
   for row, answers in zip(_ROWS, found['choose'], strict=True):
     want = []
@@ -89,3 +101,8 @@ def test_likelihoods_are_those_of_craft_score(server, model_dir, tmp_path):
       prompt=row['query'], max_tokens=12, temperature=0, stop='\n'
     )
     assert text == asked['choices'][0]['text']
+  scored = score_texts(
+    trained, [(str(i), row['query'].encode()) for i, row in enumerate(_ROWS)]
+  )
+  for one, (got,) in zip(scored, found['roll'], strict=True):
+    assert -float(got) == pytest.approx(one.figures['nats'], abs=1e-3)
