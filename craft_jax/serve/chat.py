@@ -104,8 +104,8 @@ def written(body: ChatBody, most: int) -> bodies.CompletionBody:
 def script(messages: list[Message]) -> str:
   """A chat as a play, up to the name of who speaks next.
 
-  Blank lines within a message become line breaks: nothing in it can look like
-  the speech of somebody else. The assistant has the name that it had last.
+  Blank lines within a message become line breaks: the content of a speech
+  cannot go over into another's. The assistant has the name that it had last.
   """
   name, speeches = _NAMES['assistant'], []
   for message in messages:
