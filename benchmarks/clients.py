@@ -149,7 +149,11 @@ def ask(
     while todo or busy:
       wait = max(todo[0] - time.perf_counter(), 0) if todo else None
       for key, _ in selector.select(wait):
-        if key.data.receive():
+        if key.data in idle:  # the server has closed it
+          selector.unregister(key.fileobj)
+          idle.remove(key.data)
+          key.data.socket.close()
+        elif key.data.receive():
           idle.append(key.data)
           answers.append(key.data.answer)
           busy -= 1
