@@ -66,6 +66,15 @@ def _run(page, says='done'):
   expect(page.get_by_role('status').first).to_contain_text(says)
 
 
+def _much(page):
+  """Begins what is not finished here."""
+  _set(page, 'Characters', 4000)
+  _set(page, 'Texts', 16)
+  page.get_by_label('Never end').check()
+  page.get_by_role('button', name='Continue').click()
+  expect(page.locator('.text > span').nth(400)).to_be_attached()
+
+
 def _still(server):
   return server.metric('craft_slots_busy') == 0
 
@@ -431,10 +440,7 @@ def test_the_server_restarts_under_it(visit, start_server):
   page = visit(server.url)
   expect(page.get_by_label('Temperature')).to_be_visible()
   page.get_by_label('Prompt', exact=True).fill('5 squared')
-  _set(page, 'Characters', 4000)
-  page.get_by_label('Never end').check()
-  page.get_by_role('button', name='Continue').click()
-  expect(page.locator('.text > span').nth(20)).to_be_attached()
+  _much(page)
   server.process.kill()
   server.process.wait()
   alert = page.get_by_role('alert')
@@ -448,4 +454,17 @@ def test_the_server_restarts_under_it(visit, start_server):
   expect(alert).to_be_hidden()
   assert page.get_by_label('Prompt', exact=True).input_value() == '5 squared'
   _set(page, 'Characters', 40)
+  _set(page, 'Texts', 1)
   _run(page, '40 characters')
+
+
+@pytest.mark.slow
+def test_an_end_is_told(visit, start_server):
+  server = start_server('--grace=2', '--slots=4')
+  page = visit(server.url)
+  expect(page.get_by_label('Temperature')).to_be_visible()
+  _much(page)
+  server.process.terminate()
+  expect(page.get_by_role('alert')).to_contain_text('closing down')
+  expect(page.get_by_role('status').first).to_contain_text('Looking for')
+  assert len(_texts(page)[0]) > 20
