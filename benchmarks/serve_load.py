@@ -47,9 +47,10 @@ from craft_jax.trained import load_model
 
 _PROMPT, _CHARS = 64, 128  # as `engine` has them
 _SYMBOLS = ''.join(chr(ord('0') + i) for i in range(65))
-_ALONE, _FULL, _PEER = 'engine', 'in turn, 32', 'fastapi'
 _CLIENTS = 32  # that ask for the engine's rate
-_OPEN = (1, 8, 32, 128, 320)
+_OPEN = (1, 8, _CLIENTS, 128, 10 * _CLIENTS)
+_ALONE, _FULL = 'engine', f'{_CLIENTS} clients, in turn'
+_PEER = 'FastAPI and transformers'
 _SLOTS = 16
 _BEGUN = 0.2  # share of the time after which the rate is counted
 # Least ratios wanted: of the engine's rate, of each peer's, under overload.
@@ -161,7 +162,7 @@ def _peers(
   shape['vocabulary_size'] = len(_SYMBOLS)
   script = str(workers.PEERS / 'torch_serve.py')
   found = {}
-  for name, flags in (('fastapi', ['--threads']), ('fastapi, a lock', [])):
+  for name, flags in ((_PEER, ['--threads']), (f'{_PEER}, a lock', [])):
     command = [script, json.dumps(shape), *flags]
     try:
       port = stack.enter_context(_serving(command, folder))
@@ -213,22 +214,26 @@ def main() -> None:
         _FULL: lambda: _in_turn(port, args.seconds).figures(),
         **_peers(stack, root, args.seconds),
       }
-      | {f'open, {n}': functools.partial(asked, n) for n in _OPEN},
+      | {_opened(n): functools.partial(asked, n) for n in _OPEN},
       args.pairs,
     )
   _report(found)
+
+
+def _opened(clients: int) -> str:
+  return f'{clients} client{"s" * (clients > 1)}, open'
 
 
 def _report(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
   question = (__doc__ or '').splitlines()[0]
   bars = {
     _FULL: (_ALONE, _OF_ENGINE),
-    f'open, {_CLIENTS}': (_ALONE, _OF_ENGINE),
-    f'open, {_OPEN[-1]}': (_FULL, _OVERLOADED),
+    _opened(_CLIENTS): (_ALONE, _OF_ENGINE),
+    _opened(10 * _CLIENTS): (_FULL, _OVERLOADED),
   }
   print(f'{question}\n{measure.hardware()}')
   print(
-    f'{"":18}{"chars/s":>9}{"ratio":>7}{"bar":>6}{"answers/s":>11}'
+    f'{"":34}{"chars/s":>9}{"ratio":>7}{"bar":>6}{"answers/s":>11}'
     f'{"refused":>9}{"first p50":>11}{"p99":>7}{"each p50":>10}{"p99":>7}'
   )
   rows = {}
@@ -259,7 +264,7 @@ def _report(found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
 
 
 def _in_words(name: str, row: Mapping[str, Any]) -> str:
-  line = f'{name:18}{row["rate"]:9,.0f}{row["ratio"]:7.2f}{row["bar"] or "":>6}'
+  line = f'{name:34}{row["rate"]:9,.0f}{row["ratio"]:7.2f}{row["bar"] or "":>6}'
   if 'first_p99' in row:
     line += (
       f'{row["requests_per_second"]:11.1f}{row["refused"]:9.1%}'
