@@ -97,13 +97,13 @@ def test_without_a_browser_one_line_says_so(tmp_path):
 @pytest.mark.slow
 def test_the_script_draws(tmp_path):
   names = ['train.svg', 'score.svg']
-  done = _draw(*names, '--steps=12', f'--output={tmp_path}')
+  done = _draw(*names, '--steps=60', f'--output={tmp_path}')
   assert done.returncode == 0, done.stderr
   # The bar in the middle of the run, as a person sees it.
   bar = _text(tmp_path / 'train.svg')
   assert (
-    re.search(r'━+─+\d+/12\d:\d\dleftloss\d\.\d+', bar)
-    and bar.count('/12') == 1
+    re.search(r'━+─+\d+/60\d:\d\dleftloss\d\.\d+', bar)
+    and bar.count('/60') == 1
   )
   said = _text(tmp_path / 'score.svg')
   assert '47characters,47bytes' in said and 'bits:below0.5' in said

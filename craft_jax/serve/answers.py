@@ -172,11 +172,8 @@ class Head:
   prefix = 'cmpl'
 
   def __init__(self, model: str):
-    self._same = {
-      'id': f'{self.prefix}-{uuid.uuid4().hex}',
-      'created': int(time.time()),
-      'model': model,
-    }
+    self._id = f'{self.prefix}-{uuid.uuid4().hex}'
+    self._created, self._model = int(time.time()), model
     self._begun: set[int] = set()  # choices of which there were pieces
 
   def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
@@ -190,7 +187,14 @@ class Head:
   def _object(
     self, kind: str, choices: list[dict], more: dict[str, Any]
   ) -> dict[str, Any]:
-    return {**self._same, 'object': kind, 'choices': choices, **more}
+    return {
+      'id': self._id,
+      'object': kind,
+      'created': self._created,
+      'model': self._model,
+      'choices': choices,
+      **more,
+    }
 
 
 def usage(prompts: int, written: int) -> dict[str, int]:
