@@ -40,6 +40,7 @@ def load_model(
   ema: bool = True,
   weights: str = 'auto',
   kv_cache: str = 'auto',
+  warn: checkpoint.Warn | None = None,
 ) -> Trained:
   """Loads a checkpoint.
 
@@ -49,6 +50,7 @@ def load_model(
     ema: False takes the raw parameters even where the run averaged them.
     weights: 'int8' rounds them, see `model.quantize`.
     kv_cache: how keys and values are kept, see `model.build`.
+    warn: told of damaged checkpoints that are passed over.
 
   Raises:
     UserError: no such checkpoint, or a damaged one; no such weights or cache.
@@ -61,7 +63,7 @@ def load_model(
       raise UserError(
         f'{name}={value!r} is none of {", ".join(known)}{hint(value, known)}'
       )
-  found = checkpoint.resolve_step(workdir, step)
+  found = checkpoint.resolve_step(workdir, step, warn)
   meta = checkpoint.open_meta(workdir, found)
   model = build(meta.config.model, meta.vocabulary.size, kv_cache)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -13,6 +13,7 @@ functions read; `Checkpointer` writes.
 
 from craft_jax.checkpoint.meta import Meta, leaf_paths, tree_sha256
 from craft_jax.checkpoint.reader import (
+  Warn,
   Which,
   best_step,
   find_damage,
@@ -28,6 +29,7 @@ from craft_jax.checkpoint.writer import Checkpointer
 __all__ = [
   'Checkpointer',
   'Meta',
+  'Warn',
   'Which',
   'best_step',
   'find_damage',

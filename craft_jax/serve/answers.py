@@ -174,7 +174,6 @@ class Head:
   def __init__(self, model: str):
     self._id = f'{self.prefix}-{uuid.uuid4().hex}'
     self._created, self._model = int(time.time()), model
-    self._begun: set[int] = set()  # choices of which there were pieces
 
   def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
     """The object of an answer that is complete."""

@@ -21,7 +21,15 @@ from craft_jax.serve import (
   stream,
   writing,
 )
-from craft_jax.serve.document import ANY, USUAL, openapi, refusals, texts
+from craft_jax.serve.document import (
+  ANY,
+  CHATS,
+  COMPLETIONS,
+  USUAL,
+  openapi,
+  refusals,
+  texts,
+)
 from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.service import Service
@@ -32,7 +40,6 @@ _PAGE = {
   '/page.js': ('page.js', 'text/javascript'),
   '/page.css': ('page.css', 'text/css'),
 }
-_CHATS = '/v1/chat/completions'
 
 
 class Json(JSONResponse):
@@ -84,7 +91,7 @@ async def _written(
 
 def _add_completions(app: FastAPI, service: Service) -> None:
   @app.post(
-    '/v1/completions',
+    COMPLETIONS,
     summary='Continue prompts',
     responses=texts(replies.Completion),
   )
@@ -96,7 +103,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
 
 def _add_chats(app: FastAPI, service: Service) -> None:
   @app.post(
-    _CHATS,
+    CHATS,
     summary='Continue a chat',
     responses=texts(replies.ChatCompletion),
   )
@@ -272,7 +279,7 @@ def _add_errors(app: FastAPI, log: Log) -> None:
   @app.exception_handler(HTTPException)
   async def http(request: Request, error: HTTPException) -> Json:
     says = str(error.detail)
-    if error.status_code == 404 and request.url.path == _CHATS:
+    if error.status_code == 404 and request.url.path == CHATS:
       says = 'chats are not answered; start the server with --chat'
     found = answer(ApiError(error.status_code, says))
     found.headers.update(error.headers or {})

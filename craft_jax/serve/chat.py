@@ -127,6 +127,10 @@ class Head(answers.Head):
 
   prefix = 'chatcmpl'
 
+  def __init__(self, model: str):
+    super().__init__(model)
+    self._begun: set[int] = set()  # choices of which there were pieces
+
   def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
     """As of completions, in the form of chats."""
     shown = [

@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+# Paths that the engine is needed for.
+COMPLETIONS, CHATS = '/v1/completions', '/v1/chat/completions'
 # When each status of an error is sent.
 WRONG = {
   400: 'the request is wrong; `param` names the field',

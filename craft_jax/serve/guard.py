@@ -15,6 +15,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_jax.serve.document import CHATS, COMPLETIONS
 from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.limits import Rates
 from craft_jax.serve.logs import Log
@@ -23,8 +24,6 @@ from craft_jax.serve.service import Service
 # What anybody may ask without a key: whether the server lives, and the page,
 # which has no secrets and asks for the key itself.
 OPEN = ('/health', '/ready', '/', '/page.js', '/page.css')
-# What the engine is needed for.
-WRITING = ('/v1/completions', '/v1/chat/completions')
 _PATIENCE = 16  # times the longest body
 LOOPBACK = ('localhost', '127.0.0.1', '::1')
 # Sent with every answer.
@@ -252,7 +251,10 @@ class Guard:
 
 
 def _writes(scope: Scope) -> bool:
-  return scope['method'] == 'POST' and scope['path'] in WRITING
+  return scope['method'] == 'POST' and scope['path'] in (
+    COMPLETIONS,
+    CHATS,
+  )
 
 
 def _mark(given: str) -> str:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from craft_jax import checkpoint, compile_cache
 from craft_jax.data.sources import cache_folder
@@ -36,9 +36,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   """
   log = Log()
   passed_over = _once(log, 'checkpoint passed over')
-  trained = _load(
-    args, checkpoint.resolve_step(args.workdir, args.step, passed_over)
-  )
+  trained = _load(args, args.step, passed_over)
   compile_cache.use(cache_folder(trained.cfg.data))
   _allow_files(limits.max_connections)
   name = args.name or pathlib.Path(args.workdir).resolve().name
@@ -94,13 +92,17 @@ def _allow_files(connections: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _load(args: argparse.Namespace, step: int) -> Trained:
+def _load(
+  args: argparse.Namespace,
+  step: checkpoint.Which,
+  warn: checkpoint.Warn | None = None,
+) -> Trained:
   return load_model(
-    args.workdir, step, not args.no_ema, args.weights, args.kv_cache
+    args.workdir, step, not args.no_ema, args.weights, args.kv_cache, warn
   )
 
 
-def _once(log: Log, event: str) -> Callable[[str], None]:
+def _once(log: Log, event: str) -> checkpoint.Warn:
   """Notes an error, but never twice."""
   noted = set[str]()
 
@@ -116,20 +118,22 @@ async def _follow(
   args: argparse.Namespace,
   service: Service,
   log: Log,
-  passed_over: Callable[[str], None],
+  passed_over: checkpoint.Warn,
 ) -> None:
   """Takes newer checkpoints as they come."""
   if not args.reload:
     return
   not_reloaded = _once(log, 'not reloaded')
+  refused = service.model.trained.meta.step
   while True:
     await asyncio.sleep(args.reload)
     try:
       step = await asyncio.to_thread(
         checkpoint.resolve_step, args.workdir, args.step, passed_over
       )
-      if step == service.model.trained.meta.step:
+      if step in (refused, service.model.trained.meta.step):
         continue
+      refused = step  # loaded once, if it is
       trained = await asyncio.to_thread(_load, args, step)
       if trained.vocabulary != service.model.trained.vocabulary:
         not_reloaded(f'step {step} has another vocabulary')

@@ -131,13 +131,15 @@ def test_stop_frees_the_slot(page, server):
     page.get_by_role('button', name='Continue').click()
     # Not the text before it, which stands there until then.
     expect(page.get_by_role('status').first).to_contain_text('writing')
+    first = page.locator('.text').first
+    expect(first.locator('span').nth(5)).to_be_attached()
     assert server.metric('craft_slots_busy') == 16
     stop()
     expect(page.get_by_role('status').first).to_contain_text('stopped')
     server.until(lambda: _still(server))
     name = 'craft_cancellations_total{reason="disconnected"}'
     assert server.metric(name) == before + 1
-    assert 0 < len(_texts(page)[0]) < 4000
+    assert 5 < len(_texts(page)[0]) < 4000
     expect(page.get_by_role('alert')).to_be_hidden()
 
 
