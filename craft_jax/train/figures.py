@@ -22,8 +22,11 @@ _NORMS = ('grad_norm', 'update_norm', 'param_norm')
 class Pace:
   """Times dispatches and chooses how many steps the next one takes.
 
+  Every process dispatches the same number of steps, so `steps` changes in
+  `agree` alone: each has a clock of its own.
+
   Attributes:
-    steps: of the next dispatch.
+    steps: of the next dispatch, the same in all processes.
     settling: whether several processes still look for the number.
     seconds: spent in dispatches so far, compilation and evaluation excluded.
     done: steps of those dispatches.
@@ -34,7 +37,7 @@ class Pace:
     steps_per_call: fixed, or 0 to aim at one second.
     max_steps: upper bound of what is chosen.
     """
-    self.steps = steps_per_call or 1
+    self.steps = self._ideal = steps_per_call or 1
     self._settling_calls = _SETTLING if processes.several() else 0
     self.seconds, self.done = 0.0, 0
     self._fixed, self._max = bool(steps_per_call), max_steps
@@ -58,8 +61,16 @@ class Pace:
     self._settling_calls -= 1
     if not self._fixed:
       ideal = count * _CALL_SECONDS / seconds
-      self.steps = int(np.clip(ideal, 1, min(self._max, 8 * self.steps)))
+      self._ideal = int(np.clip(ideal, 1, min(self._max, 8 * self.steps)))
     return seconds
+
+  def agree(self) -> None:
+    """Takes the number that process 0 found. All processes, at the same step.
+
+    In a run of several processes it waits for all of them, so no call may be
+    under way.
+    """
+    self.steps = processes.of_first(self._ideal)
 
 
 class Clock:

@@ -173,8 +173,8 @@ class _Loop:
       if stop or self.step == boundary or self.pace.settling:
         self._report(*waiting)
         waiting = None
-        # Agreed on only here, where nothing is under way.
-        self.pace.steps = processes.of_first(self.pace.steps)
+      if not waiting or not processes.several():
+        self.pace.agree()
       if self.step == boundary:
         self._at_boundary()
       if stop and self.step < self.end:
