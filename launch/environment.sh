@@ -80,8 +80,8 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
 
-# offer_programs PYTHON: a Chromium, zsh and fish for the tests that use them,
-# where they can be had in a few minutes. Never fails.
+# offer_programs PYTHON: a Chromium, zsh, fish and SLURM for the tests that use
+# them, where they can be had in a few minutes. Never fails.
 offer_programs() {
   local name wanted=() browser=
   for name in chromium chromium-browser google-chrome; do
@@ -91,6 +91,9 @@ offer_programs() {
   for name in zsh fish; do
     type -P "$name" >/dev/null || wanted+=("$name")
   done
+  # SLURM runs jobs as root only.
+  [ "$(id -u)" != 0 ] || type -P slurmctld >/dev/null ||
+    wanted+=(slurm-wlm munge)
   [ ${#wanted[@]} = 0 ] && return
   say "looking for ${wanted[*]} to test with (minutes, once)"
   if [ "$(id -u)" = 0 ] && type -P apt-get >/dev/null; then

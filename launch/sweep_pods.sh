@@ -7,7 +7,8 @@
 #     -- [flags of craft sweep]
 #
 #   --image I       an image of launch/Dockerfile, target cuda12
-#   --runs N        of the sweep: lines of craft sweep ... --print-commands
+#   --runs N        of the sweep: lines of craft sweep ... --print-commands;
+#                   at most 100000
 #   --gpus G        GPUs of each run; 0 for none
 #   --claim C       a PersistentVolumeClaim, ReadWriteMany, mounted at /work
 #   --at-a-time P   pods (default: all)
@@ -68,6 +69,10 @@ if [ $delete = yes ]; then
 fi
 
 need_options image runs gpus claim
+# What the API server takes of an Indexed Job with backoffLimitPerIndex.
+[ "$runs" -le 100000 ] ||
+  mistake "--runs is at most 100000, the most pods of one Job, not $runs;" \
+    'split the sweep over several'
 need_image "$image"
 need_claim "$claim"
 flags=("$@")

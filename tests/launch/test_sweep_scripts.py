@@ -154,6 +154,14 @@ def test_a_pod_per_run(fakes):
   assert container['resources']['limits'] == {'nvidia.com/gpu': 2}
 
 
+def test_a_job_has_at_most_100000_pods(fakes):
+  fakes.add('kubectl')
+  assert _render(fakes, '--runs=100000')['spec']['completions'] == 100_000
+  done = fakes.run('sweep_pods.sh', *_WORDS, '--runs=100001', '--dry-run')
+  assert done.returncode == 2 and 'at most 100000' in done.stderr
+  assert done.stderr.count('\n') == 1 and not fakes.calls()
+
+
 def test_what_fails_and_what_restarts(fakes):
   """1 and 2 fail a run and no other; a lost node counts for nothing."""
   spec = _render(fakes, '--restarts=5')['spec']
