@@ -51,7 +51,7 @@ def unguarded_step(cfg: Config, setup: Setup, optimizer: Any) -> Any:
 def runner(setup: Setup, cfg: Config, guard: bool) -> Callable[[], None]:
   """A function that does `_STEPS` more steps of its own run."""
   optimizer = build_optimizer(cfg, setup.model.precision, setup.mesh)
-  state = setup.last_state()
+  state = setup.first_state()
   feed = open_feed(cfg, setup.corpus, setup.mesh, 0)
   step = (
     step_lib.make_train_step(cfg, setup.model, optimizer)

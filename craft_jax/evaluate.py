@@ -181,16 +181,22 @@ def evaluate_run(
   Raises:
     UserError: no checkpoint, another corpus, no such split.
   """
-  step = checkpoint.resolve_step(workdir, step)
+  if jax.distributed.is_initialized():
+    mesh_lib.set_cpu_devices(1)
+  step = processes.told_by_first(lambda: checkpoint.resolve_step(workdir, step))
   cfg = checkpoint.open_meta(workdir, step).config
   if path is not None:
     data = dataclasses.replace(cfg.data, path=path)
     cfg = dataclasses.replace(cfg, data=data)
   stride = _stride(cfg, stride)
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
-  trained = load_model(workdir, step, ema, weights)
-  corpus = open_corpus(cfg, trained.vocabulary)
-  part = _part(corpus, split, trained.meta.fingerprint)
+
+  def read() -> tuple[Trained, Corpus, Split]:
+    trained = load_model(workdir, step, ema, weights)
+    corpus = open_corpus(cfg, trained.vocabulary)
+    return trained, corpus, _part(corpus, split, trained.meta.fingerprint)
+
+  trained, corpus, part = processes.opened_by_all(read)
   prefix = PREFIXES[split]
   figures = Evaluator(cfg, trained.model, trained.vocabulary, mesh)(
     mesh_lib.put_batch(trained.params, mesh_lib.replicated(mesh)),

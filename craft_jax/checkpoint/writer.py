@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -108,52 +109,73 @@ class Checkpointer:
     """
     self.wait()
     step = meta.step
-    there = processes.of_first(int(step in steps(self.workdir)))
-    if there and step not in self._damaged:
-      if meta.metrics and processes.is_first():
-        self._add_metrics(meta)
+    there = step in steps(self.workdir)
+    # Another host may see another folder: process 0 decides.
+    if processes.of_first(int(there and step not in self._damaged)):
+      if meta.metrics:
+        self._together(step, lambda: self._add_metrics(meta))
       return False
-    try:
-      if processes.is_first():
-        folder_of(self.workdir).mkdir(parents=True, exist_ok=True)
-        if there:
-          _delete(step_path(self.workdir, step))
-      missing = processes.of_first(self._missing_bytes(state))
-      if missing:
-        raise OSError(f'{missing / 1e6:,.1f} MB more are needed on the disk')
-      self._orbax.save(
+    self._together(step, lambda: self._make_room(step, state))
+    self._together(
+      step,
+      lambda: self._orbax.save(
         step_path(self.workdir, step),
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(state),
           meta=ocp.args.JsonSave(meta.to_tree()),
         ),
-      )
-    except _SAVE_ERRORS as e:
-      raise self._failed(step, e) from e
+      ),
+    )
     self._damaged.discard(step)
     self._step = step
     self._thread = threading.Thread(target=self._verify, args=(step,))
     self._thread.start()
     return True
 
+  def _together(self, step: int, function: Callable[[], Any]) -> None:
+    """A part of saving a step; where one process fails, all of them do."""
+    failure: BaseException | None = None
+    try:
+      function()
+    except _SAVE_ERRORS as e:
+      failure = e
+    self._agree(step, failure)
+
+  def _agree(self, step: int, failure: BaseException | None) -> None:
+    """Raises in all processes where one of them failed to save."""
+    others = processes.failed_elsewhere(failure is not None)
+    if failure is None and others:
+      failure = OSError(f'process {others[0]} could not write its part')
+    if failure is not None:
+      raise self._failed(step, failure) from failure
+
+  def _make_room(self, step: int, state: Any) -> None:
+    """Process 0 removes what is in the way of a step, and looks for space."""
+    if not processes.is_first():
+      return
+    folder_of(self.workdir).mkdir(parents=True, exist_ok=True)
+    if step in steps(self.workdir):
+      _delete(step_path(self.workdir, step))
+    if missing := self._missing_bytes(state):
+      raise OSError(f'{missing / 1e6:,.1f} MB more are needed on the disk')
+
   def _missing_bytes(self, state: Any) -> int:
     """What the disk lacks for another save; 0 where it has room.
 
     A save that fails half way is atomic too, but slow and full of words.
     """
-    if files.is_remote(self.workdir) or not processes.is_first():
+    if files.is_remote(self.workdir):
       return 0
     need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     return max(0, need - shutil.disk_usage(folder_of(self.workdir)).free)
 
   def _add_metrics(self, meta: Meta) -> None:
+    if not processes.is_first():
+      return
     path = step_path(self.workdir, meta.step)
-    try:
-      if not open_meta(self.workdir, meta.step).metrics:
-        tree = meta.to_tree()['metrics']
-        files.write_atomic(path / METRICS, json.dumps(tree))
-    except OSError as e:
-      raise self._failed(meta.step, e) from e
+    if not open_meta(self.workdir, meta.step).metrics:
+      tree = meta.to_tree()['metrics']
+      files.write_atomic(path / METRICS, json.dumps(tree))
 
   def _verify(self, step: int) -> None:
     """In the background: awaits the commit, then reads every file back."""
@@ -182,16 +204,15 @@ class Checkpointer:
     self._thread.join()
     self._thread = None
     failure, self._failure = self._failure, None
-    others = processes.failed_elsewhere(failure is not None)
-    if failure is None and others:
-      failure = OSError(f'process {others[0]} could not write its part')
-    if failure is not None:
+    try:
+      self._agree(self._step, failure)
+    except UserError:
       # Not whole, and so not to be taken for it: the next save is anew.
       self._damaged |= {self._step} & set(steps(self.workdir))
       if processes.is_first():
         with contextlib.suppress(OSError):  # it fills a full disk
           _clear(folder_of(self.workdir))
-      raise self._failed(self._step, failure) from failure
+      raise
     if not processes.is_first():
       return
     metas = readable(self.workdir)

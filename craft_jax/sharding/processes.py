@@ -2,10 +2,15 @@
 
 Every process runs the same program; an array may be spread over all of them.
 Functions here that say "all processes" must be called by all, in one order.
+
+What a process finds by itself (its clock, its disk, its memory, its signals)
+never decides by itself what is run next: it goes through a function of this
+module first. docs/scaling.md lists what is agreed on, and how.
 """
 
 import hashlib
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -76,8 +81,8 @@ def is_first() -> bool:
 
 
 def several() -> bool:
-  """Whether the run has more than one process."""
-  return jax.process_count() > 1
+  """Whether the run has more than one process. Touches no device if not."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def of_first(value: int) -> int:
@@ -86,6 +91,26 @@ def of_first(value: int) -> int:
     return value
   wait_for_all()
   return int(multihost_utils.broadcast_one_to_all(np.int64(value)))
+
+
+def told_by_first(look: Callable[[], T]) -> T:
+  """What `look` finds in process 0, a JSON value. All processes.
+
+  The others do not look: a shared file system may show them something else.
+
+  Raises:
+    UserError: as `opened_by_all`.
+  """
+  if not several():
+    return look()
+  text = opened_by_all(lambda: json.dumps(look()) if is_first() else '')
+  data = np.frombuffer(text.encode(), np.uint8)
+  if not is_first():
+    data = np.zeros(of_first(0), np.uint8)
+  else:
+    of_first(len(data))
+  told = np.asarray(multihost_utils.broadcast_one_to_all(data))
+  return json.loads(told.tobytes())
 
 
 def gather(text: str) -> list[bytes]:

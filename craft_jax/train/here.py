@@ -186,7 +186,7 @@ def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
   """
   with _opened(cfg) as (setup, feed):
     found = _compiled(setup, feed, _abstract(setup))
-    key, state = setup.run_key, setup.last_state()
+    key, state = setup.run_key, setup.first_state()
     jax.block_until_ready(state)
     before = _reset_peak()
     one = mesh_lib.put_batch(np.int32(1), mesh_lib.replicated(setup.mesh))

@@ -69,7 +69,7 @@ class _Loop:
   def __init__(self, setup: Setup, quiet: bool, interrupts: Interrupts):
     cfg = setup.cfg
     self.setup, self.cfg, self.interrupts = setup, cfg, interrupts
-    self.state = setup.last_state()
+    self.state = setup.first_state()
     self.step = int(self.state.step)
     self.end = cfg.train.stop_at_step or cfg.train.steps
     self.best_loss = setup.best_loss

@@ -62,7 +62,7 @@ class _Runner:
 
   def __init__(self, setup: Setup, feed: Feed, steps: int):
     self.setup, self.feed = setup, feed
-    self.state = setup.last_state()
+    self.state = setup.first_state()
     # Without a number the loop looks for calls of a second: take one call.
     per_call = setup.cfg.train.steps_per_call or steps
     self.steps_per_call = min(per_call, steps, self.feed.max_steps)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
 import optax
 from etils import epath
@@ -51,7 +52,8 @@ class Setup:
     mesh: where it runs.
     model: what it trains.
     optimizer: with what.
-    figures: of an evaluation at the step it starts from, or {}.
+    start_step: the saved step that it starts from, or None.
+    figures: of an evaluation at that step, or {}.
     best_loss: least validation loss (nats) of the saved steps, or infinity.
     run_dir: its folder, opened.
     checkpointer: saves it.
@@ -63,6 +65,7 @@ class Setup:
   mesh: Mesh
   model: Decoder
   optimizer: optax.GradientTransformation
+  start_step: int | None
   figures: dict[str, Any]
   best_loss: float
   run_dir: rundir.RunDir
@@ -100,20 +103,19 @@ class Setup:
       documents=self.corpus.documents > 1,
     )
 
-  def last_state(self, every: int = 1) -> State:
-    """The state of the last whole checkpoint, or the one before any step.
+  def first_state(self) -> State:
+    """The state to start from: that of `start_step`, or one before any step.
 
     All processes. On the mesh, wherever it was saved.
 
-    Args:
-      every: only steps that are multiples of this.
-
     Raises:
-      UserError: every checkpoint is damaged, or of other settings.
+      UserError: the checkpoint is of other settings.
     """
+    return self._state_at(self.start_step)
+
+  def _state_at(self, step: int | None) -> State:
     ema = self.cfg.train.ema > 0
     abstract = abstract_state(self.model, self.optimizer, ema, self.mesh)
-    step = _last_step(self.run_dir.path, every)
     if step is not None:
       return self.checkpointer.restore(abstract, step)[0]
     key = jax.random.fold_in(jax.random.key(self.cfg.seed), _INIT_STREAM)
@@ -136,7 +138,10 @@ class Setup:
     """
     rollbacks = int(current.rollbacks) + 1
     passed = int(current.data_offset) + bad_step
-    state = self.last_state(self.cfg.checkpoint.every)
+    every = self.cfg.checkpoint.every
+    state = self._state_at(
+      processes.told_by_first(lambda: _last_step(self.run_dir.path, every))
+    )
     numbers = {
       'data_offset': np.int32(passed - int(state.step)),
       'rollbacks': np.int32(rollbacks),
@@ -178,19 +183,19 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       other identity settings or another corpus, or is going on; or another
       process of this run had such a mistake, or has other settings or text.
   """
-  exports.check_installed(cfg)
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
+  processes.opened_by_all(lambda: exports.check_installed(cfg))
   processes.check_same(
-    'the version', f'{craft_jax.__version__} {jax.__version__}'
+    'the version',
+    f'{craft_jax.__version__} {jax.__version__} {jaxlib.__version__}',
   )
   processes.check_same('the config', _comparable(cfg))
   mesh = mesh_lib.make_mesh(cfg)
   with contextlib.ExitStack() as stack:
     processes.opened_by_all(lambda: _own(workdir, stack))
-    step = _last_step(workdir)
-    before, corpus, cfg = processes.opened_by_all(
-      lambda: _read(cfg, workdir, step)
-    )
+    found = processes.told_by_first(lambda: _look(workdir))
+    before = Meta.from_tree(found['last']) if found['last'] else None
+    corpus, cfg = processes.opened_by_all(lambda: _read(cfg, workdir, before))
     processes.check_same('the precision', cfg.model.precision)
     processes.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size)
@@ -219,20 +224,25 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       mesh=mesh,
       model=model,
       optimizer=build_optimizer(cfg, model.precision, mesh),
+      start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
-      best_loss=_best_loss(workdir),
+      best_loss=found['best_loss'],
       run_dir=run_dir,
       checkpointer=checkpointer,
       closing=stack.pop_all(),
     )
 
 
-def _best_loss(workdir: epath.PathLike) -> float:
-  """Of the checkpoint that is best by it; infinite where there is none."""
+def _look(workdir: epath.PathLike) -> dict[str, Any]:
+  """What is saved: facts of the last whole step, and the least loss of all."""
+  if not checkpoint.steps(workdir):
+    return {'last': None, 'best_loss': math.inf}
+  last = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
   best = checkpoint.best_step(workdir)
-  if best is None:
-    return math.inf
-  return checkpoint.open_meta(workdir, best).val_loss
+  best_loss = (
+    math.inf if best is None else checkpoint.open_meta(workdir, best).val_loss
+  )
+  return {'last': last.to_tree(), 'best_loss': best_loss}
 
 
 def _sha256(text: str) -> str:
@@ -252,34 +262,26 @@ def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
     stack.callback(Lock(workdir).close)
 
 
-def _last_step(workdir: epath.PathLike, every: int = 1) -> int | None:
-  """The last whole checkpoint, as process 0 sees it. All processes."""
-
-  def look() -> int:
-    if not processes.is_first():
-      return -1
-    if not any(step % every == 0 for step in checkpoint.steps(workdir)):
-      return -1
-    return checkpoint.resolve_step(workdir, every=every)
-
-  found = processes.of_first(processes.opened_by_all(look))
-  return None if found < 0 else found
+def _last_step(workdir: epath.PathLike, every: int) -> int | None:
+  """The last whole checkpoint of those that are multiples of `every`."""
+  if not any(step % every == 0 for step in checkpoint.steps(workdir)):
+    return None
+  return checkpoint.resolve_step(workdir, every=every)
 
 
 def _read(
-  cfg: Config, workdir: epath.PathLike, step: int | None
-) -> tuple[Meta | None, Corpus, Config]:
-  """The checkpoint's facts, the corpus, the config with its precision."""
+  cfg: Config, workdir: epath.PathLike, before: Meta | None
+) -> tuple[Corpus, Config]:
+  """The corpus, and the config with its precision."""
   if not processes.is_first():
     rundir.check_shared(workdir)
-  before = None if step is None else checkpoint.open_meta(workdir, step)
   cfg = _with_precision(cfg, before)
   if before:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
   _check_prompt(cfg, corpus)
-  return before, corpus, cfg
+  return corpus, cfg
 
 
 def _check_prompt(cfg: Config, corpus: Corpus) -> None:

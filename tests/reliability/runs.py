@@ -158,9 +158,15 @@ def free_port() -> int:
 
 
 def start_together(
-  count: int, arguments: Sequence[str], each: dict[int, list[str]] | None = None
+  count: int,
+  arguments: Sequence[str],
+  each: dict[int, list[str]] | None = None,
+  first: Callable[[int], str] = lambda i: '',
 ) -> list[subprocess.Popen]:
-  """`count` processes of one run over loopback; `each` adds to some."""
+  """`count` processes of one run over loopback.
+
+  `each` adds flags to some; `first` gives Python that process i runs first.
+  """
   port = free_port()
   return [
     start(
@@ -169,6 +175,7 @@ def start_together(
       f'--num-processes={count}',
       f'--process-id={i}',
       *(each or {}).get(i, []),
+      first=first(i),
       stdout=subprocess.PIPE,
     )
     for i in range(count)

@@ -1,5 +1,6 @@
 """Several processes of one run over loopback: real `craft` commands."""
 
+import functools
 import json
 import signal
 import time
@@ -14,6 +15,12 @@ _PARTS = {
   2: ['mesh.data=1', 'mesh.fsdp=2'],
   4: ['mesh.data=2', 'mesh.tensor=2', 'data.placement=grain'],
 }
+
+# Long enough for many choices of how many steps a dispatch takes.
+_LONG = [
+  'train.steps=1500', 'train.steps_per_call=0', 'log.every=100',
+  'eval.every=500', 'checkpoint.every=500', 'log.sample_chars=0',
+]  # fmt: skip
 
 
 def _run(count, arguments, each=None):
@@ -78,6 +85,94 @@ def test_together_equals_alone(tmp_path, text, straight, count):
     assert started[0].returncode == 0, err
     found.append(json.loads(out.splitlines()[-1])['val_loss'])
   np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+
+
+# A process whose clock runs at a rate of its own and jumps, which is late now
+# and then, and which believes that it has seen better checkpoints than there
+# are: none of this may reach what is run.
+_UNEQUAL = """
+import random, time
+random.seed({0})
+clock, ahead = time.perf_counter, [0.0]
+def unequal():
+  if random.random() < 0.3:
+    ahead[0] += random.uniform(-0.5, 1)
+  if random.random() < 0.02:
+    time.sleep(random.uniform(0, 0.3))
+  return clock() * (1 + 3 * {0}) + ahead[0]
+time.perf_counter = unequal
+if {0}:
+  from craft_jax.train import setup
+  look = setup._look
+  setup._look = lambda workdir: look(workdir) | dict(best_loss=0.01)
+"""
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, text):
+  """1,500 steps of one process on a mesh of so many CPU devices."""
+
+  @functools.cache
+  def train(count: int):
+    workdir = tmp_path_factory.mktemp('alone') / 'run'
+    flags = runs.flags(text, *_LONG, *_PARTS[count])
+    process = runs.start(
+      'train', *flags, f'--workdir={workdir}',
+      f'--config.mesh.cpu_devices={count}',
+    )  # fmt: skip
+    error = runs.finish(process)
+    assert process.returncode == 0, error
+    return workdir
+
+  return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('count', [2, 4])
+def test_unequal_processes_run_the_same(tmp_path, text, alone, count):
+  """Unequal clocks, speeds and disks; with a stop and a resume between."""
+  workdir = tmp_path / 'run'
+  arguments = ['train', *runs.flags(text, *_LONG, *_PARTS[count])]
+  arguments.append(f'--workdir={workdir}')
+  started = runs.start_together(count, arguments, first=_UNEQUAL.format)
+  runs.wait_until(lambda: len(checkpoint.steps(workdir)) > 0, started[0])
+  started[-1].send_signal(signal.SIGTERM)
+  errors = [runs.finish(process) for process in started]
+  assert [p.returncode for p in started] == [75] * count, errors
+  started = runs.start_together(count, arguments, first=_UNEQUAL.format)
+  errors = [runs.finish(process) for process in started]
+  assert [p.returncode for p in started] == [0] * count, '\n'.join(errors)
+  assert checkpoint.steps(workdir)[-1] == 1500
+  assert runs.digests(workdir) == runs.digests(alone(count))
+
+
+# The first save finds no room, in process {0} alone.
+_NO_ROOM = """
+from craft_jax.checkpoint.writer import Checkpointer
+room, left = Checkpointer._make_room, [1 if {0} == {1} else 0]
+def no_room(self, step, state):
+  if left:
+    if left.pop():
+      raise OSError('no space left')
+  room(self, step, state)
+Checkpointer._make_room = no_room
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('which', [0, 1])
+def test_a_save_that_fails_in_one_fails_in_all(tmp_path, text, which):
+  """They go on together and save at the next step that is due."""
+  workdir = tmp_path / 'run'
+  started = runs.start_together(
+    2,
+    ['train', *runs.flags(text), f'--workdir={workdir}'],
+    first=lambda i: _NO_ROOM.format(i, which),
+  )
+  errors = [runs.finish(process) for process in started]
+  assert [p.returncode for p in started] == [0, 0], errors
+  assert 'could not save step 10' in errors[0]
+  assert checkpoint.steps(workdir)[-1] == 60
 
 
 @pytest.mark.slow
