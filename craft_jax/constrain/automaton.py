@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +25,7 @@ class Automaton:
   that each either allows a symbol or accepts. Special ids (BOS, EOS, PAD, UNK)
   are never allowed: it is for the sampler to end a text in an accepting
   state, as it must in one that allows no symbol. Equal languages over a
-  vocabulary have equal arrays.
+  vocabulary have equal arrays, and automata are equal if their languages are.
 
   Attributes:
     symbol_class: `[V]` int32, symbols that no state tells apart share a class,
@@ -43,6 +44,20 @@ class Automaton:
   distance: np.ndarray
   forced: np.ndarray
   work: int
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Automaton) and self._digest == other._digest
+
+  def __hash__(self) -> int:
+    return hash(self._digest)
+
+  @functools.cached_property
+  def _digest(self) -> bytes:
+    """Of the language and the vocabulary; all else follows from these."""
+    digest = hashlib.sha256(repr(self.class_next.shape).encode())
+    for array in (self.symbol_class, self.class_next, self.accepting):
+      digest.update(array.tobytes())
+    return digest.digest()
 
   @property
   def num_states(self) -> int:

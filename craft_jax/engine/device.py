@@ -272,6 +272,7 @@ class Device:
     columns: C, symbols per slot and dispatch at most.
     num_top: most likely symbols that are reported beside each.
     drafts: which guesses are read ahead.
+    capacity: of the tables of constraints.
   """
 
   def __init__(
@@ -283,12 +284,13 @@ class Device:
     columns: int,
     num_top: int,
     drafts: Drafts | None,
+    capacity: tables_lib.Capacity,
   ):
     self._model, self._vocabulary = model, vocabulary
     self._columns, self._num_top, self._drafts = columns, num_top, drafts
     self._params = decoding_params(model, params)
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
-    self.store = tables_lib.TableStore(vocabulary.size, self._device)
+    self.store = tables_lib.TableStore(capacity, self._device)
     self.empty: Prefix = self._put(empty_prefix(model))
     zero_B = np.zeros(slots, np.int32)
     settings = setting_arrays([SampleSettings()] * slots, vocabulary.size)

@@ -13,6 +13,7 @@ from craft_jax.engine.device import Device, PrefixCache
 from craft_jax.engine.device import Row as Wrote
 from craft_jax.engine.requests import Job, Request, Sample, check
 from craft_jax.engine.scheduler import Full, Insert, Limits, Read, Scheduler
+from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.drafts import FORCED, Drafts
@@ -23,6 +24,7 @@ from craft_jax.sample.rows import (
   decoder_after,
   most_likely,
 )
+from craft_jax.sample.tables import CONSTRAINT_MEMORY
 from craft_jax.text.utf8 import begins_character
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
@@ -54,6 +56,13 @@ class Engine:
     drafts: which guesses are read ahead; None is none. Where they are, how a
       text is cut into passes depends on its neighbours, its symbols up to
       near-ties do not.
+    constraint_memory: bytes of the tables of constraints on the device. A
+      request whose constraint has no room beside those in use waits for it.
+
+  Attributes:
+    capacity: of these tables.
+    prefixes: the prompts that are kept.
+    scheduler: who runs and who waits.
   """
 
   def __init__(
@@ -69,6 +78,7 @@ class Engine:
     prefix_bytes: int = 1 << 28,
     num_top: int = 0,
     drafts: Drafts | None = FORCED,
+    constraint_memory: int = CONSTRAINT_MEMORY,
   ):
     self._vocabulary, self._context = vocabulary, model.cfg.context
     steps = steps or (4 if jax.default_backend() == 'cpu' else 16)
@@ -76,12 +86,13 @@ class Engine:
     columns = _AHEAD * steps if drafts else steps
     reading = max(reading, self._chunk)
     limits = Limits(slots, steps, columns, self._chunk, reading, waiting)
+    self.capacity = Capacity(constraint_memory, vocabulary)
     self._device = Device(
-      model, params, vocabulary, slots, columns, num_top, drafts
+      model, params, vocabulary, slots, columns, num_top, drafts, self.capacity
     )
     self._num_top = num_top
     self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
-    self.scheduler = Scheduler(limits, self._known)
+    self.scheduler = Scheduler(limits, self._known, self._place)
     self._jobs: dict[int, Job] = {}
     self._running: dict[int, Sample] = {}
     self._number = 0
@@ -97,31 +108,23 @@ class Engine:
     """Takes a request; its number.
 
     Raises:
-      Full: the queue or the tables of constraints are; nothing has changed.
+      Full: the queue is; nothing has changed.
       UserError: it can never be done.
     """
     check(request, self._context, self._num_top)
     window = request.prompt[-self._context :].astype(np.int32)
     room = self._context + 1 - len(window)
     automaton, begin, left = self._constraint(request, room)
-    first = self._device.store.acquire(automaton)
+    self.capacity.check(automaton)
     budget, slides = self._budget(request, room, request.max_chars)
     handle, self._number = self._number, self._number + 1
     job = Job(
-      request, window, automaton, begin, first, left, None, request.samples
+      request, window, automaton, begin, None, left, None, request.samples
+    )
+    self.scheduler.submit(
+      handle, len(window) - 1, budget, request.samples, slides
     )
     self._jobs[handle] = job
-    try:
-      self.scheduler.submit(
-        handle,
-        len(window) - 1,
-        budget,
-        request.samples,
-        slides,
-      )
-    except Full:
-      self._forget(handle)
-      raise
     return handle
 
   def cancel(self, handle: int) -> bool:
@@ -192,6 +195,12 @@ class Engine:
 
   # --- what a plan asks for ---
 
+  def _place(self, handle: int) -> bool:
+    """Takes room in the tables for a constraint; False if there is none now."""
+    job = self._jobs[handle]
+    job.first = self._device.store.acquire(job.automaton)
+    return job.first is not None
+
   def _known(self, handle: int) -> int:
     """Symbols of a prompt that a prefix has; it is taken."""
     job = self._jobs[handle]
@@ -230,6 +239,7 @@ class Engine:
       prefix = job.prefix
       if insert.last:
         job.prefix = None
+    assert job.first is not None, 'it has no place'
     fields = {
       'last': sample.row.window[-1],
       'position': len(request.prompt) + sample.written,
@@ -327,7 +337,8 @@ class Engine:
 
   def _forget(self, handle: int) -> None:
     job = self._jobs.pop(handle)
-    self._device.store.release(job.automaton)
+    if job.first is not None:
+      self._device.store.release(job.automaton)
 
 
 def _joined(parts: Sequence[Piece]) -> Piece:

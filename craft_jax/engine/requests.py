@@ -46,7 +46,7 @@ class Job:
     window: the symbols of the prompt that the model sees.
     automaton: of its constraint.
     begin: the state of it where a text begins.
-    first: its first state in the tables.
+    first: its first state in the tables; None until it has a place there.
     left: symbols that a sample may write.
     prefix: what is read of the window so far.
     unfinished: samples.
@@ -57,7 +57,7 @@ class Job:
   window: np.ndarray
   automaton: Automaton | None
   begin: int
-  first: int
+  first: int | None
   left: int
   prefix: Prefix | None
   unfinished: int

@@ -152,13 +152,19 @@ class Scheduler:
     limits: what may be handed out.
     known: how many of the first symbols of a job's prompt are read already, as
       a prefix cache knows; asked once, when its reading begins.
+    place: takes what a job needs beside slots, before its reading begins; False
+      if others hold it. Then it waits at the front of the queue, so that who
+      came later does not take it, and is asked again at each plan.
   """
 
   def __init__(
-    self, limits: Limits, known: Callable[[int], int] = lambda job: 0
+    self,
+    limits: Limits,
+    known: Callable[[int], int] = lambda job: 0,
+    place: Callable[[int], bool] = lambda job: True,
   ):
     self.limits = limits
-    self._known = known
+    self._known, self._place = known, place
     self._free = list(range(limits.slots))[::-1]
     self._jobs: dict[int, _Job] = {}
     self._waiting: collections.deque[_Job] = collections.deque()
@@ -288,10 +294,12 @@ class Scheduler:
     return Plan(reads, inserts, decode, steps)
 
   def _start(self) -> None:
-    """Gives free slots to whoever is in front of the queue."""
+    """Gives free slots to whoever is in front of the queue, and has a place."""
     while self._free and self._waiting:
       job = self._waiting[0]
       if not job.started:
+        if not self._place(job.id):
+          return
         job.prompt.done = self._known(job.id)
         self._windows.append(job.prompt)
       slot = self._free.pop()

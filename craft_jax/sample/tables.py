@@ -1,5 +1,6 @@
 """Constraints of many requests as one array on the device."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.struct
@@ -14,6 +15,9 @@ from craft_jax.text.vocabulary import Vocabulary
 
 _ENTRIES = 1 << 18  # of the smallest table, so that most fit into it
 _NONE = -1
+# Bytes of the tables of an engine: several of the largest constraints that can
+# be compiled, whatever the vocabulary (`constrain.budget.MAX_ENTRIES`).
+CONSTRAINT_MEMORY = 1 << 27
 
 
 @flax.struct.dataclass
@@ -34,6 +38,29 @@ class Tables:
   accepting_R: Bool[Array, 'R']
   distance_R: Int[Array, 'R']
   forced_R: Int[Array, 'R']
+
+
+def state_bytes(vocabulary_size: int) -> int:
+  """Bytes of one state in `Tables`."""
+  return 4 * vocabulary_size + 1 + 4 + 4
+
+
+@functools.partial(jax.jit, static_argnames=('num_states', 'vocabulary_size'))
+def empty_tables(
+  zero: Int[Array, ''], num_states: int, vocabulary_size: int
+) -> Tables:
+  """Tables of free text, with room for so many states, the first included.
+
+  `zero` is what it says, and not known to the compiler, which would otherwise
+  work the tables out and keep them in the program.
+  """
+  R, V = num_states, vocabulary_size
+  return Tables(
+    jnp.full((R, V), zero + _NONE).at[0].set(0),
+    jnp.full(R, zero > 0).at[0].set(True),
+    jnp.full(R, zero),
+    jnp.full(R, zero + _NONE),
+  )
 
 
 def columns(automaton: Automaton, start: int) -> tuple[np.ndarray, ...]:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
 from craft_jax.sample.answers import Prepared, prepare
 from craft_jax.sample.prompt import encode_prompt
@@ -68,8 +69,26 @@ class Wanted:
     """Whether something is to be compiled."""
     return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
 
-  def prepare(self, trained: Trained) -> list[Prepared]:
+  @property
+  def size(self) -> int:
+    """Characters or ids of the prompts."""
+    return sum(map(len, self.prompts))
+
+  @property
+  def _constrained(self) -> str | None:
+    """The field that constrains the text; None if several do."""
+    found = [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
+    return _NAMES.get(found[0], found[0]) if len(found) == 1 else None
+
+  def prepare(self, trained: Trained, capacity: Capacity) -> list[Prepared]:
     """For the sampler, of each prompt; compiles what is to be.
+
+    All that can be wrong with a constraint is found here, for a completion and
+    for `/validate` alike.
+
+    Args:
+      trained: the model.
+      capacity: of the tables that a constraint needs room in.
 
     Raises:
       ApiError: 400.
@@ -77,6 +96,10 @@ class Wanted:
     self._compile(trained)
     with _refusing():
       first = prepare(trained, self.request)
+      try:
+        capacity.check(first.settings.constraint)
+      except UserError as e:
+        raise ApiError(400, str(e), param=self._constrained) from e
       biases = _biases(self.body.logit_bias or {}, trained)
       settings = dataclasses.replace(first.settings, logit_bias=biases)
       return [

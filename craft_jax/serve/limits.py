@@ -41,6 +41,11 @@ class Limits:
   max_body: int = _limit(1 << 20, 'BYTES', 'of one request')
   max_headers: int = _limit(1 << 14, 'BYTES', 'of its headers')
   max_connections: int = _limit(1024, 'N', 'open at once')
+  constraint_memory: int = _limit(
+    1 << 27, 'BYTES', 'of the tables in which the constraints of all requests '
+    'lie on the device; a larger constraint is refused, one that has no room '
+    'now waits for it',
+  )  # fmt: skip
   max_compiling: int = _limit(
     16, 'N', 'constraints that are compiled or wait for it'
   )

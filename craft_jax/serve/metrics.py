@@ -32,6 +32,9 @@ class Metrics:
       )
 
     self.slots = gauge('slots', 'texts that can be written at once')
+    self.states = gauge(
+      'constraint_states', 'states of constraints that there is room for'
+    )
     self.busy = gauge('slots_busy', 'texts that are being written')
     self.waiting = gauge('queue_requests', 'requests that wait for a slot')
     self.rate = gauge(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from craft_jax import surprisal
 from craft_jax.engine.engine import Engine
 from craft_jax.engine.requests import Request as EngineRequest
+from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
 from craft_jax.sample.generate import decoding_params
 from craft_jax.serve import fields
@@ -54,6 +55,7 @@ class Model:
       # The admission decides; nothing is to fail here that was taken there.
       waiting=1 << 20,
       num_top=min(NUM_TOP, self.trained.vocabulary.size),
+      constraint_memory=limits.constraint_memory,
     )
     engine.warm()
     return engine
@@ -124,13 +126,18 @@ class Service:
     log: where to say what happens.
 
   Attributes:
+    capacity: of the tables of constraints.
     compiler: where constraints are compiled.
+
+  Raises:
+    UserError: there is no room for any constraint.
   """
 
   def __init__(
     self, model: Model, name: str, slots: int, limits: Limits, log: Log
   ):
     self.model, self.name, self.limits = model, name, limits
+    self.capacity = Capacity(limits.constraint_memory, model.trained.vocabulary)
     self.metrics = Metrics()
     self.admission = Admission(slots, limits.max_wait, limits.deadline)
     self.draining = False
@@ -140,6 +147,7 @@ class Service:
     self._side = Pool('side', limits.max_searches, 'searches and scores')
     self._worker: Worker | None = None
     self.metrics.slots.set(slots)
+    self.metrics.states.set(self.capacity.most)
     self.metrics.promised.set(limits.max_wait)
     self.metrics.step.set(model.trained.meta.step)
 

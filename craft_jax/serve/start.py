@@ -52,7 +52,10 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
 
   def ready(port: int) -> None:
     host = f'[{args.host}]' if ':' in args.host else args.host
-    log.note('ready', model=name, step=trained.meta.step, port=port)
+    log.note(
+      'ready', model=name, step=trained.meta.step, port=port,
+      constraint_states=service.capacity.most,
+    )  # fmt: skip
     lock = 'with a key' if keys else 'without a key'
     if not keys and args.host not in LOOPBACK:
       log.note('open to all who reach it', host=args.host, port=port)

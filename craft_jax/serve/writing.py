@@ -1,5 +1,6 @@
 """A request for completions, from what was asked to what is given."""
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +20,10 @@ from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Claim
 from craft_jax.serve.service import Model, Service
 from craft_jax.serve.worker import Job
+from craft_jax.trained import Trained
+
+# Characters or ids of prompts that are encoded in the event loop.
+_MOST_AT_ONCE = 4096
 
 
 async def take(
@@ -40,10 +45,7 @@ async def take(
   model = service.model
   trained = model.trained
   wanted = fields.read(body, service.limits, trained.cfg.model.context)
-  if wanted.has_constraint:
-    prepared = await service.compiler.run(wanted.prepare, trained)
-  else:
-    prepared = wanted.prepare(trained)
+  prepared = await _prepared(service, trained, wanted)
   for one in prepared:
     if len(one.ids) > service.limits.max_prompt:
       raise ApiError(
@@ -65,6 +67,17 @@ async def take(
   return Writing(service, model, wanted, prepared, claim, head(service.name))
 
 
+async def _prepared(
+  service: Service, trained: Trained, wanted: fields.Wanted
+) -> list[Prepared]:
+  """`Wanted.prepare`, beside the event loop where it may take long."""
+  if wanted.has_constraint:
+    return await service.compiler.run(wanted.prepare, trained, service.capacity)
+  if wanted.size > _MOST_AT_ONCE:
+    return await asyncio.to_thread(wanted.prepare, trained, service.capacity)
+  return wanted.prepare(trained, service.capacity)
+
+
 async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
   """Whether a constraint could be kept: compiled as that of a completion.
 
@@ -80,8 +93,7 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
   model = service.model.trained
   try:
     wanted = fields.read(asked, service.limits, model.cfg.model.context)
-    if wanted.has_constraint:
-      await service.compiler.run(wanted.prepare, model)
+    await _prepared(service, model, wanted)
   except ApiError as e:
     if e.status != 400:
       raise

@@ -1,5 +1,6 @@
 """A model of seconds, and servers of it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+
+from craft_jax import compile_cache
+from craft_jax.serve import writing
+from craft_jax.serve.limits import Limits
+from craft_jax.serve.logs import Log
+from craft_jax.serve.service import Model, Service
+from craft_jax.trained import load_model
 
 TEXT = ''.join(f'{i} squared is {i * i}; é{i % 7}—😀\n' for i in range(400))
 _SERVING = re.compile(r'^serving (\S+) .* at http://127\.0\.0\.1:(\d+)/$')
@@ -148,3 +156,31 @@ def server(model_dir, tmp_path_factory):
   found = Server(model_dir, log, '--chat')
   yield found
   assert found.stop() == 0
+
+
+@contextlib.asynccontextmanager
+async def in_process(model_dir, folder, limits=None, slots=2):
+  """A service, started, of two slots unless told otherwise."""
+  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', folder)))
+  trained = load_model(model_dir, 'latest', True)
+  with (folder / 'log').open('w') as file:
+    service = Service(
+      Model.of(trained), 'm', slots, limits or Limits(), Log(file)
+    )
+    await service.start()
+    try:
+      yield service
+    finally:
+      await service.stop()
+
+
+async def written(service, body):
+  """The texts that a completion is given."""
+  taken = await writing.take(service, body)
+  try:
+    await taken.begin()
+    async for _ in taken.news():
+      pass
+    return [choice['text'] for choice in taken.choices()]
+  finally:
+    taken.close('failed')

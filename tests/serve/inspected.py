@@ -28,7 +28,7 @@ def _held(service):
     'claimed symbols': admission.left,
     'waiting to be compiled': service.compiler._number,
     'waiting on the side': service._side._number,
-    'constraints in use': sum(p.users for p in store._parts.values()),
+    'constraints in use': store.num_users,
   }
 
 

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -17,15 +16,11 @@ import time
 
 import pytest
 
-from craft_jax import compile_cache
 from craft_jax.serve import stream, writing
 from craft_jax.serve.bodies import CompletionBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Limits
-from craft_jax.serve.logs import Log
-from craft_jax.serve.service import Model, Service
-from craft_jax.trained import load_model
-from tests.serve.conftest import TEXT, Server
+from craft_jax.serve.limits import Admission
+from tests.serve.conftest import TEXT, Server, in_process, written
 
 # So much that it is never finished here: it is the end of it that is tested.
 _ENDLESS = {'prompt': '1', 'n': 64, 'max_tokens': 4096, 'ignore_eos': True}
@@ -269,20 +264,6 @@ def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
   assert busy.metric('craft_symbols_total') == symbols, 'it is still written'
 
 
-@contextlib.asynccontextmanager
-async def _in_process(model_dir, folder):
-  """A service of two slots, started."""
-  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', folder)))
-  trained = load_model(model_dir, 'latest', True)
-  with (folder / 'log').open('w') as file:
-    service = Service(Model.of(trained), 'm', 2, Limits(), Log(file))
-    await service.start()
-    try:
-      yield service
-    finally:
-      await service.stop()
-
-
 def _hold(worker):
   """Has the engine's thread wait between two dispatches; lets it go on."""
   reached, held = threading.Event(), threading.Event()
@@ -299,7 +280,7 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
   """Of a client that has gone, while the engine's thread is at work."""
 
   async def all():
-    async with _in_process(model_dir, tmp_path) as service:
+    async with in_process(model_dir, tmp_path) as service:
       worker, figures = service.running, service.metrics
       gone = asyncio.Event()
 
@@ -622,27 +603,16 @@ class _Fails:
     return self._device.decode(*args)
 
 
-async def _written(service, **fields):
-  taken = await writing.take(service, CompletionBody(**fields))
-  try:
-    await taken.begin()
-    async for _ in taken.news():
-      pass
-    return [choice['text'] for choice in taken.choices()]
-  finally:
-    taken.close('failed')
-
-
 def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
   async def all():
-    async with _in_process(model_dir, tmp_path) as service:
+    async with in_process(model_dir, tmp_path) as service:
       worker = service.running
-      alone = await _written(service, **_SMALL)
+      alone = await written(service, CompletionBody(**_SMALL))
       worker._engine._device = _Fails(worker._engine._device)
       # All three are there before the engine's thread goes on.
       _, go_on = _hold(worker)
       asked = asyncio.gather(
-        *(_written(service, **_SMALL, n=n) for n in (1, 2, 3)),
+        *(written(service, CompletionBody(**_SMALL, n=n)) for n in (1, 2, 3)),
         return_exceptions=True,
       )
       while worker._commands.qsize() < 3:
@@ -651,7 +621,7 @@ def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
       found = await asked
       assert [error.status for error in found] == [500] * 3
       assert service.metrics.failures._value.get() == 1
-      assert await _written(service, **_SMALL) == alone
+      assert await written(service, CompletionBody(**_SMALL)) == alone
       # Another cannot be made at first: one more request fails, not the rest.
       make, times = worker._make, iter(range(2))
 
@@ -664,8 +634,8 @@ def test_a_failing_device_fails_its_requests_and_no_others(model_dir, tmp_path):
       worker._engine._device = _Fails(worker._engine._device)
       for _ in range(2):
         with pytest.raises(ApiError, match='the model failed'):
-          await _written(service, **_SMALL)
-      assert await _written(service, **_SMALL) == alone
+          await written(service, CompletionBody(**_SMALL))
+      assert await written(service, CompletionBody(**_SMALL)) == alone
       assert service.admission.texts == service.admission.left == 0
       assert not worker._jobs and not worker._places
 
