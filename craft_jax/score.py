@@ -6,8 +6,8 @@ before it.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from craft_jax.types import Params
 # its place, falling, and whose they are.
 Scored = tuple[Float[Array, 'B T'], Float[Array, 'B T K'], Int[Array, 'B T K']]
 
+T = TypeVar('T')
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 26  # of one dispatch: 256 MiB in float32
 
@@ -64,6 +65,18 @@ def check_stride(stride: int, context: int) -> int:
   if not 0 <= stride <= context:
     raise ValueError(f'stride {stride} is not between 0 and context {context}')
   return stride or max(context // 2, 1)
+
+
+def window_reads(length: int, context: int) -> int:
+  """Symbols of each window in which a text of `length` ids is read, padded."""
+  return bucket(max(length - 1, 1), context)
+
+
+def num_reads(length: int, context: int, stride: int = 0) -> int:
+  """Symbols that are read to score a text of `length` ids, each as often."""
+  stride = check_stride(stride, context)
+  windows = num_eval_windows(length, context, stride)
+  return windows * window_reads(length, context)
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'num_top'))
@@ -159,11 +172,35 @@ def texts_scores(
   num_top: int = 0,
 ) -> list[Piece]:
   """Each text as one `Piece`, batched over all of them."""
+  return finished(
+    texts_steps(model, params, texts, stride=stride, num_top=num_top)
+  )
+
+
+def finished(steps: Generator[Any, None, T]) -> T:
+  """What a generator returns in the end."""
+  while True:
+    try:
+      next(steps)
+    except StopIteration as e:
+      return e.value
+
+
+def texts_steps(
+  model: Decoder,
+  params: Params,
+  texts: Sequence[np.ndarray],
+  *,
+  stride: int = 0,
+  num_top: int = 0,
+) -> Generator[int, None, list[Piece]]:
+  """`texts_scores` by windows; yields the symbols that each has read."""
   found: list[list[Piece]] = [[] for _ in texts]
   for piece in score_pieces(
     model, params, texts, stride=stride, num_top=num_top
   ):
     found[piece.text].append(piece)
+    yield window_reads(len(texts[piece.text]), model.cfg.context)
   return [
     Piece(i, 0, *(np.concatenate(part) for part in zip(*arrays, strict=True)))
     for i, pieces in enumerate(found)

@@ -1,6 +1,6 @@
 """Texts and a trained model in, the figures of each text out."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,24 @@ def score_texts(
   Raises:
     UserError: an empty text, or a character outside the vocabulary.
   """
+  return score.finished(
+    score_steps(
+      trained, texts, stride=stride, each=each, adaptation=adaptation,
+      cache=cache,
+    )
+  )  # fmt: skip
+
+
+def score_steps(
+  trained: Trained,
+  texts: Sequence[tuple[str, bytes]],
+  *,
+  stride: int = 0,
+  each: bool = False,
+  adaptation: Adaptation | None = None,
+  cache: bool = False,
+) -> Generator[int, None, list[Scored]]:
+  """`score_texts` a window at a time; yields the symbols that each has read."""
   stride = score.check_stride(stride, trained.cfg.model.context)
   vocabulary = trained.vocabulary
   start = start_symbols(vocabulary, trained.meta.documents)
@@ -73,6 +91,7 @@ def score_texts(
     # Without a need for them, the scores of a huge text are only added up.
     if each or cache:
       kept[piece.text].append(piece.nats)
+    yield score.window_reads(len(tokens[piece.text]), trained.cfg.model.context)
   found = []
   for text, ids, total, pieces in zip(read, tokens, totals, kept, strict=True):
     nats = {'nats': np.concatenate(pieces)} if pieces else {}

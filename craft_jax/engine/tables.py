@@ -163,9 +163,10 @@ class TableStore:
 
   def release(self, automaton: Automaton | None) -> None:
     """Ends one use."""
-    if automaton in self._parts:
-      self._parts[automaton].users -= 1
-      assert self._parts[automaton].users >= 0
+    part = automaton and self._parts.get(automaton)
+    if part:
+      part.users -= 1
+      assert part.users >= 0
 
   def _room(self, size: int) -> int | None:
     """The start of `size` free states, for which unused automata may go."""

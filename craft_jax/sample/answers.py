@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,6 +228,13 @@ class Answer:
 
 def add_echoes(trained: Trained, answers: Sequence[Answer]) -> None:
   """Scores the prompts whose log-probabilities are asked for."""
+  score.finished(echo_steps(trained, answers))
+
+
+def echo_steps(
+  trained: Trained, answers: Sequence[Answer]
+) -> Generator[int, None, None]:
+  """`add_echoes` a window at a time; yields the symbols that each has read."""
   asked = [
     answer
     for answer in answers
@@ -236,7 +243,7 @@ def add_echoes(trained: Trained, answers: Sequence[Answer]) -> None:
     and len(answer.prepared.ids) > 1
   ]
   most = max((a.prepared.request.logprobs or 0 for a in asked), default=0)
-  scored = score.texts_scores(
+  scored = yield from score.texts_steps(
     trained.model,
     trained.params,
     [answer.prepared.ids for answer in asked],
@@ -245,6 +252,7 @@ def add_echoes(trained: Trained, answers: Sequence[Answer]) -> None:
   for answer, one in zip(asked, scored, strict=True):
     number = answer.prepared.request.logprobs or 0
     top = most_likely(one.top_ids.tolist(), one.top.tolist(), number)
+    yield 0  # a long list was made
     for sample in answer.drawn:
       sample.prompt_logprobs = (-one.nats).tolist()
       sample.prompt_top = top

@@ -1,5 +1,6 @@
 """The routes, and one form for all errors."""
 
+import asyncio
 import importlib.resources
 import json
 from collections.abc import Callable
@@ -78,15 +79,28 @@ async def _written(
   deadline = service.limits.deadline
   taken = await writing.take(service, body, head)
   if not body.stream:
-    return Json(await stream.finished(taken, request.receive, deadline))
-  try:
-    await taken.begin()
-  except BaseException:
-    taken.close('failed')
-    raise
+    await stream.finished(taken, request.receive, deadline)
+    return await _made(taken.whole, taken.size)
   options = body.stream_options
   usage = options is not None and options.include_usage
-  return stream.Events(taken, usage, deadline)
+  events = stream.Events(taken, usage, deadline)
+  await events.begin(request.receive)
+  return events
+
+
+async def _made(make: Callable[[], Any], size: int) -> Response:
+  """An answer of so many symbols; a long one does not hold the loop up."""
+  if size <= writing.MOST_AT_ONCE:
+    return Json(make())
+
+  def dumped() -> bytes:
+    return answers.dumps_in_parts(make()).encode()
+
+  return _json(await asyncio.to_thread(dumped))
+
+
+def _json(data: bytes) -> Response:
+  return Response(data, media_type='application/json')
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
@@ -122,10 +136,13 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return service.model.trained.vocabulary
 
   @app.post(
-    '/score', summary='How likely texts are', responses=refusals(*ANY, 404)
+    '/score',
+    response_model=dict[str, Any],
+    summary='How likely texts are',
+    responses=refusals(*ANY, 404),
   )
-  async def score(body: bodies.ScoreBody) -> dict[str, Any]:
-    return {'model': service.name, 'texts': await service.score(body)}
+  async def score(body: bodies.ScoreBody) -> Response:
+    return _json(await service.score(body))
 
   @app.post(
     '/validate',
@@ -142,11 +159,15 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='A text as ids',
     responses=refusals(*ANY, 404),
   )
-  async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
+  async def tokenize(body: bodies.TokenizeBody) -> Response:
     fields.check_model(body.model, service.name)
-    ids = fields.encode(vocabulary(), body.prompt)
     context = service.model.trained.cfg.model.context
-    return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
+
+    def tokens() -> dict[str, Any]:
+      ids = fields.encode(vocabulary(), body.prompt)
+      return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
+
+    return await _made(tokens, len(body.prompt))
 
   @app.post(
     '/detokenize',
@@ -154,9 +175,13 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='Ids as a text',
     responses=refusals(*ANY, 404),
   )
-  async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
+  async def detokenize(body: bodies.DetokenizeBody) -> Response:
     fields.check_model(body.model, service.name)
-    return {'prompt': fields.decode(vocabulary(), body.tokens)}
+
+    def text() -> dict[str, Any]:
+      return {'prompt': fields.decode(vocabulary(), body.tokens)}
+
+    return await _made(text, len(body.tokens))
 
   @app.get(
     '/tokenizer_info',

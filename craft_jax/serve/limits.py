@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from craft_jax.errors import UserError
@@ -32,8 +32,9 @@ class Limits:
   """
 
   max_wait: float = _limit(
-    10.0, 'SECONDS', 'until its first character, as promised to a request; one '
-    'that would wait longer is refused',
+    10.0, 'SECONDS', 'until its first character, as promised to a request (for '
+    'beams and scores until their work begins); one that would wait longer is '
+    'refused',
   )  # fmt: skip
   max_tokens: int = _limit(4096, 'N', 'characters of one text')
   max_texts: int = _limit(128, 'N', 'texts of one request, prompts times n')
@@ -75,72 +76,182 @@ class Limits:
         raise UserError(f'{field.name}={value} must be above 0')
 
 
-class Admission:
-  """Takes a request if its first character comes in time.
+class Speed:
+  """How fast something is done, of late.
 
-  Whoever is taken goes after all the work that was taken before, and that is
-  done at a rate that is measured all the time. While slots are free nobody
-  waits. Only used from the event loop.
+  Attributes:
+    rate: units a second; 0 is not known yet.
+  """
+
+  def __init__(self) -> None:
+    self.rate = 0.0
+    self._units = self._seconds = 0.0
+
+  def measured(self, units: float, seconds: float) -> None:
+    """Takes note of so much that was done."""
+    # Of sums: a mean of rates would forget what slow dispatches take.
+    self._units += units - _REMEMBERED * self._units
+    self._seconds += seconds - _REMEMBERED * self._seconds
+    if self._seconds > 0:
+      self.rate = self._units / self._seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What a request has the device do.
+
+  Attributes:
+    prompts: symbols of its prompts together, as far as they are read to write
+      after them.
+    texts: to write in slots.
+    chars: of each text, and of each beam.
+    beams: of all its searches, which run beside the slots.
+    scored: symbols that are read beside the slots, for scores and for echoes
+      with their log-probabilities, each as often as it is read.
+    constraint: that its texts have, whose tables equal ones share.
+    room: the share of all tables that it fills.
+  """
+
+  prompts: float = 0
+  texts: int = 0
+  chars: int = 0
+  beams: int = 0
+  scored: float = 0
+  constraint: Hashable = None
+  room: float = 0.0
+
+
+class Admission:
+  """Takes a request if it begins in time.
+
+  Whatever a request asks for is counted in symbols, in the time in which one is
+  written with all slots in use; that rate is measured all the time. Texts go
+  after all that was taken before, and begin at once while slots are free and
+  their constraint has room. What runs beside the slots (searches, scores)
+  takes turns: it is delayed by all that was taken before, but by no score more
+  than itself takes. Only used from the event loop.
 
   Args:
     slots: texts that are written at once.
     max_wait: see `Limits`.
-    deadline: likewise.
+    deadline: see `Limits`.
 
   Attributes:
-    rate: symbols a second with all slots in use; 0 is not known yet.
-    left: symbols still to be written.
-    texts: that are not finished.
+    beams: how fast beams are written.
+    scores: how fast symbols are scored.
   """
 
   def __init__(self, slots: int, max_wait: float, deadline: float = 0):
     self._slots, self._max_wait = slots, max_wait
     self._deadline = deadline
-    self.rate = 0.0
-    self._symbols = self._seconds = 0.0  # of late
-    self.left = 0.0
-    self.texts = 0
+    self._drawn = Speed()
+    self.beams, self.scores = Speed(), Speed()
+    self._claims: set[Claim] = set()
+
+  @property
+  def rate(self) -> float:
+    """Symbols a second with all slots in use; 0 is not known yet."""
+    return self._drawn.rate
+
+  @property
+  def left(self) -> float:
+    """Symbols still to be written in slots."""
+    return sum(claim.left for claim in self._claims)
+
+  @property
+  def texts(self) -> float:
+    """Slots that texts which are not finished keep from others."""
+    return sum(claim.texts for claim in self._claims)
 
   @property
   def wait(self) -> float:
-    """Seconds until a request that came now would begin."""
-    if self.texts < self._slots or not self.rate:
-      return 0.0
-    return self.left / self.rate
+    """Seconds until a text that came now would begin."""
+    return self._wait_for_slot(Work())
 
-  def enter(
-    self, prompts: int, texts: int, chars: int, beams: int = 0
-  ) -> 'Claim':
+  def drawn(self, work: Work) -> float:
+    """Symbols that the slots have to do.
+
+    A constraint that fills half of the tables keeps half of the slots from
+    others with one, whoever is in them.
+    """
+    if not work.texts:
+      return 0.0
+    return work.prompts / READING + self.slots_of(work) * work.chars
+
+  def beside(self, work: Work) -> float:
+    """Symbols that all else has to do."""
+    beam, score = 1.0, 1 / READING  # until they are measured
+    if self.rate and self.beams.rate:
+      beam = self.rate / self.beams.rate
+    if self.rate and self.scores.rate:
+      score = self.rate / self.scores.rate
+    prompts = 0.0 if work.texts else work.prompts / READING
+    return prompts + work.beams * work.chars * beam + work.scored * score
+
+  def slots_of(self, work: Work) -> float:
+    """Slots that the texts of a request keep from others."""
+    room = 0.0 if self._holds(work.constraint) else work.room
+    return max(work.texts, self._slots * room)
+
+  def _holds(self, constraint: Hashable) -> bool:
+    return any(claim.work.constraint == constraint for claim in self._claims)
+
+  def _has_room(self, work: Work) -> bool:
+    used = {c.work.constraint: c.work.room for c in self._claims if c.texts}
+    used[work.constraint] = work.room
+    return sum(used.values()) <= 1
+
+  def _wait_for_slot(self, work: Work) -> float:
+    free = self.texts < self._slots and self._has_room(work)
+    return 0.0 if free or not self.rate else self.left / self.rate
+
+  def _wait_beside(self, beside: float) -> float:
+    if not (beside and self.rate):
+      return 0.0
+    ahead = sum(
+      claim.beside if claim.whole else min(claim.beside, beside)
+      for claim in self._claims
+    )
+    return ahead / self.rate
+
+  def enter(self, work: Work, param: str = 'max_tokens') -> 'Claim':
     """Takes a request.
 
     Args:
-      prompts: symbols of its prompts together, as far as they are read.
-      texts: to write.
-      chars: of each.
-      beams: of all its searches, which run beside the slots.
+      work: all of it.
+      param: the field to blame if it is too much.
 
     Raises:
       ApiError: 429, it would wait too long; 400, it would take too long.
     """
-    cost = prompts / READING + texts * chars
-    self.check_alone(cost + beams * chars, 'max_tokens')
-    self.check_busy()
-    self.left += cost
-    self.texts += texts
-    return Claim(self, cost, texts)
+    drawn, beside = self.drawn(work), self.beside(work)
+    self.check_alone(drawn + beside, param)
+    wait = self._wait_beside(beside)
+    if work.texts:
+      wait += self._wait_for_slot(work)
+    self._check_wait(wait)
+    claim = Claim(self, work)
+    self._claims.add(claim)
+    return claim
+
+  def release(self, claim: 'Claim') -> None:
+    """Nothing more is to be done of a request; may be called twice."""
+    self._claims.discard(claim)
 
   def check_busy(self) -> None:
-    """Refuses whoever comes now, whatever it is; costs next to nothing.
+    """Refuses a text that comes now, whatever it is; costs next to nothing.
 
     Raises:
       ApiError: 429, it would wait too long.
     """
-    if (wait := self.wait) > (most := _SURE * self._max_wait):
+    self._check_wait(self.wait)
+
+  def _check_wait(self, wait: float) -> None:
+    if wait > (most := _SURE * self._max_wait):
       raise ApiError(
         429,
-        f'the server is busy: {self.texts} texts are ahead, which take about '
-        f'{wait:.0f} s, too many for the {self._max_wait:g} s that are '
-        'promised; send it again later',
+        f'the server is busy: what is ahead takes about {wait:.0f} s, too long '
+        f'for the {self._max_wait:g} s that are promised; send it again later',
         code='server_busy',
         retry_after=wait - most,
       )
@@ -168,35 +279,46 @@ class Admission:
 
   def measured(self, symbols: int, seconds: float) -> None:
     """Takes note of a dispatch in which all slots were in use."""
-    # Of sums: a mean of rates would forget what slow dispatches take.
-    self._symbols += symbols - _REMEMBERED * self._symbols
-    self._seconds += seconds - _REMEMBERED * self._seconds
-    if self._seconds > 0:
-      self.rate = self._symbols / self._seconds
+    self._drawn.measured(symbols, seconds)
 
 
 class Claim:
-  """What a request that was taken has yet to be given."""
+  """What a request that was taken has yet to be given.
 
-  def __init__(self, admission: Admission, cost: float, texts: int):
-    self._admission, self._left, self._texts = admission, cost, texts
+  Attributes:
+    work: that it asked for.
+    left: symbols to write in slots.
+    texts: slots that it keeps from others.
+    beside: symbols to do beside the slots.
+    whole: whether these cannot be interrupted.
+  """
 
-  def wrote(self, symbols: int) -> None:
-    """So many symbols are done."""
-    symbols_left = max(self._left - symbols, 0.0)
-    self._admission.left -= self._left - symbols_left
-    self._left = symbols_left
+  def __init__(self, admission: Admission, work: Work):
+    self._admission, self.work = admission, work
+    self.left, self.beside = admission.drawn(work), admission.beside(work)
+    self.texts = admission.slots_of(work) if work.texts else 0.0
+    self.whole = bool(work.beams)
+    # Of one symbol and one text: those that keep others from several slots are
+    # as much as all of these.
+    self._each = self.texts / work.texts if work.texts else 1.0
+    beside = work.scored + work.beams * work.chars
+    self._unit = self.beside / beside if beside else 0.0
+
+  def wrote(self, symbols: float) -> None:
+    """So many symbols are written."""
+    self.left = max(self.left - symbols * self._each, 0.0)
 
   def finished(self, texts: int) -> None:
     """So many texts are finished."""
-    texts = min(texts, self._texts)
-    self._texts -= texts
-    self._admission.texts -= texts
+    self.texts = max(self.texts - texts * self._each, 0.0)
+
+  def advanced(self, symbols: float) -> None:
+    """So many symbols are scored, or searched for by all beams."""
+    self.beside = max(self.beside - symbols * self._unit, 0.0)
 
   def release(self) -> None:
     """Nothing more is to be done; may be called twice."""
-    self.wrote(math.ceil(self._left))
-    self.finished(self._texts)
+    self._admission.release(self)
 
 
 class Rates:

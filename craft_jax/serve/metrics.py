@@ -13,9 +13,13 @@ class Metrics:
 
   Everything is counted in the event loop but compilations, which happen
   anywhere.
+
+  Attributes:
+    num_compiled: programs, since they are watched.
   """
 
   def __init__(self) -> None:
+    self.num_compiled = 0
     self.registry = registry = prometheus.CollectorRegistry()
 
     def gauge(name: str, says: str) -> prometheus.Gauge:
@@ -68,6 +72,7 @@ class Metrics:
 
     def listen(event: str, duration_secs: float, **_: str | int) -> None:
       if event == _COMPILED:
+        self.num_compiled += 1
         self.compilations.inc()
 
     jax.monitoring.register_event_duration_secs_listener(listen)

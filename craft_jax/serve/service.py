@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -13,10 +13,12 @@ from craft_jax.engine.requests import Request as EngineRequest
 from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
 from craft_jax.sample.generate import decoding_params
+from craft_jax.score import num_reads
 from craft_jax.serve import fields
+from craft_jax.serve.answers import json_parts
 from craft_jax.serve.bodies import ScoreBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import READING, Admission, Limits
+from craft_jax.serve.limits import Admission, Limits, Speed, Work
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.metrics import Metrics
 from craft_jax.serve.worker import Job, Turn, Worker
@@ -25,6 +27,8 @@ from craft_jax.types import Params
 
 T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
+Steps = Generator[float, None, T]
+_TURN = 0.02  # seconds of a thread in which it goes on with the same
 _PROBE_CHARS = 32  # of each text that is written to measure the rate
 
 
@@ -84,6 +88,31 @@ class Pool:
     Raises:
       ApiError: 429, too many wait.
     """
+
+    def step() -> Steps[T]:
+      yield 0
+      return function(*args)
+
+    return await self.run_steps(step())
+
+  async def run_steps(
+    self,
+    steps: 'Steps[T]',
+    told: Callable[[float, float], Any] = lambda done, seconds: None,
+  ) -> T:
+    """What a generator returns, whose steps take turns with those of others.
+
+    So the short is not kept waiting by the long, and what nobody awaits any
+    more ends with the step under way.
+
+    Args:
+      steps: yields how much each of its steps has done.
+      told: called in the event loop with how much was done in one turn, and the
+        seconds.
+
+    Raises:
+      ApiError: 429, too many wait.
+    """
     if self._number >= self._most:
       raise ApiError(
         429,
@@ -93,22 +122,30 @@ class Pool:
       )
     self._number += 1
     loop = asyncio.get_running_loop()
-    future = loop.run_in_executor(self._executor, self._call, function, *args)
-    future.add_done_callback(self._done)
-    return await future
-
-  def _call(self, function: Callable[..., T], *args: Any) -> T:
-    self.busy = True
     try:
-      return function(*args)
+      while True:
+        done, seconds, result = await loop.run_in_executor(
+          self._executor, self._turn, steps
+        )
+        told(done, seconds)
+        if result:
+          return result[0]
+    finally:
+      self._number -= 1
+
+  def _turn(self, steps: 'Steps[T]') -> tuple[float, float, list[T]]:
+    """Steps for a moment: how much was done, the seconds, and the result."""
+    self.busy = True
+    begin, done = time.monotonic(), 0.0
+    result: list[T] = []
+    try:
+      while time.monotonic() - begin < _TURN:
+        done += next(steps)
+    except StopIteration as e:
+      result = [e.value]
     finally:
       self.busy = False
-
-  def _done(self, future: asyncio.Future[Any]) -> None:
-    # Not where it is awaited: who has gone away still occupies the thread.
-    self._number -= 1
-    if not future.cancelled():
-      future.exception()
+    return done, time.monotonic() - begin, result
 
   def close(self) -> None:
     """Takes no more."""
@@ -241,21 +278,40 @@ class Service:
 
   # --- beside the engine ---
 
-  async def on_side(self, function: Callable[..., T], *args: Any) -> T:
-    """What a search or a score needs, in their thread.
+  async def on_side(
+    self,
+    steps: Steps[T],
+    speed: Speed,
+    told: Callable[[float], Any] = lambda done: None,
+  ) -> T:
+    """What a search or a score needs, in turns with the others in their thread.
+
+    Args:
+      steps: yields how much each has done.
+      speed: that is measured by it.
+      told: called with how much was done in each turn.
 
     Raises:
-      ApiError: 429; 400 for what a call finds wrong with its input.
+      ApiError: 429; 400 for what a step finds wrong with its input.
     """
+    compiled = self.metrics.num_compiled
+
+    def measured(done: float, seconds: float) -> None:
+      nonlocal compiled
+      if compiled == self.metrics.num_compiled and done:
+        speed.measured(done, seconds)
+      compiled = self.metrics.num_compiled  # which took most of its time
+      told(done)
+
     try:
-      return await self._side.run(function, *args)
+      return await self._side.run_steps(steps, measured)
     except UserError as e:
       raise ApiError(400, str(e)) from e
 
   # --- scores ---
 
-  async def score(self, body: ScoreBody) -> list[dict[str, Any]]:
-    """The figures of each text, as `craft score` has them.
+  async def score(self, body: ScoreBody) -> bytes:
+    """The figures of each text, as `craft score` has them, as JSON.
 
     Raises:
       ApiError: any.
@@ -276,14 +332,17 @@ class Service:
         f'stride={body.stride} is more than the context of {context}',
         param='stride',
       )
-    # As many windows as strides, each read as a whole.
     stride = body.stride or max(context // 2, 1)
-    windows = sum(len(text.encode()) / stride for text in texts)
-    self.admission.check_alone(windows * context / READING, 'text')
-    named = [(str(i), text.encode('utf-8')) for i, text in enumerate(texts)]
-    # A thread is not stopped; what it is given has to be bounded.
-    again = context // (body.stride or context // 2 or 1)
-    reads, most = again * sum(len(text) for _, text in named), 1 << 21
+    # A symbol is at most as many ids as it has bytes, and one is given.
+    scored = sum(
+      num_reads(_most_ids(trained, text) + 1, context, stride)
+      for text in texts
+      if text
+    )
+    work = Work(scored=scored)
+    self.admission.check_alone(self.admission.beside(work), 'text')
+    again = context // stride or 1
+    reads, most = again * sum(map(len, texts)), 1 << 21
     if reads > most:
       raise ApiError(
         400,
@@ -291,12 +350,34 @@ class Service:
         f'which is more than {most}; give a larger stride or less text',
         param='stride',
       )
-    found = await self.on_side(
-      lambda: surprisal.score_texts(
+    claim = self.admission.enter(work, 'text')
+
+    def steps() -> Steps[bytes]:
+      named = [(str(i), text.encode()) for i, text in enumerate(texts)]
+      found = yield from surprisal.score_steps(
         trained, named, stride=body.stride, each=body.per_char
       )
-    )
-    return [_shown(result, body.per_char) for result in found]
+      shown = []
+      for result in found:
+        shown.append(_shown(result, body.per_char))
+        yield 0
+      parts = []
+      for part in json_parts({'model': self.name, 'texts': shown}):
+        parts.append(part)
+        yield 0
+      return ''.join(parts).encode()
+
+    try:
+      return await self.on_side(steps(), self.admission.scores, claim.advanced)
+    finally:
+      claim.release()
+
+
+def _most_ids(trained: Trained, text: str) -> int:
+  """Ids of a text, or more if it has characters that the model lacks."""
+  if trained.vocabulary.kind == 'char':
+    return len(text)
+  return len(text.encode())
 
 
 def _shown(result: Any, per_char: bool) -> dict[str, Any]:

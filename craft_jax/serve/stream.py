@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from craft_jax.serve.answers import Text, dumps_in_parts
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.writing import Writing
+from craft_jax.serve.writing import MOST_AT_ONCE, Writing
 
 # In a scope's state: says whether the connection was cut as its client took
 # nothing.
@@ -72,6 +73,25 @@ class Events(Response):
     self.headers['cache-control'] = 'no-store'
     self._writing, self._include_usage = writing, include_usage
     self._deadline = deadline
+    self._end: float | None = None
+    self._data = self._events()
+    self._first = b''
+
+  async def begin(self, receive: Receive) -> None:
+    """Waits for the first event.
+
+    Until then nothing is sent: whatever ends it is an answer with a status of
+    its own.
+
+    Raises:
+      ApiError: it was refused, failed, or took too long.
+      Gone: nobody wants it any more.
+    """
+    if self._deadline:
+      self._end = asyncio.get_running_loop().time() + self._deadline
+    async with _answered(self._writing, receive, self._deadline, self._end):
+      await self._writing.begin()
+      self._first = await anext(self._data)
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Sends all there is."""
@@ -92,8 +112,9 @@ class Events(Response):
           }
         )
         try:
-          async with asyncio.timeout(self._deadline or None):
-            async for data in self._events():
+          async with asyncio.timeout_at(self._end):
+            await put(self._first)
+            async for data in self._data:
               await put(data)
         except TimeoutError:
           reason = 'deadline'
@@ -113,29 +134,34 @@ class Events(Response):
     head, more = self._writing.head, {}
     if self._include_usage:
       more = {'usage': None}
+
+    def piece(text: Text, dumps: Callable[[Any], str]) -> bytes | None:
+      if (choice := text.news()) is None:
+        return None
+      return event(dumps(head.piece([choice], **more)))
+
     async for texts in self._writing.news():
       for text in texts:
-        if (choice := text.news()) is not None:
-          yield event(head.piece([choice], **more))
+        if text.pending > MOST_AT_ONCE:
+          found = await asyncio.to_thread(piece, text, dumps_in_parts)
+        else:
+          found = piece(text, json.dumps)
+        if found:
+          yield found
     if self._include_usage:
       yield event(head.piece([], usage=self._writing.usage()))
 
 
-async def finished(
-  writing: Writing, receive: Receive, deadline: float
-) -> dict[str, Any]:
-  """The whole answer.
-
-  Raises:
-    ApiError: it failed, or took too long.
-    Gone: nobody wants it any more.
-  """
+@contextlib.asynccontextmanager
+async def _answered(
+  writing: Writing, receive: Receive, deadline: float, end: float | None
+) -> AsyncIterator[None]:
+  """Closes a writing that something ends within; see `Events.begin`."""
   reason = 'failed'
   try:
-    async with watched(receive), asyncio.timeout(deadline or None):
-      await writing.begin()
-      async for _ in writing.news():
-        pass
+    async with watched(receive), asyncio.timeout_at(end):
+      yield
+    reason = ''
   except TimeoutError:
     reason = 'deadline'
     raise out_of_time(deadline) from None
@@ -146,8 +172,23 @@ async def finished(
     reason = e.code or 'failed'
     raise
   finally:
-    writing.close(reason)
-  return writing.head.whole(writing.choices(), usage=writing.usage())
+    if reason:
+      writing.close(reason)
+
+
+async def finished(writing: Writing, receive: Receive, deadline: float) -> None:
+  """Waits until all is written.
+
+  Raises:
+    ApiError: it failed, or took too long.
+    Gone: nobody wants it any more.
+  """
+  now = asyncio.get_running_loop().time()
+  end = now + deadline if deadline else None
+  async with _answered(writing, receive, deadline, end):
+    await writing.begin()
+    async for _ in writing.news():
+      pass
 
 
 def out_of_time(deadline: float) -> ApiError:

@@ -268,4 +268,6 @@ def _deliver(events: dict[Job, Event] | dict[Job, list[tuple[int, Piece]]]):
 
 
 def _failed() -> ApiError:
-  return ApiError(500, 'the model failed; send it again', code='failed')
+  return ApiError(
+    500, 'the model failed; send it again', code='failed', retry_after=1
+  )

@@ -11,19 +11,20 @@ from craft_jax.sample.answers import (
   Answer,
   Answers,
   Prepared,
-  add_echoes,
+  echo_steps,
 )
+from craft_jax.score import num_reads
 from craft_jax.serve import answers, fields
 from craft_jax.serve.answers import Text
 from craft_jax.serve.bodies import CompletionBody, ValidateBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Claim
-from craft_jax.serve.service import Model, Service
+from craft_jax.serve.limits import Claim, Work
+from craft_jax.serve.service import Model, Service, Steps
 from craft_jax.serve.worker import Job
 from craft_jax.trained import Trained
 
-# Characters or ids of prompts that are encoded in the event loop.
-_MOST_AT_ONCE = 4096
+# Symbols of a request or an answer that are seen to in the event loop.
+MOST_AT_ONCE = 4096
 
 
 async def take(
@@ -54,17 +55,34 @@ async def take(
         f'{service.limits.max_prompt} of this server',
         param='prompt',
       )
-  prompts = sum(len(one.ids) for one in prepared)
-  context = trained.cfg.model.context
-  read = sum(min(len(one.ids), context) for one in prepared)
-  request = wanted.request
-  draws = not (request.beams or wanted.echo_only)
-  texts = len(prepared) * request.num_drawn if draws else 0
-  claim = service.admission.enter(
-    read, texts, request.max_chars, len(prepared) * request.beams
-  )
-  service.metrics.prompt_symbols.inc(prompts)
+  claim = service.admission.enter(_work(service, wanted, prepared))
+  service.metrics.prompt_symbols.inc(sum(len(one.ids) for one in prepared))
   return Writing(service, model, wanted, prepared, claim, head(service.name))
+
+
+def _work(
+  service: Service, wanted: fields.Wanted, prepared: list[Prepared]
+) -> Work:
+  """All that a request for completions has the device do."""
+  request, number = wanted.request, len(prepared)
+  context = service.model.trained.cfg.model.context
+  lengths = [len(one.ids) for one in prepared]
+  read = scored = texts = 0
+  if not wanted.echo_only:
+    read = sum(min(length, context) for length in lengths)
+    texts = 0 if request.beams else number * request.num_drawn
+  if request.echo and request.logprobs is not None:
+    scored = sum(num_reads(n, context) for n in lengths if n > 1)
+  constraint = prepared[0].settings.constraint
+  return Work(
+    prompts=read,
+    texts=texts,
+    chars=request.max_chars,
+    beams=number * request.beams,
+    scored=scored,
+    constraint=constraint,
+    room=service.capacity.size(constraint) / service.capacity.most,
+  )
 
 
 async def _prepared(
@@ -73,7 +91,7 @@ async def _prepared(
   """`Wanted.prepare`, beside the event loop where it may take long."""
   if wanted.has_constraint:
     return await service.compiler.run(wanted.prepare, trained, service.capacity)
-  if wanted.size > _MOST_AT_ONCE:
+  if wanted.size > MOST_AT_ONCE:
     return await asyncio.to_thread(wanted.prepare, trained, service.capacity)
   return wanted.prepare(trained, service.capacity)
 
@@ -141,7 +159,9 @@ class Writing:
     request = self._wanted.request
     if request.echo and request.logprobs is not None:
       await self._service.on_side(
-        add_echoes, self._model.trained, self._answers
+        echo_steps(self._model.trained, self._answers),
+        self._service.admission.scores,
+        self._claim.advanced,
       )
     if self._wanted.echo_only:
       for text in self.texts:
@@ -195,6 +215,15 @@ class Writing:
       yield list(grown.values())
     self._claim.release()
 
+  def whole(self) -> dict[str, Any]:
+    """The object of all that are given."""
+    return self.head.whole(self.choices(), usage=self.usage())
+
+  @property
+  def size(self) -> int:
+    """Symbols that the object is made of."""
+    return sum(len(t.sample.ids) + t.pending for t in self.texts)
+
   def choices(self) -> list[dict[str, Any]]:
     """All that are given in the end, best ones chosen."""
     given = []
@@ -237,7 +266,15 @@ class Writing:
     """The best texts of beam searches."""
     trained, params = self._model.trained, self._model.params
     found = Answers(trained, self._prepared, params)
-    await self._service.on_side(lambda: list(found))
+    request = self._wanted.request
+
+    def steps() -> Steps[None]:
+      for _ in found:
+        yield request.beams * request.max_chars
+
+    await self._service.on_side(
+      steps(), self._service.admission.beams, self._claim.advanced
+    )
     self._answers = found.answers
     vocabulary = trained.vocabulary
     drawn = [sample for group in found.answers for sample in group.drawn]

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import pathlib
 import re
@@ -19,7 +20,8 @@ import pytest
 from craft_jax.serve import stream, writing
 from craft_jax.serve.bodies import CompletionBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission
+from craft_jax.serve.limits import Admission, Work
+from craft_jax.serve.service import Pool
 from tests.serve.conftest import TEXT, Server, in_process, written
 
 # So much that it is never finished here: it is the end of it that is tested.
@@ -101,14 +103,14 @@ def test_who_would_wait_too_long_is_refused_at_once():
   admission = Admission(slots=2, max_wait=1.0)
   admission.measured(100, 1.0)
   assert admission.rate == 100
-  first = admission.enter(0, 2, 100)
+  first = admission.enter(Work(texts=2, chars=100))
   assert admission.wait == 2.0
   with pytest.raises(ApiError) as caught:
-    admission.enter(0, 1, 1)
+    admission.enter(Work(texts=1, chars=1))
   assert caught.value.status == 429
   assert caught.value.retry_after == pytest.approx(1.2)  # until 0.8 s are left
   first.wrote(150)
-  second = admission.enter(0, 1, 10)
+  second = admission.enter(Work(texts=1, chars=10))
   assert admission.wait == pytest.approx(0.6)
   for claim in (first, first, second):
     claim.release()
@@ -117,14 +119,140 @@ def test_who_would_wait_too_long_is_refused_at_once():
 
 def test_what_alone_is_past_the_deadline_is_refused():
   admission = Admission(slots=2, max_wait=1.0, deadline=10)
-  admission.enter(0, 128, 4096).release()  # the rate is not known
+  # The rate is not known.
+  admission.enter(Work(texts=128, chars=4096)).release()
   admission.measured(100, 1.0)
-  admission.enter(0, 10, 100).release()
-  for asked in [(0, 11, 100), (0, 0, 100, 11), (16 * 1001, 0, 1)]:
+  admission.enter(Work(texts=10, chars=100)).release()
+  for asked in [
+    Work(texts=11, chars=100),
+    Work(beams=11, chars=100),
+    Work(prompts=16 * 1001),
+    Work(prompts=16 * 1001, texts=1, chars=1),
+    Work(scored=16 * 1001),
+  ]:
     with pytest.raises(ApiError, match='alone would take') as caught:
-      admission.enter(*asked)
+      admission.enter(asked)
     assert (caught.value.status, caught.value.param) == (400, 'max_tokens')
   assert admission.left == 0
+
+
+def _busy_with(*works):
+  """An admission of 100 symbols a second that has taken some work."""
+  admission = Admission(slots=2, max_wait=10.0)
+  admission.measured(100, 1.0)
+  for work in works:
+    admission.enter(work)
+  return admission
+
+
+_SCORE = Work(scored=2000)  # 1.25 s until scores are measured
+_BEAMS = Work(prompts=160, beams=4, chars=47)  # 2 s, not to be interrupted
+
+
+@pytest.mark.parametrize('ahead, asked, seconds', [
+  # A score is not delayed by more than it takes itself, a search by nothing.
+  ([_SCORE] * 4, Work(beams=1, chars=4), 4 * 0.04),
+  ([_SCORE] * 4, _SCORE, 5.0),
+  ([_SCORE] * 2, Work(scored=1 << 16), 2.5),
+  ([_BEAMS] * 3, Work(beams=1, chars=4), 5.94),
+  ([_BEAMS, _SCORE], Work(scored=160), 1.98 + 0.1),
+  # Texts go after texts, whatever runs beside them; an echo after both.
+  ([_SCORE, _BEAMS], Work(texts=9, chars=9), 0.0),
+  ([Work(texts=2, chars=200)], Work(texts=1, chars=1), 4.0),
+  ([Work(texts=2, chars=200)], _SCORE, 0.0),
+  ([Work(texts=2, chars=200), _BEAMS], Work(texts=1, chars=1, scored=160),
+   4.0 + 1.98),
+  # Prompts that are read into slots are work too, and so are all texts of n.
+  ([Work(texts=1, chars=1), Work(prompts=4784, texts=1, chars=100)],
+   Work(texts=1, chars=1), 4.0),
+])  # fmt: skip
+def test_every_kind_of_work_is_waited_for(ahead, asked, seconds):
+  """By hand, at 100 symbols a second."""
+  admission = _busy_with(*ahead)
+  admission._max_wait = seconds * 0.99 / 0.8
+  if seconds:
+    with pytest.raises(ApiError) as caught:
+      admission.enter(asked)
+    assert caught.value.status == 429
+    assert caught.value.retry_after == pytest.approx(seconds * 0.01)
+  admission._max_wait = seconds * 1.01 / 0.8
+  admission.enter(asked)
+
+
+def test_fourteen_scores_are_not_all_taken():
+  admission, taken = _busy_with(), []
+  for _ in range(14):
+    with contextlib.suppress(ApiError):
+      taken.append(admission.enter(_SCORE))
+  assert len(taken) == 7  # of 1.25 s each, and 8 of the 10 s are for sure
+  taken[0].advanced(1000)
+  assert taken[0].beside == 62.5
+  for claim in taken:
+    claim.release()
+  admission.enter(_SCORE)
+
+
+def test_what_runs_beside_the_slots_is_measured():
+  admission = _busy_with()
+  assert admission.beside(Work(scored=1600)) == 100
+  admission.scores.measured(400, 1.0)
+  assert admission.beside(Work(scored=1600)) == 400
+  admission.beams.measured(50, 1.0)
+  assert admission.beside(Work(beams=2, chars=5)) == 20
+
+
+def test_who_has_no_room_for_a_constraint_waits():
+  big = Work(texts=1, chars=100, constraint='a', room=0.75)
+  # As much as 1.5 of the two slots, for its 100 characters.
+  admission = _busy_with(big)
+  assert (admission.left, admission.texts, admission.wait) == (150, 1.5, 0)
+  # An equal one shares its states, another waits for them.
+  same = admission.enter(big)
+  assert same.texts == 1
+  same.release()
+  other = dataclasses.replace(big, constraint='b', room=0.5)
+  admission._max_wait = 1.0
+  with pytest.raises(ApiError) as caught:
+    admission.enter(other)
+  assert caught.value.retry_after == pytest.approx(1.5 - 0.8)
+  admission.enter(dataclasses.replace(other, room=0.25))
+
+
+def test_the_long_takes_turns_with_the_short():
+  """Or the first would never end; and none is gone on with for nobody."""
+  done = threading.Event()
+
+  def long():
+    while not done.is_set():
+      time.sleep(0.001)
+      yield 1
+    return 'long'
+
+  def short():
+    yield 2
+    return 'short'
+
+  async def all():
+    pool, told = Pool('p', 2, 'things'), []
+    first = asyncio.create_task(
+      pool.run_steps(long(), lambda *turn: told.append(turn))
+    )
+    await asyncio.sleep(0)
+    assert await pool.run_steps(short()) == 'short'
+    assert not first.done()
+    second = asyncio.create_task(pool.run_steps(long()))
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError, match='2 things are waiting'):
+      await pool.run(lambda: 0)
+    second.cancel()
+    done.set()
+    assert await first == 'long'
+    assert sum(symbols for symbols, _ in told) > 0
+    assert await pool.run(lambda: 3) == 3
+    pool.close()
+    assert not pool.busy
+
+  asyncio.run(all())
 
 
 def test_the_rate_is_of_sums():
