@@ -251,7 +251,8 @@ def echo_steps(
   )
   for answer, one in zip(asked, scored, strict=True):
     number = answer.prepared.request.logprobs or 0
-    top = most_likely(one.top_ids.tolist(), one.top.tolist(), number)
+    top_ids, logs = one.top_ids[:, :number], one.top[:, :number]
+    top = most_likely(top_ids.tolist(), logs.tolist(), number)
     yield 0  # a long list was made
     for sample in answer.drawn:
       sample.prompt_logprobs = (-one.nats).tolist()
