@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from craft_jax import xla_flags
 from craft_jax.errors import UserError, one_line
 
 # Held at these values, which are JAX's defaults.
@@ -223,7 +222,7 @@ def recorded(platform: str) -> dict[str, str]:
 
   values = jax.config.values
   found = {name: os.environ.get(name, '') for name in _VARIABLES}
-  found['XLA_FLAGS'] = xla_flags.rounding(platform)
+  found['XLA_FLAGS'] = _flags(platform)
   found |= {
     name.upper(): str(_plain(values[name]))
     for name, default in RECORDED.items()
@@ -239,6 +238,18 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     for name in sorted(before.keys() | now.keys())
     if before.get(name) != now.get(name)
   ]
+
+
+def _flags(platform: str) -> str:
+  """The flags of XLA that may round numbers otherwise, Craft's own included."""
+  others = {'cpu', 'gpu', 'tpu'} - {'gpu' if platform == 'cuda' else platform}
+  unread = (
+    '--xla_dump',
+    '--xla_force_host_platform_device_count',
+    *(f'--xla_{other}_' for other in others),
+  )
+  flags = os.environ.get('XLA_FLAGS', '').split()
+  return ' '.join(flag for flag in flags if not flag.startswith(unread))
 
 
 def _refused(name: str, value: Any) -> UserError:

@@ -40,19 +40,3 @@ def repeat_bits() -> None:
   """Adds those for the same bits in every run, whatever the user has set."""
   own = os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = ' '.join([own, *_DETERMINISTIC]).strip()
-
-
-def rounding(platform: str) -> str:
-  """The flags that may round numbers otherwise, Craft's own included.
-
-  Args:
-    platform: of the devices; flags that only others read are left out.
-  """
-  others = {'cpu', 'gpu', 'tpu'} - {'gpu' if platform == 'cuda' else platform}
-  unread = (
-    '--xla_dump',
-    '--xla_force_host_platform_device_count',
-    *(f'--xla_{other}_' for other in others),
-  )
-  flags = os.environ.get('XLA_FLAGS', '').split()
-  return ' '.join(flag for flag in flags if not flag.startswith(unread))

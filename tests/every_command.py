@@ -25,7 +25,7 @@ import urllib.request
 FLAGS = {
   'data.split': 'fraction', 'model.context': 16, 'model.width': 16,
   'model.depth': 1, 'model.num_heads': 2, 'model.dropout': 0.1,
-  'train.batch_size': 4, 'train.steps': 6, 'eval.batch_size': 4,
+  'train.batch_size': 4, 'train.steps': 40, 'eval.batch_size': 4,
   'optim.warmup_steps': 1, 'log.sample_chars': 10, 'mesh.cpu_devices': 2,
   'data.noise_rate': 0.1, 'model.zero_init': False,
 }  # fmt: skip
@@ -112,6 +112,7 @@ def pack(folder, run):
 def unpack(folder, run):
   """Of an archive that was made without any setting."""
   back = folder / f'{run.name}.txt'
+  back.unlink(missing_ok=True)
   code, _ = craft(
     'decompress', f'--workdir={folder / "plain"}',
     str(folder / 'plain.craft'), f'--output={back}',

@@ -179,7 +179,7 @@ def everything(tmp_path_factory):
     f'{i} squared is {i * i}; {chr(97 + i % 26)}\n' for i in range(300)
   )
   (folder / 'text.txt').write_text(text)
-  (folder / 'short.txt').write_text(text[:200])
+  (folder / 'short.txt').write_text(text[:1500])
 
   def run(name, updates=None, **environment):
     done = subprocess.run(
@@ -192,6 +192,8 @@ def everything(tmp_path_factory):
   plain, err = run('plain')
   assert {code for code, _ in plain.values()} == {0}, err
   assert 'set aside' not in err
+  # Coded, not stored: what is decompressed has been through the model.
+  assert (folder / 'plain.craft').stat().st_size < 1500
   run.plain = plain
   return run
 
@@ -222,3 +224,13 @@ def test_commands_work_where_a_thread_could_not(everything):
   found, err = everything('of_a_program', **_variables(_OF_A_PROGRAM))
   assert found.pop('params')[0] == found.pop('library')[0] == 2, err
   assert found == {name: everything.plain[name] for name in found}, err
+
+
+@pytest.mark.slow
+def test_what_rounds_otherwise_is_recorded_and_said(everything):
+  flag = '--xla_backend_optimization_level=0'
+  found, err = everything('plain', XLA_FLAGS=flag)  # the same run again
+  assert found['train'][0] == 0
+  assert f'XLA_FLAGS: unset -> {flag}' in err
+  assert found['decompress'] == [2, 2]
+  assert f"made with flags '', and here it is '{flag}'" in err

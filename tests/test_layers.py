@@ -26,7 +26,7 @@ _LAYERS = {
   'compile_cache': 1,
   'keys': 1,
   'xla_flags': 1,
-  'jax_settings': 2,
+  'jax_settings': 1,
   'room': 1,
   'scaling_law': 1,
   'text': 1,

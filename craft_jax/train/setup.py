@@ -79,6 +79,12 @@ class Setup:
     return [self.corpus.summary, *self.corpus.notes, *([last] if last else [])]
 
   @property
+  def warnings(self) -> list[str]:
+    """What a reader should know even of a quiet run, a line each."""
+    rounding = self.run_dir.what_rounds_otherwise()
+    return [rounding] if rounding else []
+
+  @property
   def run_key(self) -> Key[Array, '']:
     """The key of dropout and augmentation, on the mesh."""
     return jax.jit(
