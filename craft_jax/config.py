@@ -20,7 +20,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from craft_jax.errors import UserError
+from craft_jax.errors import UserError, one_line
 from craft_jax.settings import Config
 
 if TYPE_CHECKING:  # it takes longer to import than all of this
@@ -153,13 +153,12 @@ def _check_choices(
 
 def default_config() -> 'ml_collections.ConfigDict':
   """A locked `ConfigDict` of every default: the start of a config file."""
-  from craft_jax.noted import NotedDict
+  from ml_collections import config_dict
 
-  sections = {
-    key: NotedDict(value) if isinstance(value, dict) else value
-    for key, value in dataclasses.asdict(Config()).items()
-  }
-  return NotedDict(sections).lock()
+  from craft_jax import noted
+
+  config = config_dict.ConfigDict(dataclasses.asdict(Config()))
+  return noted.note(config).lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +214,7 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
       flat |= _checked_all({name: value})
     except UserError as e:
       problems.append(f'{path}{line}: {e}')
+    value = flat.get(name, value)  # a list has become a tuple
     if line or (name in known and value != known[name][1].default):
       origins[name] = f'{_shown(path)}{line}'
   for item in overrides:
@@ -257,52 +257,81 @@ def _config_path(base: str) -> pathlib.Path:
 def _run_file(
   path: pathlib.Path, variant: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-  """What a file sets, by dotted name, and the lines that do."""
-  try:
-    # Unlike an import, this leaves no compiled file beside the user's own.
-    namespace = runpy.run_path(str(path))
-    if 'get_config' not in namespace:
-      raise UserError('it does not define get_config(variant)')
-    get_config = namespace['get_config']
-    if variant and not inspect.signature(get_config).parameters:
-      raise UserError(f'it has no variants, such as {variant!r}')
-    config = get_config(variant) if variant else get_config()
-    from craft_jax.noted import lines_in
+  """What a file sets, by dotted name, and the lines that do.
 
-    return _flat(config.to_dict()), lines_in(str(path), config)
+  A file that begins with a brace is a saved config, the others are Python.
+  """
+  from craft_jax import noted
+
+  try:
+    data = path.read_bytes()
+    if data.lstrip().startswith(b'{') or path.suffix == '.json':
+      if variant:
+        raise UserError(f'a saved config has no variants, such as {variant!r}')
+      return _from_json(data), {}
+    # Unlike an import, this leaves no compiled file beside the user's own.
+    config = _called(runpy.run_path(str(path)).get('get_config'), variant)
+    return _flat(config), noted.lines_in(str(path), config)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
-  except Exception as e:  # whatever a user's own code may raise
-    if isinstance(e, AttributeError) and e.obj is None:  # from ml_collections
-      raise UserError(f'{path}: {_unknown_key(e)}') from e
-    raise UserError(f'{path}{_line_in(path, e)}: {_one_line(e)}') from e
+  except (Exception, SystemExit) as e:  # whatever a user's own code may raise
+    name = noted.unknown_key(e)
+    if name is not None:
+      known = [n for n, *_ in settings()]
+      leaf = name.rpartition('.')[2]
+      what = f'unknown setting {leaf!r}{_nearest(name, known)}'
+    else:
+      what = _one_line(e)
+    raise UserError(f'{path}{_line_in(path, e)}: {what}') from e
 
 
-def _line_in(path: pathlib.Path, error: Exception) -> str:
+def _called(get_config: Any, variant: str) -> Any:
+  """What `get_config` of a file returns.
+
+  Raises:
+    UserError: there is none, it takes other arguments, or returns no config.
+  """
+  from ml_collections import config_dict
+
+  if not callable(get_config):
+    raise UserError('it does not define get_config(variant)')
+  given = (variant,) if variant else ()
+  takes = inspect.signature(get_config)
+  try:
+    takes.bind(*given)
+  except TypeError as e:
+    if variant and not takes.parameters:
+      raise UserError(f'it has no variants, such as {variant!r}') from e
+    raise UserError(
+      f'get_config{takes} cannot be called with {given}; let it take '
+      "(variant='')"
+    ) from e
+  config = get_config(*given)
+  if config is None:
+    raise UserError('get_config returns nothing; end it with `return config`')
+  if isinstance(config, config_dict.ConfigDict):
+    return config
+  if isinstance(config, dict):
+    return config_dict.ConfigDict(config)
+  raise UserError(
+    f'get_config returns {type(config).__name__} and no config; end it with '
+    '`return config`'
+  )
+
+
+def _line_in(path: pathlib.Path, error: BaseException) -> str:
   """', line 3', the innermost line of the file that led to the error."""
-  if isinstance(error, SyntaxError):
+  if isinstance(error, SyntaxError) and error.filename == str(path):
     return f', line {error.lineno}'
   frames = traceback.extract_tb(error.__traceback__)
   lines = [f.lineno for f in frames if f.filename == str(path)]
   return f', line {lines[-1]}' if lines else ''
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
+  """The error in Python's own words."""
   text = error.msg if isinstance(error, SyntaxError) else str(error)
-  return f'{type(error).__name__}: {" ".join(text.split())}'
-
-
-def _unknown_key(error: AttributeError) -> str:
-  """One line for ml_collections' or Python's complaint about a key."""
-  name = getattr(error, 'name', None)
-  if not name:
-    words = str(error).split('"')
-    name = words[1] if len(words) > 1 else ''
-  if not name:
-    return ' '.join(str(error).split())
-  return (
-    f'unknown setting {name!r}{_nearest(name, [n for n, *_ in settings()])}'
-  )
+  return ': '.join(filter(None, [type(error).__name__, ' '.join(text.split())]))
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -359,19 +388,35 @@ def to_json(cfg: Config) -> str:
   return json.dumps(dataclasses.asdict(cfg), indent=2)
 
 
-def from_json(text: str) -> Config:
-  """Inverse of `to_json`."""
-  return unflatten(_flat(json.loads(text)))
+def from_json(text: str | bytes) -> Config:
+  """Inverse of `to_json`.
+
+  Raises:
+    UserError: not made by `to_json`, or by another version's settings.
+  """
+  return unflatten(_from_json(text))
+
+
+def _from_json(text: str | bytes) -> dict[str, Any]:
+  try:
+    tree = json.loads(text)
+  except ValueError as e:
+    raise UserError(f'it is no JSON: {one_line(e)}') from e
+  if not isinstance(tree, dict):
+    raise UserError(
+      f'it is a {type(tree).__name__} and no saved config, which is an object'
+    )
+  return _flat(tree)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
   """Sections and their settings by dotted name."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
-    if isinstance(value, dict):
+    if hasattr(value, 'items'):
       flat |= {f'{key}.{k}': v for k, v in value.items()}
     else:
-      flat[key] = value
+      flat[str(key)] = value
   return flat
 
 

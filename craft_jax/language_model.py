@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from craft_jax import checkpoint
+from craft_jax import checkpoint, jax_settings
 from craft_jax.errors import UserError
 from craft_jax.sample import drafts
 from craft_jax.sample.answers import Answers, Sample, prepare
@@ -63,6 +63,7 @@ class LanguageModel:
     several = any(field_name(name) == 'num_samples' for name in options)
     return texts if several else texts[0]
 
+  @jax_settings.pinned()
   def samples(self, prompt: str | bytes = '', **options: Any) -> list[Sample]:
     """The same with all that is known of each text; raises as `generate`."""
     answers = self._answers(Request(prompt).changed(options))
@@ -81,6 +82,7 @@ class LanguageModel:
       raise UserError('a stream is of one text; leave n and best_of out')
     return self._stream(self._answers(request))
 
+  @jax_settings.pinned()
   def _answers(self, request: Request) -> Answers:
     return Answers(
       self.trained,
@@ -94,13 +96,17 @@ class LanguageModel:
     return decoding_params(self.trained.model, self.trained.params)
 
   def _stream(self, answers: Answers) -> Iterator[str]:
-    written = 0
-    for _ in answers:
+    written, turns = 0, iter(answers)
+    while True:
+      with jax_settings.pinned():  # not while the caller has the piece
+        if next(turns, None) is None:
+          return
       for sample in answers.samples():
         if text := sample.full_text[written:]:
           written += len(text)
           yield text
 
+  @jax_settings.pinned()
   def score(self, text: str | bytes) -> float:
     """Nats per character of a text that starts like a document.
 

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import craft_jax
-from craft_jax import xla_flags
+from craft_jax import jax_settings, xla_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import (
   INTERRUPTED,
@@ -298,8 +298,14 @@ def main(argv: Sequence[str]) -> int:
   )
   try:
     module, args = parse(name, rest)
-    xla_flags.use()
-    return module.run(args)
+    with jax_settings.pinned_everywhere() as set_aside:
+      if set_aside:
+        _say(
+          f'{" and ".join(set_aside)} set aside: keys, types, checks and '
+          'transfers are fixed here'
+        )
+      xla_flags.use()
+      return module.run(args)
   except UserError as e:
     return _complain(str(e), 2)
   except RunFailed as e:
@@ -334,9 +340,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
+  _say(message)
+  return code
+
+
+def _say(message: str) -> None:
   with contextlib.suppress(OSError):  # the terminal may have gone
     print(f'craft: {" ".join(message.split())}', file=sys.stderr)
-  return code
 
 
 def _hurry(error: BaseException) -> None:

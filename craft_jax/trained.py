@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from etils import epath
 
-from craft_jax import checkpoint
+from craft_jax import checkpoint, jax_settings, keys
 from craft_jax.errors import UserError, hint
 from craft_jax.model import build
 from craft_jax.model.quantize import quantize
@@ -34,6 +34,7 @@ class Trained(NamedTuple):
   meta: checkpoint.Meta
 
 
+@jax_settings.pinned()
 def load_model(
   workdir: epath.PathLike,
   step: checkpoint.Which = 'latest',
@@ -69,7 +70,7 @@ def load_model(
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-    jax.eval_shape(model.init, jax.random.key(0)),
+    jax.eval_shape(model.init, keys.from_seed(0)),
   )
   params = checkpoint.restore_params(workdir, found, abstract, ema=ema)
   if weights == 'int8':

@@ -84,3 +84,101 @@ def test_builds_and_steps_at_toy_size(name):
   assert after.step == 1 and sums['good'] == 1
   moved = jax.tree.map(lambda a, b: (a != b).any(), after.params, state.params)
   assert any(jax.tree.leaves(moved))
+
+
+_REFERENCE = 'ml_collections.ConfigDict(copy.deepcopy(c.to_dict())).lock()'
+# What people do with a ConfigDict, and the settings that come of it.
+_DOINGS = {
+  'copy': ('c = copy.copy(c)\n', {}),
+  'deepcopy': ('c = copy.deepcopy(c)\n  c.seed = 7', {'seed': 7}),
+  'pickle': ('c = pickle.loads(pickle.dumps(c))\n', {}),
+  'resolved': ('c = c.copy_and_resolve_references()\n', {}),
+  'wrapped': ('c = ml_collections.ConfigDict(c)\n', {}),
+  'frozen': ('c = ml_collections.FrozenConfigDict(c)\n', {}),
+  'yaml': ('c = yaml.unsafe_load(c.to_yaml())\n', {}),
+  'dict': ('c = c.to_dict()\n', {}),
+  'json': ('c = json.loads(c.to_json())\n', {}),
+  'section': ('c.model = {"width": 32}\n', {'model.width': 32}),
+  'section of its kind': (
+    'c.model = ml_collections.ConfigDict({"width": 32})\n',
+    {'model.width': 32},
+  ),
+  'section of another': (
+    'd = default_config()\n  d.model.width = 32\n  c.model = d.model\n',
+    {'model.width': 32},
+  ),
+  'section by key': (
+    'c["model"] = dict(c.model, width=32)\n',
+    {'model.width': 32},
+  ),
+  'update': (
+    'c.update({"model": {"width": 32}}, seed=3)\n',
+    {'model.width': 32, 'seed': 3},
+  ),
+  'flattened': (
+    'c.update_from_flattened_dict({"model.width": 32})\n',
+    {'model.width': 32},
+  ),
+  'unlock': ('c.unlock()\n  c.seed = 3\n  c.lock()\n', {'seed': 3}),
+  'unlocked': ('with c.unlocked():\n    c.seed = 3\n', {'seed': 3}),
+  'reference': (
+    'c.eval.stride = c.model.get_ref("width")\n  c.model.width = 32\n',
+    {'model.width': 32, 'eval.stride': 32},
+  ),
+  'iteration': (
+    'for k in c.model:\n    c.model[k] = c.model[k]\n'
+    '  assert dict(**c.model) == dict(c.model.items())\n'
+    '  assert "width" in c.model and len(c.model) == len(list(c.model))\n',
+    {},
+  ),
+  'equality': (
+    f'assert c == {_REFERENCE}\n  assert {_REFERENCE} == c\n'
+    '  assert type(c) is type(c.model) is ml_collections.ConfigDict\n',
+    {},
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('what', _DOINGS)
+def test_a_config_is_a_config_dict(tmp_path, what):
+  code, changed = _DOINGS[what]
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'import copy, json, pickle\n\nimport ml_collections\nimport yaml\n\n'
+    'from craft_jax.config import default_config\n\n\n'
+    f'def get_config():\n  c = default_config()\n  {code}\n  return c\n'
+  )
+  found = config.resolve(str(path))
+  expected = config.flatten(config.Config()) | changed
+  assert config.flatten(found.cfg) == expected
+  where = {n for n, origin in found.origins.items() if origin != 'default'}
+  if what not in ('iteration', 'section by key', 'section of another'):
+    assert where == changed.keys()
+
+
+def test_the_line_of_a_section(tmp_path):
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    'from craft_jax.config import default_config\n'
+    'def get_config():\n  c = default_config()\n'
+    '  c.model = {"width": 32}\n'
+    '  c.model.depth = 3\n'
+    '  return c\n'
+  )
+  origins = config.resolve(str(path)).origins
+  assert origins['model.width'] == f'{path}:4'
+  assert origins['model.depth'] == f'{path}:5'
+
+
+@pytest.mark.parametrize('name', ['config.json', 'saved'])
+def test_a_saved_config_is_a_config_file(tmp_path, name):
+  cfg = config.load_config('toy', ['model.width=32', "text.clean=('nfc',)"])
+  path = tmp_path / name
+  path.write_text(config.to_json(cfg))
+  assert config.load_config(str(path)) == cfg
+  assert config.load_config(str(path), ['seed=3']).seed == 3
+  origins = config.resolve(str(path), ['seed=3']).origins
+  assert origins['model.width'] == str(path)
+  assert (origins['seed'], origins['model.window']) == ('flag', 'default')
+  with pytest.raises(UserError, match='has no variants'):
+    config.load_config(f'{path}:small')

@@ -28,7 +28,7 @@ def load(path: str) -> Config:
       )
   try:
     return from_json(file.read_text(encoding='utf-8'))
-  except (AttributeError, TypeError, ValueError) as e:
+  except (UserError, ValueError) as e:
     raise UserError(f'{file} is not a saved config: {e}') from e
 
 

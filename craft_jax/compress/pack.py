@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 from typing import Any
 
 import jax
 
+from craft_jax import jax_settings
 from craft_jax.checkpoint import tree_sha256
 from craft_jax.compress import archive as archive_lib
 from craft_jax.compress import symbols
@@ -39,6 +39,7 @@ class Packed:
   streams: int
 
 
+@jax_settings.pinned()
 def compress(
   data: bytes,
   trained: Trained,
@@ -87,6 +88,7 @@ def compress(
   )
 
 
+@jax_settings.pinned()
 def decompress(
   archive: Archive,
   trained: Trained,
@@ -145,14 +147,13 @@ def conditions(trained: Trained, start: int, streams: int) -> dict[str, Any]:
     'start': start,
     'streams': streams,
   }
-  flags = os.environ.get('XLA_FLAGS', '').split()
   if device.platform == 'cpu':
     # Products are cut by the number of threads, and so rounded.
     found |= {'device': _processor(), 'cores': usable_cores()}
-    flags = [flag for flag in flags if 'xla_cpu' in flag]
   else:
     found['runtime'] = ' '.join(device.client.platform_version.split())
-  return found | {'flags': ' '.join(flags)}
+  here = jax_settings.recorded(device.platform)
+  return found | {'flags': here.pop('XLA_FLAGS', ''), **here}
 
 
 def check_conditions(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from craft_jax import keys
 from craft_jax.data.windows import bucket
 from craft_jax.engine import tables as tables_lib
 from craft_jax.model.cache import Cache
@@ -128,7 +129,7 @@ def place(
   seed_B, sample_B = (
     jax.lax.bitcast_convert_type(field[name], jnp.uint32) for name in _KEY
   )
-  key_B = jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(
+  key_B = jax.vmap(lambda s, i: jax.random.fold_in(keys.from_seed(s), i))(
     seed_B, sample_B
   )
   settings = {n: field[n].astype(dtype) for n, dtype in _TEMPLATE.items()}

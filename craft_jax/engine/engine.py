@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from craft_jax import jax_settings
 from craft_jax.constrain import Automaton
 from craft_jax.engine.device import Device, PrefixCache
 from craft_jax.engine.device import Row as Wrote
@@ -65,6 +66,7 @@ class Engine:
     scheduler: who runs and who waits.
   """
 
+  @jax_settings.pinned()
   def __init__(
     self,
     model: Decoder,
@@ -143,6 +145,7 @@ class Engine:
     """Whether a request is under way."""
     return handle in self._jobs
 
+  @jax_settings.pinned()
   def step(self) -> list[tuple[int, Piece]]:
     """Issues the next dispatch, then waits for the one before.
 
@@ -188,6 +191,7 @@ class Engine:
         pieces[handle][piece.row].append(piece)
     return [[_joined(parts) for parts in of] for of in pieces.values()]
 
+  @jax_settings.pinned()
   def warm(self) -> None:
     """Compiles all there is to compile; only while nothing is under way."""
     assert not self.busy

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from craft_jax import keys
 from craft_jax.model.precision import resolve_precision
 from craft_jax.model.transformer import Decoder, layer_windows
 from craft_jax.settings import Model as ModelConfig
@@ -42,7 +43,7 @@ def flops_per_symbol(cfg: ModelConfig, vocabulary_size: int) -> int:
   causal masking is not credited). Embedding look-ups count nothing;
   rematerialised work counts nothing.
   """
-  shapes = jax.eval_shape(build(cfg, vocabulary_size).init, jax.random.key(0))
+  shapes = jax.eval_shape(build(cfg, vocabulary_size).init, keys.from_seed(0))
   kernels = [
     leaf
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)

@@ -209,6 +209,7 @@ def _everything(
       of unrolled layers, where XLA computes derivatives again from inputs:
         relu2 the input; gelu the rounded activation too; swiglu both inputs
         and the gate                               4, c + 4, c + 12 x F
+      any other activation counts as gelu
   """
   m, c = cfg.model, _item(cfg)
   D, N, F = m.width, m.num_heads, mlp_width(m)
@@ -222,7 +223,7 @@ def _everything(
   if scanned:
     hidden = (c + (5 if m.mlp == 'relu2' else 20)) * F
   else:
-    hidden = {'relu2': 4, 'gelu': c + 4, 'swiglu': c + 12}[m.mlp] * F
+    hidden = {'relu2': 4, 'swiglu': c + 12}.get(m.mlp, c + 4) * F
   return whole + (heads + hidden) / tensor
 
 

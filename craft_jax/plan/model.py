@@ -7,6 +7,7 @@ import math
 import jax
 from jax.sharding import AxisType
 
+from craft_jax import keys
 from craft_jax.errors import UserError
 from craft_jax.model import build, flops_per_symbol
 from craft_jax.optim.optimizers import build_optimizer
@@ -162,7 +163,7 @@ def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:
   optimizer = build_optimizer(cfg, cfg.model.precision)
   state = jax.eval_shape(
     lambda key: init_state(decoder, optimizer, key, cfg.train.ema > 0),
-    jax.random.key(0),
+    keys.from_seed(0),
   )
   # One device: the rules give their axes whatever these are to be divided by.
   mesh = jax.make_mesh(

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from craft_jax import keys
 from craft_jax.model import build, param_count
 from craft_jax.settings import Model
 
@@ -28,7 +29,7 @@ def resized(cfg: Model, vocabulary_size: int, params: float) -> Model | None:
     model = _with_heads(cfg, groups * step)
     # Scanned layers count the same, and many are traced as one.
     net = build(dataclasses.replace(model, unroll=1), vocabulary_size)
-    return param_count(jax.eval_shape(net.init, jax.random.key(0))), model
+    return param_count(jax.eval_shape(net.init, keys.from_seed(0))), model
 
   most = _MOST_HEADS // step
   low, high = 0, 1  # multiples of the shared heads: too few, enough

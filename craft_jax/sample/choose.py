@@ -228,7 +228,9 @@ def choose(
     )
     # Adding Gumbel noise and taking the maximum draws from the softmax.
     noise_BV = jax.vmap(
-      lambda key, at: jax.random.gumbel(jax.random.fold_in(key, at), (V,))
+      lambda key, at: jax.random.gumbel(
+        jax.random.fold_in(key, at), (V,), mode='low'
+      )
     )(settings.key_B, position_B)
     return jnp.where(
       cold_B, greedy_B, jnp.argmax(scaled_BV + noise_BV, axis=-1)

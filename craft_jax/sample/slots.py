@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+from craft_jax import keys
 from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.choose import RowSettings, choose, penalize
@@ -74,7 +75,7 @@ def open_slots(
     row_B: numbers of the rows.
   """
   B = position_B.shape[0]
-  key_B = jax.vmap(jax.random.fold_in)(jax.vmap(jax.random.key)(seed_B), row_B)
+  key_B = jax.vmap(jax.random.fold_in)(jax.vmap(keys.from_seed)(seed_B), row_B)
   return Slots(
     cache=model.init_cache(B, model.cfg.context),
     last_B=jnp.zeros(B, jnp.int32),

@@ -19,7 +19,7 @@ import jax
 from etils import epath
 
 from craft_jax import config as config_lib
-from craft_jax import files, room
+from craft_jax import files, jax_settings, room
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.track.layout import CONFIG, METADATA, RUNNING, SUMMARY
@@ -73,6 +73,20 @@ class RunDir:
         'then, so a larger train.accumulate or --auto-batch may help'
       )
     return text
+
+  def what_rounds_otherwise(self) -> str:
+    """A line if XLA is told other things than at the last start; else ''."""
+    last: dict[str, Any] = (self.metadata.get('earlier') or [{}])[-1]
+    before, now_ = last.get('rounding'), self.metadata.get('rounding')
+    if not isinstance(before, dict) or not isinstance(now_, dict):
+      return ''
+    changes = jax_settings.changes(before, now_)
+    if not changes:
+      return ''
+    return (
+      f'the environment is not that of the last start ({"; ".join(changes)}): '
+      'sums may round otherwise, so the run is not one without the stop'
+    )
 
   def update(self, **fields: Any) -> None:
     """Adds JSON values to the metadata and writes the file whole."""
@@ -181,6 +195,7 @@ def describe(cfg: Config) -> dict[str, Any]:
     'git_commit': _git_commit(),
     'backend': devices[0].platform,
     'device_kind': devices[0].device_kind,
+    'rounding': jax_settings.recorded(devices[0].platform),
     'num_devices': len(devices),
     'num_processes': jax.process_count(),
     'cpu_devices': len(devices) if devices[0].platform == 'cpu' else 0,

@@ -119,6 +119,8 @@ class _Loop:
       with self.progress:
         for line in self.setup.notes:
           self.progress.message(line)
+        for line in self.setup.warnings:
+          self.progress.warn(line)
         try:
           return self._run()
         except _Stopped:

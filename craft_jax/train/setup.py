@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 import craft_jax
-from craft_jax import checkpoint, config
+from craft_jax import checkpoint, config, keys
 from craft_jax.checkpoint import Checkpointer, Meta
 from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
@@ -79,10 +79,16 @@ class Setup:
     return [self.corpus.summary, *self.corpus.notes, *([last] if last else [])]
 
   @property
+  def warnings(self) -> list[str]:
+    """What a reader should know even of a quiet run, a line each."""
+    rounding = self.run_dir.what_rounds_otherwise()
+    return [rounding] if rounding else []
+
+  @property
   def run_key(self) -> Key[Array, '']:
     """The key of dropout and augmentation, on the mesh."""
     return jax.jit(
-      lambda: jax.random.fold_in(jax.random.key(self.cfg.seed), _RUN_STREAM),
+      lambda: jax.random.fold_in(keys.from_seed(self.cfg.seed), _RUN_STREAM),
       out_shardings=mesh_lib.replicated(self.mesh),
     )()
 
@@ -118,7 +124,7 @@ class Setup:
     abstract = abstract_state(self.model, self.optimizer, ema, self.mesh)
     if step is not None:
       return self.checkpointer.restore(abstract, step)[0]
-    key = jax.random.fold_in(jax.random.key(self.cfg.seed), _INIT_STREAM)
+    key = jax.random.fold_in(keys.from_seed(self.cfg.seed), _INIT_STREAM)
     with jax.set_mesh(self.mesh):
       return jax.jit(
         lambda key: init_state(self.model, self.optimizer, key, ema),

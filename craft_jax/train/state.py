@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from craft_jax import keys
 from craft_jax.model.transformer import Decoder
 from craft_jax.sharding import rules
 from craft_jax.types import Params
@@ -87,7 +88,7 @@ def abstract_state(
 ) -> State:
   """Shapes and shardings of `init_state`, nothing allocated."""
   shapes = jax.eval_shape(
-    lambda key: init_state(model, optimizer, key, ema), jax.random.key(0)
+    lambda key: init_state(model, optimizer, key, ema), keys.from_seed(0)
   )
   shardings = rules.state_shardings(shapes, shapes.params, mesh)
   return jax.tree.map(

@@ -176,6 +176,54 @@ FILES = [
   ),
   ('def get_config():\n  return 3', 'mine.py'),
   ('def get_config():\n  return 1 / 0', 'mine.py, line 2: ZeroDivisionError'),
+  (
+    'from craft_jax.config import default_config\n'
+    'def get_config():\n  c = default_config()\n  c.seed = 3',
+    'mine.py: get_config returns nothing; end it with `return config`',
+  ),
+  ('def get_config():\n  return [3]', 'get_config returns list and no config'),
+  ('get_config = 3', 'does not define get_config'),
+  ('def get_config(variant):\n  return {}', "let it take (variant='')"),
+  ('def get_config(*, size):\n  return {}', "let it take (variant='')"),
+  ('import sys\n\nsys.exit(4)', 'mine.py, line 3: SystemExit: 4'),
+  (
+    'def get_config():\n  import re\n  return re.match("a", "b").group()',
+    "mine.py, line 3: AttributeError: 'NoneType' object has no attribute "
+    "'group'",
+  ),
+  (
+    'def get_config():\n  return object().widht',
+    "mine.py, line 2: AttributeError: 'object' object has no attribute 'widht'",
+  ),
+  (
+    'def get_config():\n  return {}["model"]',
+    "mine.py, line 2: KeyError: 'model'",
+  ),
+  (  # the user's own config, and no setting of ours
+    'from ml_collections import ConfigDict\n'
+    'def get_config():\n  mine = ConfigDict({"width": 3}).lock()\n'
+    '  return mine.widht',
+    'mine.py, line 4: AttributeError: ',
+  ),
+  (
+    'from craft_jax.config import default_config\n'
+    'def get_config():\n  c = default_config()\n  return c["modle"]',
+    "mine.py, line 4: unknown setting 'modle'",
+  ),
+  (
+    'from craft_jax.config import default_config\n'
+    'def get_config():\n  c = default_config()\n  c.update({"sede": 3})\n'
+    '  return c',
+    "mine.py, line 4: unknown setting 'sede', did you mean 'seed'?",
+  ),
+  (
+    'from craft_jax.config import default_config\n'
+    'def get_config():\n  c = default_config()\n'
+    '  c.model = {"widht": 3}\n  return c',
+    "mine.py:4: unknown setting 'model.widht', did you mean 'model.width'?",
+  ),
+  ('{"seed": 3, "seed', 'mine.py: it is no JSON'),
+  ('{"sede": 3}', "mine.py: unknown setting 'sede', did you mean 'seed'?"),
 ]
 
 

@@ -52,6 +52,28 @@ def test_what_was_not_committed_is_kept(tmp_path, monkeypatch):
   assert clean['git_commit'] == 'abc' and clean['git_diff'] is None
 
 
+def test_what_rounds_otherwise_than_at_the_last_start(tmp_path, monkeypatch):
+  monkeypatch.setattr(rundir, '_git', lambda *args: None)
+  for name in ('XLA_FLAGS', 'NVIDIA_TF32_OVERRIDE'):
+    monkeypatch.delenv(name, raising=False)
+
+  def start():
+    return rundir.open_run(tmp_path, Config()).what_rounds_otherwise()
+
+  assert start() == '' and start() == ''
+  # What only other devices read, or what rounds nothing, is left out.
+  monkeypatch.setenv('XLA_FLAGS', '--xla_dump_to=x --xla_gpu_autotune_level=0')
+  assert start() == ''
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_enable_fast_math=true')
+  monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
+  line = start()
+  assert 'XLA_FLAGS: unset -> --xla_cpu_enable_fast_math=true' in line
+  assert 'NVIDIA_TF32_OVERRIDE: unset -> 0' in line
+  assert start() == ''
+  monkeypatch.delenv('XLA_FLAGS')
+  assert 'XLA_FLAGS: --xla_cpu_enable_fast_math=true -> unset' in start()
+
+
 def test_whether_somebody_writes_a_run(tmp_path):
   assert is_held(tmp_path / 'none') is False and is_held(tmp_path) is False
   lock = Lock(tmp_path)

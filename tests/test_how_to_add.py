@@ -1,0 +1,245 @@
+"""Each recipe of docs/development.md, followed in a copy of the project."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_COPIED = (
+  'configs', 'constraints.txt', 'craft_jax', 'docs', 'launch', 'LICENSE',
+  'pyproject.toml', 'README.md', 'tests',
+)  # fmt: skip
+# Runs commands in one process and prints their exit codes last.
+_RUN = """
+import json, sys
+from craft_jax.main import main
+print(json.dumps([main(argv) for argv in json.loads(sys.argv[1])]))
+"""
+_TRAIN = [
+  'train', '--config=toy', '--quiet', '--workdir=run',
+  *(f'--config.{item}' for item in (
+    'model.context=16', 'model.width=16', 'model.depth=1', 'train.steps=2',
+    'train.batch_size=4', 'eval.batch_size=4', 'optim.warmup_steps=0',
+    'log.sample_chars=4', 'data.source=path', 'data.split=fraction',
+    'data.path=text.txt', 'mesh.cpu_devices=2',
+  )),
+]  # fmt: skip
+
+
+class Copy:
+  """A copy of the project in a folder of its own, which is edited."""
+
+  def __init__(self, root: pathlib.Path):
+    self.root = root
+    for name in _COPIED:
+      source = _ROOT / name
+      if source.is_dir():
+        ignore = shutil.ignore_patterns('__pycache__', 'images')
+        shutil.copytree(source, root / name, ignore=ignore)
+      else:
+        shutil.copy(source, root / name)
+    (root / 'text.txt').write_text('All work and no play.\n' * 200)
+
+  def edit(self, name: str, old: str, new: str) -> None:
+    path = self.root / name
+    text = path.read_text()
+    assert text.count(old) == 1, f'{name} has changed: {old!r}'
+    path.write_text(text.replace(old, new))
+
+  def python(self, *argv: str, code: int = 0) -> str:
+    """What Python prints in the copy, whose package goes before."""
+    done = subprocess.run(
+      [sys.executable, *argv], cwd=self.root, capture_output=True, text=True,
+      env=os.environ | {'PYTHONPATH': str(self.root)},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+  def craft(self, *commands: list[str]) -> str:
+    """What the commands print; all must succeed."""
+    out = self.python('-c', _RUN, json.dumps(commands))
+    codes = json.dumps([0] * len(commands))
+    assert codes in out.splitlines(), out
+    return out
+
+  def tests(self, *argv: str) -> None:
+    """Tests of the copy, which must pass."""
+    out = self.python('-m', 'pytest', '-p', 'no:cacheprovider', *argv)
+    assert 'passed' in out
+
+
+def _setting(copy: Copy) -> None:
+  copy.edit(
+    'craft_jax/settings.py',
+    '  zero_init: bool = setting(',
+    '  loudness: float = setting(\n'
+    "    1.0, 'Factor of the first embedding.', low=0.0, high=9.0,\n"
+    "    see=('model.zero_init',),\n"
+    '  )\n'
+    '  zero_init: bool = setting(',
+  )
+  copy.edit(
+    'craft_jax/config.py',
+    "  if m.position == 'sinusoidal' and m.width % 2:\n",
+    '  if m.loudness > 2 and m.zero_init:\n'
+    '    yield (\n'
+    "      f'model.loudness={m.loudness} needs model.zero_init=false; '\n"
+    "      'or lower it'\n"
+    '    )\n'
+    "  if m.position == 'sinusoidal' and m.width % 2:\n",
+  )
+  copy.edit(
+    'craft_jax/model/transformer.py',
+    'scale = cfg.width**-0.5 if cfg.tied else 1.0',
+    'scale = cfg.loudness * (cfg.width**-0.5 if cfg.tied else 1.0)',
+  )
+  flag = '--config.model.loudness='
+  out = copy.craft(
+    ['config', 'docs', '--write', 'docs/configuration.md'],
+    ['config', 'docs', 'model.loudness'],
+    [*_TRAIN, f'{flag}1.5'],
+    ['config', 'show', 'run', '--set'],
+    ['plan', '--config=toy', f'{flag}1.5'],
+  )
+  # What it works with comes from `see`, the clash from the check.
+  assert 'model.zero_init' in out and 'needs model.zero_init=false' in out
+  assert re.search(r'model\.loudness += 1\.5', out)
+  page = (copy.root / 'docs/configuration.md').read_text()
+  assert '| `loudness` | `1.0` | float 0 to 9 |' in page
+  refused = copy.python(
+    '-m', 'craft_jax.main', *_TRAIN, f'{flag}3', code=2
+  )  # fmt: skip
+  assert 'model.loudness=3.0 needs model.zero_init=false' in refused
+
+
+def _variant(copy: Copy) -> None:
+  choices = "choices=('gelu', 'relu2', 'swiglu'),"
+  copy.edit(
+    'craft_jax/settings.py', choices, choices.replace(')', ", 'softplus')")
+  )
+  copy.edit(
+    'craft_jax/model/layers.py',
+    "  'gelu': nn.gelu,\n",
+    "  'gelu': nn.gelu,\n  'softplus': nn.softplus,\n",
+  )
+  flag = '--config.model.mlp=softplus'
+  workdir = '--workdir=run'
+  kinds = [
+    ['plan', '--config=toy', flag, f'--config.model.{kind}']
+    for kind in ('unroll=1', 'remat=dots', 'remat=block', 'precision=float32')
+  ]
+  copy.craft(
+    [*_TRAIN, flag],
+    ['eval', workdir],
+    ['sample', workdir, '--max-chars=4'],
+    ['score', workdir, '--text=play'],
+    *kinds,
+    ['config', 'check', '--config=toy', flag],
+  )
+
+
+def _optimizer(copy: Copy) -> None:
+  settings = (copy.root / 'craft_jax/settings.py').read_text()
+  for name, new in (('sgd', 'signs'), ('wsd', 'square')):
+    (old,) = re.findall(rf"choices=\([^)]*'{name}'[^)]*\)", settings)
+    copy.edit('craft_jax/settings.py', old, f"{old[:-1].rstrip(',')}, '{new}')")
+  copy.edit(
+    'craft_jax/optim/optimizers.py',
+    "  'sgd': _sgd,\n",
+    "  'sgd': _sgd,\n  'signs': lambda optim: optax.scale_by_sign(),\n",
+  )
+  copy.edit(
+    'craft_jax/optim/schedules.py',
+    "  'wsd': _wsd,\n",
+    "  'wsd': _wsd,\n"
+    "  'square': lambda optim, span, peak:\n"
+    '    optax.polynomial_schedule(peak, 0.0, 2, span),\n',
+  )
+  flags = ['--config.optim.name=signs', '--config.optim.schedule=square']
+  copy.craft(
+    [*_TRAIN, *flags],
+    ['plan', '--config=toy', *flags],
+    ['eval', '--workdir=run'],
+  )
+
+
+def _command(copy: Copy) -> None:
+  (copy.root / 'craft_jax/cli/count.py').write_text(
+    '"""Count the lines of a file.\n\n'
+    'examples:\n  craft count my.txt\n  craft count my.txt --json\n"""\n\n'
+    'import argparse\nimport json\nimport pathlib\n\n'
+    "SUMMARY = 'count the lines of a file'\n\n\n"
+    'def add_arguments(parser: argparse.ArgumentParser) -> None:\n'
+    '  """Adds the flags of `craft count`."""\n'
+    "  parser.add_argument('file', metavar='FILE', help='what is counted')\n"
+    '  parser.add_argument(\n'
+    "    '--json', action='store_true', help='print one JSON object'\n  )\n\n\n"
+    'def run(args: argparse.Namespace) -> int:\n'
+    '  """Prints the number."""\n'
+    '  lines = len(pathlib.Path(args.file).read_text().splitlines())\n'
+    "  print(json.dumps({'lines': lines}) if args.json else lines)\n"
+    '  return 0\n'
+  )
+  copy.edit(
+    'craft_jax/main.py',
+    'def _bench() -> ModuleType:',
+    'def _count() -> ModuleType:\n  from craft_jax.cli import count\n\n'
+    '  return count\n\n\ndef _bench() -> ModuleType:',
+  )
+  copy.edit(
+    'craft_jax/main.py',
+    "    'data': _data,\n",
+    "    'data': _data,\n    'count': _count,\n",
+  )
+  out = copy.craft(['count', 'text.txt', '--json'], ['help'])
+  assert '{"lines": 200}' in out
+  assert 'count       count the lines of a file' in out
+  copy.tests('tests/cli/test_help.py', '-k', 'count or overview')
+  copy.tests('tests/test_layers.py', '-k', 'cli.count or main')
+
+
+def _dependency(copy: Copy) -> None:
+  copy.edit(
+    'pyproject.toml',
+    '  "numpy>=2.0",\n',
+    '  "numpy>=2.0",\n  "tinydep>=1.2",\n',
+  )
+  name = 'test_constraints_pin_every_dependency'
+  packaging = f'tests/test_packaging.py::{name}'
+  with pytest.raises(AssertionError, match='tinydep'):
+    copy.tests(packaging)
+  constraints = copy.root / 'constraints.txt'
+  constraints.write_text(
+    constraints.read_text()
+    + "tinydep==1.4 ; python_version < '3.12'\n"
+    + "tinydep==2.0 ; python_version >= '3.12'\n"
+  )
+  copy.tests(packaging)
+  assert 'tinydep==1.2' in copy.python('launch/lowest.py').splitlines()
+
+
+_RECIPES = {
+  'A setting': _setting,
+  'A variant of the model': _variant,
+  'An optimizer or a schedule': _optimizer,
+  'A command': _command,
+  'A dependency': _dependency,
+}
+
+
+def test_every_recipe_is_followed():
+  page = (_ROOT / 'docs/development.md').read_text()
+  section = page.partition('## How to add\n')[2].partition('\n## ')[0]
+  assert re.findall(r'^\*\*(.+?)\.\*\*', section, re.M) == list(_RECIPES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('recipe', _RECIPES)
+def test_a_recipe(recipe, tmp_path):
+  _RECIPES[recipe](Copy(tmp_path))
