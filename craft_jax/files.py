@@ -1,7 +1,9 @@
 """Files that are whole or absent: write beside, flush to disk, rename."""
 
 import os
+import pathlib
 import tempfile
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -9,6 +11,19 @@ from etils import epath
 def is_remote(path: epath.PathLike) -> bool:
   """Whether `path` is in an object store such as `gs://` or `s3://`."""
   return '://' in os.fspath(path)
+
+
+class LocalPath(type(epath.Path('/'))):  # type: ignore[misc]
+  """A local path that takes its own name literally.
+
+  `epath` pastes a folder and a pattern together and hands both to `glob`, so
+  that Orbax finds nothing in a folder called `lr=[0.1]`. What is derived from
+  this path (`/`, `parent`) is one of these too.
+  """
+
+  def glob(self, pattern: str) -> Iterator['LocalPath']:
+    """The files below this folder that match."""
+    return (type(self)(p) for p in pathlib.Path(self).glob(pattern))
 
 
 def write_atomic(path: epath.PathLike, data: str | bytes) -> None:

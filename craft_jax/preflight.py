@@ -253,8 +253,10 @@ def _workdir(cfg: Config, workdir: str) -> str:
   rundir.check_ours(workdir)
   if is_held(pathlib.Path(workdir)):
     raise UserError(f'the run in {workdir} is going on; give another --workdir')
-  if steps := checkpoint.steps(workdir):
-    old = reader.open_meta(workdir, steps[-1]).config
+  steps = checkpoint.steps(workdir)
+  if steps:
+    last = checkpoint.resolve_step(workdir)
+    old = reader.open_meta(workdir, last).config
     # Decided by the hardware when the run began.
     if cfg.model.precision == 'auto':
       model = dataclasses.replace(cfg.model, precision=old.model.precision)
@@ -266,7 +268,7 @@ def _workdir(cfg: Config, workdir: str) -> str:
       )
   _check_writable(workdir, 'give another --workdir')
   if steps:
-    return f'{workdir} would go on from step {steps[-1]}'
+    return f'{workdir} would go on from step {last}'
   return f'{workdir} can be made'
 
 

@@ -27,6 +27,10 @@ Warn = Callable[[str], None]
 Which = int | str  # a step, 'latest' or 'best'
 # What Orbax, TensorStore and the file layer raise on damaged or full storage.
 STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+_WITH_SUMS = ('state/', 'meta/')  # what `files.json` lists
+# Files whose sums were right, as (size, times, inode): a server that looks for
+# newer steps hashes each once.
+_hashed: dict[str, tuple[int, ...]] = {}
 
 
 def steps(workdir: epath.PathLike) -> list[int]:
@@ -95,7 +99,7 @@ def resolve_step(
     which: a step, 'latest', or 'best' (by `val_loss`; the latest where no
       evaluation was saved).
     warn: told of each damaged checkpoint that 'latest' or 'best' passes
-      over; standard error by default.
+      over, and of one without sums; standard error by default.
     every: 'latest' or 'best' of the steps that are multiples of this.
 
   Raises:
@@ -114,7 +118,7 @@ def resolve_step(
     damage = find_damage(workdir, int(which))
     if damage:
       raise UserError(f'checkpoint {which} is damaged: {damage}; use another')
-    return int(which)
+    return _said(workdir, int(which), warn or to_stderr)
   order = [step for step in found[::-1] if step % every == 0]
   best = best_step(workdir) if which == 'best' else None
   if best is not None:
@@ -122,7 +126,7 @@ def resolve_step(
   for step in order:
     damage = find_damage(workdir, step)
     if not damage:
-      return step
+      return _said(workdir, step, warn or to_stderr)
     (warn or to_stderr)(
       f'checkpoint {step} is damaged and passed over: {damage}'
     )
@@ -132,21 +136,36 @@ def resolve_step(
   )
 
 
+def _said(workdir: epath.PathLike, step: int, warn: Warn) -> int:
+  """The step; says so if nothing but its arrays could be looked at."""
+  if not has_sums(workdir, step):
+    warn(
+      f'checkpoint {step} has no {FILES}: its arrays can be read, but nothing '
+      'tells whether they are those that were written'
+    )
+  return step
+
+
 def find_damage(workdir: epath.PathLike, step: int) -> str:
   """One line on what is wrong with a committed step, or ''.
 
-  Compares the size and sha256 of every file. Where a kill came between the
-  commit and `files.json`, the arrays are read instead.
+  Compares the size and sha256 of every file, once in a process for a file that
+  stays as it is, and opens the arrays. Where a kill came between the commit
+  and `files.json`, the arrays are read instead.
   """
   path = step_path(workdir, step)
   try:
     open_meta(workdir, step)
-    if not (path / FILES).exists():
+    if not has_sums(workdir, step):
       restore_raw(workdir, step)
       return ''
     wanted = json.loads((path / FILES).read_text())
     if not isinstance(wanted, dict):
       return 'files.json is not ours'
+    for file in walk(path):
+      name = os.fspath(file.relative_to(path))
+      if name.startswith(_WITH_SUMS) and name not in wanted:
+        return f'files.json does not list {name}'
     # Sizes first: a cut file is the likely damage and costs nothing to see.
     for name, (size, _) in wanted.items():
       if not (path / name).is_file():
@@ -155,13 +174,31 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
       if actual != size:
         return f'{name} has {actual} of {size} bytes'
     for name, (_, digest) in wanted.items():
+      seen = _identity(path / name)
+      if seen and _hashed.get(os.fspath(path / name)) == seen:
+        continue
       if file_sha256(path / name) != digest:
         return f'{name} has changed since it was written'
+      _hashed[os.fspath(path / name)] = seen
+    stored_arrays(path / 'state')  # whole files may not be whole arrays
   except UserError as e:
     return str(e)
   except STORAGE_ERRORS as e:
     return one_line(e)
   return ''
+
+
+def has_sums(workdir: epath.PathLike, step: int) -> bool:
+  """Whether there is a `files.json` to compare the files of a step with."""
+  return (step_path(workdir, step) / FILES).exists()
+
+
+def _identity(path: epath.Path) -> tuple[int, ...]:
+  """What changes when a local file does; () in an object store."""
+  if files.is_remote(path):
+    return ()
+  s = os.stat(path)
+  return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino
 
 
 def restore_raw(workdir: epath.PathLike, step: int) -> dict[str, Any]:
@@ -259,7 +296,15 @@ def restore_tree(path: epath.Path, abstract: Any, partial: bool = False) -> Any:
 
 
 def stored_arrays(path: epath.Path) -> Any:
-  """Shapes and dtypes of the arrays at `path`, read without the arrays."""
+  """Shapes and dtypes of the arrays at `path`, each opened but not read.
+
+  Raises:
+    UserError: they were not written to the end.
+  """
+  # Opening one after the other would fail as well, in threads and words of
+  # their own.
+  if not ocp.type_handlers.is_ocdbt_checkpoint(path):
+    raise UserError(f'{path} holds no index of its arrays')
   return ocp.PyTreeCheckpointHandler().metadata(path).tree
 
 
@@ -303,7 +348,9 @@ def step_path(workdir: epath.PathLike, step: int) -> epath.Path:
 def folder_of(workdir: epath.PathLike) -> epath.Path:
   """Where checkpoints are, absolute, since Orbax takes no relative paths."""
   folder = epath.Path(workdir) / FOLDER
-  return folder if files.is_remote(folder) else folder.absolute()
+  if files.is_remote(folder):
+    return folder
+  return files.LocalPath(os.path.abspath(folder))
 
 
 def walk(folder: epath.Path) -> Iterator[epath.Path]:

@@ -128,7 +128,10 @@ class Checkpointer:
     )
     self._damaged.discard(step)
     self._step = step
-    self._thread = threading.Thread(target=self._verify, args=(step,))
+    saved = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
+    )
+    self._thread = threading.Thread(target=self._verify, args=(step, saved))
     self._thread.start()
     return True
 
@@ -177,18 +180,23 @@ class Checkpointer:
       tree = meta.to_tree()['metrics']
       files.write_atomic(path / METRICS, json.dumps(tree))
 
-  def _verify(self, step: int) -> None:
-    """In the background: awaits the commit, then reads every file back."""
+  def _verify(self, step: int, saved: Any) -> None:
+    """In the background: awaits the commit, then reads every file back.
+
+    The arrays are opened as a reader would: files may all be there and yet not
+    be found as arrays.
+    """
     try:
       self._orbax.wait_until_finished()
       if processes.is_first():
         path = step_path(self.workdir, step)
+        check_matches(stored_arrays(path / 'state'), saved, path)
+        open_meta(self.workdir, step)
         wanted = {
           str(p.relative_to(path)): [p.stat().length, file_sha256(p)]
           for p in walk(path)
         }
         files.write_atomic(path / FILES, json.dumps(wanted))
-        open_meta(self.workdir, step)
     except Exception as e:  # lost in this thread, it would pass for success
       self._failure = e
 

@@ -15,6 +15,7 @@ import optax
 import pytest
 
 from craft_jax import checkpoint
+from craft_jax.checkpoint import reader as reader_lib
 from craft_jax.errors import UserError
 from craft_jax.settings import Config, Model
 from craft_jax.text.vocabulary import Vocabulary
@@ -214,8 +215,38 @@ def garble_manifest(folder):
   (folder / 'files.json').write_text('[1, 2]')
 
 
+def empty_manifest(folder):
+  (folder / 'files.json').write_text('{}')
+
+
+def half_a_manifest(folder):
+  path = folder / 'files.json'
+  whole = json.loads(path.read_text())
+  kept = {name: whole[name] for name in whole if name.startswith('meta')}
+  path.write_text(json.dumps(kept))
+
+
+def unmerged(folder):
+  """Every file as it was written, and no array to be found in them."""
+  (folder / 'state' / 'manifest.ocdbt').unlink()
+  path = folder / 'files.json'
+  whole = json.loads(path.read_text())
+  del whole['state/manifest.ocdbt']
+  path.write_text(json.dumps(whole))
+
+
 @pytest.mark.parametrize(
-  'damage', [cut, flip, lose, garble_meta, garble_manifest]
+  'damage',
+  [
+    cut,
+    flip,
+    lose,
+    garble_meta,
+    garble_manifest,
+    empty_manifest,
+    half_a_manifest,
+    unmerged,
+  ],
 )
 def test_a_damaged_newest_falls_back_aloud(copy, damage):
   damage(copy / 'checkpoints' / '2')
@@ -259,7 +290,47 @@ def test_damage_is_never_a_reason_to_delete_the_good_ones(copy):
 
 def test_a_commit_without_its_manifest_is_still_whole(copy):
   (copy / 'checkpoints' / '2' / 'files.json').unlink()
-  assert checkpoint.resolve_step(copy) == 2
+  said = []
+  assert checkpoint.resolve_step(copy, warn=said.append) == 2
+  assert len(said) == 1
+  assert 'checkpoint 2 has no files.json' in said[0]
+  assert checkpoint.resolve_step(copy, 2, said.append) == 2
+  assert len(said) == 2
+
+
+def test_a_file_that_stays_as_it_is_is_hashed_once(copy, monkeypatch):
+  """A server that looks for newer steps does not read all of them again."""
+  read = []
+
+  def sha256(path):
+    read.append(path)
+    return whole(path)
+
+  whole = reader_lib.file_sha256
+  monkeypatch.setattr(reader_lib, 'file_sha256', sha256)
+  for _ in range(3):
+    assert checkpoint.resolve_step(copy) == 2
+  assert read and len(read) == len(set(read))
+  flip(copy / 'checkpoints' / '2')
+  assert checkpoint.resolve_step(copy, warn=lambda _: None) == 1
+
+
+def test_a_save_counts_once_its_arrays_were_opened(copy, monkeypatch):
+  """What Orbax wrote but cannot find again is no checkpoint."""
+  merge = 'orbax.checkpoint._src.serialization.ocdbt_utils.merge_ocdbt_per_process_files'
+
+  async def nothing(*_, **__):
+    pass
+
+  with checkpoint.Checkpointer(copy) as saver:
+    with monkeypatch.context() as patched:
+      patched.setattr(merge, nothing)
+      saver.save(make_state(3), make_meta(3))
+      with pytest.raises(UserError, match='could not save step 3'):
+        saver.wait()
+    assert checkpoint.resolve_step(copy, warn=lambda _: None) == 2
+    assert saver.save(make_state(3), make_meta(3))  # it is not taken for one
+  assert checkpoint.resolve_step(copy) == 3
 
 
 def test_a_save_that_fails_is_one_line_and_keeps_the_others(copy):
