@@ -20,6 +20,7 @@ import jax
 
 _ENTRY = '*-cache'
 _STAMP = '.checked'
+_SHORTEST = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
 
 
 def use(cache_folder: pathlib.Path) -> None:
@@ -32,7 +33,7 @@ def use(cache_folder: pathlib.Path) -> None:
   settings: Any = jax.config  # its attributes are made at run time
   if not settings.jax_enable_compilation_cache:
     return
-  asked = settings.jax_compilation_cache_dir
+  asked = os.path.expanduser(settings.jax_compilation_cache_dir or '')
   if asked and '://' in asked:
     return  # an object store writes entries whole
   # Machines that share a home folder may have other instructions.
@@ -42,8 +43,12 @@ def use(cache_folder: pathlib.Path) -> None:
     drop_cut_entries(folder)
   except OSError:
     return
-  if not asked:
+  if str(folder) != settings.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(folder))
+  if _SHORTEST not in os.environ:
+    # A start has dozens of programs that take less than JAX's own second.
+    name = 'jax_persistent_cache_min_compile_time_secs'
+    jax.config.update(name, 0.05)
 
 
 def drop_cut_entries(folder: pathlib.Path) -> list[str]:

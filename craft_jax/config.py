@@ -13,6 +13,7 @@ import functools
 import inspect
 import json
 import math
+import numbers
 import pathlib
 import runpy
 import traceback
@@ -111,8 +112,24 @@ def _nearest(name: str, known: Iterable[str]) -> str:
   return f', did you mean {close[0]!r}?' if close else ''
 
 
+def plain(value: Any) -> Any:
+  """A NumPy number, switch or text as Python's own; all else as it is."""
+  if isinstance(value, bool):
+    return value
+  if isinstance(value, numbers.Integral):
+    return int(value)
+  if isinstance(value, numbers.Real):
+    return float(value)
+  if isinstance(value, str):
+    return str(value)
+  if type(value).__module__ == 'numpy' and type(value).__name__[:4] == 'bool':
+    return bool(value)
+  return value
+
+
 def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
   """`value` as `kind`, within the field's bounds."""
+  value = plain(value)
   if kind is float and type(value) is int:
     value = float(value)
   if typing.get_origin(kind) is tuple:
@@ -237,7 +254,7 @@ def _shown(path: pathlib.Path) -> str:
 
 
 def _config_path(base: str) -> pathlib.Path:
-  path = pathlib.Path(base)
+  path = pathlib.Path(base).expanduser()
   if path.is_file():
     return path
   shipped = {p.stem: p for p in sorted(config_dir().glob('*.py'))}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shlex
 import textwrap
 import typing
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ Started from `{spec}`; what differs from the defaults is set below, the rest
 stands as comments. Change this page into your own: what is asked, the data,
 the expected result, time and device.
 
-  craft train --config={path} --workdir=runs/{stem}
+  {command}
 """
 
 from ml_collections.config_dict import ConfigDict
@@ -163,6 +164,14 @@ def config_file(cfg: Config, spec: str, path: str) -> str:
     comment = '' if name in marked else '# '
     body.append(f'  {comment}config.{name} = {value!r}')
   stem = pathlib.PurePath(path).stem
+  command = ['craft', 'train', f'--config={path}', f'--workdir=runs/{stem}']
+
+  def inert(text: str) -> str:  # within the docstring
+    return text.replace('\\', '\\\\').replace('"', '\\"')
+
   return _NEW.format(
-    title=stem, spec=spec, path=path, stem=stem, body='\n'.join(body)
+    title=inert(stem),
+    spec=inert(spec),
+    command=inert(shlex.join(command)),
+    body='\n'.join(body),
   )

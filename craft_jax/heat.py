@@ -53,7 +53,8 @@ def visible(character: str) -> str:
     return f'\\x{code - 0xDC00:02x}'
   if unicodedata.category(character).startswith('M'):
     return '\u25cc' + character  # a mark needs something to sit on
-  return character if character.isprintable() else f'U+{code:04X}'
+  shows = character.isprintable() and character != '\ufffd'
+  return character if shows else f'U+{code:04X}'
 
 
 def levels(nats: np.ndarray) -> np.ndarray:

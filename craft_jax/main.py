@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import craft_jax
-from craft_jax import jax_settings, xla_flags
+from craft_jax import jax_settings, terminal, xla_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import (
   INTERRUPTED,
@@ -284,6 +284,7 @@ def main(argv: Sequence[str]) -> int:
   if isinstance(sys.stdout, io.TextIOWrapper):
     # A terminal that cannot show a character must not cost the results.
     sys.stdout.reconfigure(errors='backslashreplace')
+  terminal.protect()
   if not argv or argv[0] in ('help', '--help', '-h'):
     if len(argv) > 1 and argv[0] == 'help':
       argv = [*argv[1:], '--help']
@@ -321,8 +322,15 @@ def main(argv: Sequence[str]) -> int:
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)
-  except (RuntimeError, ValueError) as e:  # what JAX raises for a device
+  except (RuntimeError, ValueError, AssertionError) as e:  # JAX, of a device
     text = str(e)
+    if _lacks_platform():
+      named = os.environ['JAX_PLATFORMS']
+      return _complain(
+        f'JAX_PLATFORMS={named} cannot be had with the JAX that is installed; '
+        f'unset it, or install JAX for {named}',
+        2,
+      )
     if _joined() and any(sign in text for sign in _PEER_SIGNS):
       return _complain(f'{_PEER_MESSAGE} ({one_line(e)})', PEER_LOST)
     remedy = next((r for w, r in _DEVICE_ERRORS.items() if w in text), None)
@@ -337,6 +345,18 @@ def main(argv: Sequence[str]) -> int:
     return _complain(f'{e}; nothing was lost, run it again', INTERRUPTED)
   except KeyboardInterrupt:
     return _complain('interrupted', 130)
+
+
+def _lacks_platform() -> bool:
+  """Whether JAX cannot start on what JAX_PLATFORMS asks for."""
+  jax = sys.modules.get('jax')
+  if jax is None or not os.environ.get('JAX_PLATFORMS'):
+    return False
+  try:
+    jax.devices()
+  except (RuntimeError, ValueError, AssertionError):
+    return True
+  return False
 
 
 def _complain(message: str, code: int) -> int:

@@ -1,11 +1,13 @@
 """A trained model from its run directory: all that `sample` and `eval` need."""
 
+import os
 from typing import NamedTuple
 
 import jax
 from etils import epath
 
-from craft_jax import checkpoint, jax_settings, keys
+from craft_jax import checkpoint, compile_cache, jax_settings, keys
+from craft_jax.data.sources import cache_folder
 from craft_jax.errors import UserError, hint
 from craft_jax.model import build
 from craft_jax.model.quantize import quantize
@@ -64,8 +66,10 @@ def load_model(
       raise UserError(
         f'{name}={value!r} is none of {", ".join(known)}{hint(value, known)}'
       )
+  workdir = os.path.expanduser(workdir)
   found = checkpoint.resolve_step(workdir, step, warn)
   meta = checkpoint.open_meta(workdir, found)
+  compile_cache.use(cache_folder(meta.config.data))
   model = build(meta.config.model, meta.vocabulary.size, kv_cache)
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   abstract = jax.tree.map(

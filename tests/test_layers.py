@@ -13,6 +13,8 @@ _ROOT = pathlib.Path(__file__).parents[1] / 'craft_jax'
 _LAYERS = {
   '': 0,  # craft_jax itself: the version, and a door (see below)
   'errors': 0,
+  'terminal': 0,
+  'strict_json': 0,
   'files': 0,
   'settings': 0,
   'noted': 0,

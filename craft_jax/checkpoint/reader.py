@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -329,15 +330,14 @@ def check_matches(stored: Any, abstract: Any, path: epath.Path) -> None:
 
 def _require_steps(workdir: epath.PathLike) -> list[int]:
   path = epath.Path(workdir)
+  flag = shlex.quote(f'--workdir={path}')
   if not path.exists():
-    raise UserError(f'no run directory {path}; train with --workdir={path}')
+    raise UserError(f'no run directory {path}; train with {flag}')
   if not path.is_dir():
     raise UserError(f'{path} is a file, not a run directory')
   found = steps(path)
   if not found:
-    raise UserError(
-      f'{path} holds no checkpoint; train with --workdir={path} first'
-    )
+    raise UserError(f'{path} holds no checkpoint; train with {flag} first')
   return found
 
 

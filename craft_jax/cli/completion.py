@@ -120,7 +120,7 @@ def _values(
     return _runs(prefix)
   if action.dest == 'key':
     return _names()
-  if action.metavar in ('FILE', 'DIR', 'PAGE') or action.dest == 'path':
+  if parser_lib.is_path(action):
     return FilesCompleter()(prefix)
   return []
 

@@ -10,10 +10,10 @@ examples:
 """
 
 import argparse
-import json
 import lzma
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.cli import archives
 from craft_jax.errors import UserError
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
   }
   print(_text(figures))
   if args.json:
-    print(json.dumps(figures))
+    print(strict_json.dumps(figures))
   return 0
 
 

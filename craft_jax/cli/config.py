@@ -13,11 +13,11 @@ examples:
 
 import argparse
 import dataclasses
-import json
 import pathlib
+import shlex
 from collections.abc import Callable
 
-from craft_jax import describe
+from craft_jax import describe, strict_json
 from craft_jax.cli import saved_config
 from craft_jax.config import load_config, resolve
 from craft_jax.errors import UserError
@@ -131,7 +131,7 @@ def _show(args: argparse.Namespace) -> int:
   print('\n'.join(describe.lines(found.cfg, found.origins, args.set)))
   if args.json:
     print(
-      json.dumps(
+      strict_json.dumps(
         {
           'config': dataclasses.asdict(found.cfg),
           'changed': describe.changed(found.cfg),
@@ -168,7 +168,7 @@ def _diff(args: argparse.Namespace) -> int:
   if not rows:
     print('no differences')
   if args.json:
-    print(json.dumps(rows))
+    print(strict_json.dumps(rows))
   return 0
 
 
@@ -195,7 +195,8 @@ def _new(args: argparse.Namespace) -> int:
       raise UserError(problem)
   text = describe.config_file(found.cfg, args.config, path.as_posix())
   write_atomic(path, text)
-  print(f'wrote {path}; next: craft train --config={path}')
+  next = shlex.join(['craft', 'train', f'--config={path}'])
+  print(f'wrote {path}; next: {next}')
   for problem in missing:
     print(f'first: {problem.replace("--config.", "config.")}')
   return 0
@@ -228,7 +229,7 @@ def _check(args: argparse.Namespace) -> int:
   rows = list(preflight.preflight(found, args.workdir, machine))
   print('\n'.join(preflight.table(rows)))
   if args.json:
-    print(json.dumps(preflight.as_dict(rows)), flush=True)
+    print(strict_json.dumps(preflight.as_dict(rows)), flush=True)
   if wrong := [row for row in rows if row.status == preflight.PROBLEM]:
     raise UserError(f'{len(wrong)} of {len(rows)} checks found a problem')
   return 0
@@ -273,7 +274,7 @@ def _explain(args: argparse.Namespace) -> int:
     print('\n'.join(meaning.table(names)))
     found = {n: dataclasses.asdict(meaning.meaning(n)) for n in names}
   if args.json:
-    print(json.dumps(found))
+    print(strict_json.dumps(found))
   return 0
 
 

@@ -6,9 +6,9 @@ examples:
 """
 
 import argparse
-import json
 import time
 
+from craft_jax import strict_json
 from craft_jax.config import load_config
 
 SUMMARY = 'prepare a corpus, or show what is in it'
@@ -74,5 +74,5 @@ def run(args: argparse.Namespace) -> int:
     ]
   print('\n'.join(lines))
   if args.json:
-    print(json.dumps(facts))
+    print(strict_json.dumps(facts))
   return 0

@@ -10,8 +10,8 @@ examples:
 """
 
 import argparse
-import json
 
+from craft_jax import strict_json
 from craft_jax.cli import archives
 from craft_jax.errors import UserError
 
@@ -60,5 +60,5 @@ def run(args: argparse.Namespace) -> int:
   print(f'{output}: {len(data):,} bytes, as they were')
   print(f'time      {archives.took(figures)}')
   if args.json:
-    print(json.dumps(figures))
+    print(strict_json.dumps(figures))
   return 0

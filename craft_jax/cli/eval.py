@@ -11,8 +11,8 @@ examples:
 """
 
 import argparse
-import json
 
+from craft_jax import strict_json
 from craft_jax.cli import adaptive, distributed, trained_flags
 
 SUMMARY = 'evaluate a trained model on a whole split'
@@ -97,5 +97,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print('\n'.join(adaptive.lines(shown)))
   if args.json:
-    print(json.dumps(to_json(figures), allow_nan=False))
+    print(strict_json.dumps(to_json(figures)))
   return 0

@@ -6,8 +6,9 @@ examples:
 """
 
 import argparse
-import json
 from typing import Any
+
+from craft_jax import strict_json
 
 SUMMARY = 'say what a checkpoint holds'
 
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
   from craft_jax.checkpoint import report
 
   result = report(args.workdir, args.step)
-  print(json.dumps(result) if args.json else _text(result))
+  print(strict_json.dumps(result) if args.json else _text(result))
   return 0
 
 
@@ -35,7 +36,7 @@ def _text(result: dict[str, Any]) -> str:
   from craft_jax import config, describe
 
   best = '' if result['best_step'] is None else f', best {result["best_step"]}'
-  cfg = config.from_json(json.dumps(result['config']))
+  cfg = config.from_json(strict_json.dumps(result['config']))
   vocabulary = result['vocabulary']
   lines = [
     f'checkpoint  step {result["step"]} of {cfg.train.steps}',

@@ -2,11 +2,16 @@
 
 import argparse
 import inspect
+import itertools
+import os
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from craft_jax.errors import UserError, hint
 
+# Arguments that are paths whatever their page calls them.
+_PATHS = ('path', 'config', 'workdir', 'a', 'b')
 _EXAMPLES = '\nexamples:\n'
 _SETTINGS = (
   'settings:\n'
@@ -52,6 +57,14 @@ def takes_default(action: argparse.Action) -> bool:
   if action.option_strings:
     return not action.required
   return action.nargs in (argparse.OPTIONAL, argparse.ZERO_OR_MORE)
+
+
+def is_path(action: argparse.Action) -> bool:
+  """Whether what is given for it names a file or a folder."""
+  return (
+    action.metavar in ('FILE', 'DIR', 'PAGE', 'FILE[:VARIANT]')
+    or action.dest in _PATHS
+  )
 
 
 class Parser(argparse.ArgumentParser):
@@ -103,6 +116,33 @@ class Parser(argparse.ArgumentParser):
       parts.append(f'examples:\n  {lines}')
     self.epilog = '\n\n'.join(parts)
     return super().format_help()
+
+  def parse_known_args(  # type: ignore[override]
+    self, args: Any = None, namespace: Any = None
+  ) -> Any:
+    """As its base; remembers the words, for what is said of a mistake."""
+    self._words = list(args or [])
+    return super().parse_known_args(args, namespace)
+
+  def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+    if is_path(action):  # a shell expands no `--workdir=~/x`
+      arg_string = os.path.expanduser(arg_string)
+    return super()._get_value(action, arg_string)
+
+  def _match_argument(
+    self, action: argparse.Action, arg_strings_pattern: str
+  ) -> int:
+    try:
+      return super()._match_argument(action, arg_strings_pattern)
+    except argparse.ArgumentError as e:
+      for flag, value in itertools.pairwise(self._words):
+        if flag in action.option_strings and value.startswith('-'):
+          e.message += (
+            f'; a value that begins with - needs =: '
+            f'{shlex.quote(f"{flag}={value}")}'
+          )
+          break
+      raise
 
   def error(self, message: str) -> NoReturn:
     """Raises `UserError`."""

@@ -15,8 +15,8 @@ examples:
 """
 
 import argparse
-import json
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError
 
 _UNSET = {'data': -1, 'fsdp': 1, 'tensor': 1}  # a config that sets no mesh
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
       'strategies': fit_text.strategies_dict(result),
       'options': fit_text.as_dict(options, cfg),
     }
-    print(json.dumps(found | plan.as_dict(result)))
+    print(strict_json.dumps(found | plan.as_dict(result)))
     return 0
   error = fit_text.error_text(device.platform)
   more = [
@@ -150,7 +150,7 @@ def _at_hand(args: argparse.Namespace) -> int:
   compile_cache.use(cache_folder(cfg.data))
   result = here.at_hand(cfg, args.steps, _size(args))
   if args.json:
-    print(json.dumps(here_text.as_dict(result)))
+    print(strict_json.dumps(here_text.as_dict(result)))
   else:
     print(here_text.text(result))
   return 0

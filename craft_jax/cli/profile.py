@@ -16,11 +16,10 @@ examples:
 """
 
 import argparse
-import json
 import pathlib
 import time
 
-from craft_jax import xla_flags
+from craft_jax import strict_json, xla_flags
 from craft_jax.cli import saved_config
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
   recording = record(cfg, folder, args.steps)
   print(profile_text.text(recording, args.top))
   if args.json:
-    print(json.dumps(profile_text.as_dict(recording, args.top)))
+    print(strict_json.dumps(profile_text.as_dict(recording, args.top)))
   return 0
 
 

@@ -1,9 +1,9 @@
 """A file of requests: a JSON object a line."""
 
-import json
 import sys
 from typing import Any, NamedTuple
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError, one_line
 from craft_jax.sample.request import Request
 
@@ -49,7 +49,7 @@ def read(path: str, usual: Request) -> list[Line]:
 
 def _line(place: str, line: bytes, usual: Request) -> Line:
   try:
-    fields = json.loads(line)
+    fields = strict_json.loads(line)
   except (ValueError, RecursionError) as e:
     raise UserError(f'{place}: not JSON: {one_line(e)}') from e
   if not isinstance(fields, dict):

@@ -17,12 +17,12 @@ examples:
 """
 
 import argparse
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError, hint
 from craft_jax.track import layout
@@ -188,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
   if args.json:
     from craft_jax.track.writers import to_json
 
-    print(json.dumps(to_json(data), allow_nan=False))
+    print(strict_json.dumps(to_json(data)))
   return 0
 
 

@@ -15,11 +15,11 @@ examples:
 
 import argparse
 import contextlib
-import json
 import select
 import sys
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import request_file, trained_flags, writers
 from craft_jax.errors import UserError
@@ -173,7 +173,7 @@ def _write(
   if args.json:
     objects = [s.to_json(trained.vocabulary) for s in answers.samples()]
     head = {'step': trained.meta.step, 'samples': objects}
-    print(json.dumps(head | clock.figures()))
+    print(strict_json.dumps(head | clock.figures()))
   return 0
 
 

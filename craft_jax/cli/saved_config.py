@@ -6,7 +6,15 @@ import pathlib
 from collections.abc import Sequence
 
 from craft_jax.cli.parser import split_overrides
-from craft_jax.config import Resolved, flatten, from_json, resolve
+from craft_jax.config import (
+  Resolved,
+  check,
+  flatten,
+  from_json,
+  parse_overrides,
+  resolve,
+  unflatten,
+)
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.track.layout import CONFIG, METADATA
@@ -30,6 +38,18 @@ def load(path: str) -> Config:
     return from_json(file.read_text(encoding='utf-8'))
   except (UserError, ValueError) as e:
     raise UserError(f'{file} is not a saved config: {e}') from e
+
+
+def changed(path: str, overrides: Sequence[str]) -> Config:
+  """As `load`, with `--config.` flags; a step to stop at counts once only.
+
+  Raises:
+    UserError: as `load`, or an override is refused.
+  """
+  then = flatten(load(path)) | {'train.stop_at_step': 0}
+  cfg = unflatten(then | parse_overrides(overrides))
+  check(cfg)
+  return cfg
 
 
 def resolved(path: str) -> Resolved:

@@ -12,10 +12,10 @@ examples:
 """
 
 import argparse
-import json
 import math
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError, hint
 
 SUMMARY = 'fit a scaling law to runs, and say what to train next'
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
       'output': args.output or None
     }
     data['notes'] = [*notes, *data['notes']]
-    print(json.dumps(data, allow_nan=False))
+    print(strict_json.dumps(data))
   return 0
 
 

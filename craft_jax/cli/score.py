@@ -13,13 +13,14 @@ examples:
 """
 
 import argparse
-import json
 import sys
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.cli import adaptive, trained_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError
+from craft_jax.terminal import drawing
 
 SUMMARY = 'score given text under a trained model'
 
@@ -178,7 +179,7 @@ def _show(result: Any) -> None:
   shown = _heat(result)
   print(shown.notes[-1])
   console = rich.console.Console(
-    file=sys.stdout, highlight=False, soft_wrap=True
+    file=drawing(sys.stdout), highlight=False, soft_wrap=True
   )
   if console.is_terminal and console.color_system and not console.no_color:
     console.print(heat.coloured_legend())
@@ -220,4 +221,4 @@ def _print_json(
         **result.nats,
       }
     texts.append(shown)
-  print(json.dumps(to_json(head | {'texts': texts}), allow_nan=False))
+  print(strict_json.dumps(to_json(head | {'texts': texts})))

@@ -21,13 +21,13 @@ examples:
 """
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
 
 SUMMARY = 'train many runs that differ in a few settings, and compare them'
@@ -273,4 +273,4 @@ def _results(
 def _print_json(data: dict[str, Any]) -> None:
   from craft_jax.track.writers import to_json
 
-  print(json.dumps(to_json(data), allow_nan=False))
+  print(strict_json.dumps(to_json(data)))

@@ -12,19 +12,20 @@ examples:
 """
 
 import argparse
-import json
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 import time
 from typing import Any
 
-from craft_jax import xla_flags
-from craft_jax.cli import auto_batch, distributed
+from craft_jax import strict_json, xla_flags
+from craft_jax.cli import auto_batch, distributed, saved_config
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
 from craft_jax.interrupts import Interrupts, follow_parent
+from craft_jax.settings import Config
 from craft_jax.track import layout
 
 SUMMARY = 'train a model, or continue a run (the default command)'
@@ -34,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft train`."""
   parser.add_argument(
     '--config',
-    default='base',
     metavar='FILE[:VARIANT]',
-    help='config file, or the name of a shipped one (default: base)',
+    help='config file, or the name of a shipped one (default: that of the run '
+    'in --workdir, else base)',
   )
   parser.add_argument(
     '--workdir',
@@ -85,17 +86,18 @@ def _supervise(args: argparse.Namespace) -> int:
       '--auto-batch is for a run of one process; give train.accumulate instead '
       '(craft plan says which)'
     )
-  cfg = load_config(args.config, args.overrides)
-  workdir = args.workdir or _new_workdir(args.config)
-  words = ['train', f'--config={args.config}', f'--workdir={workdir}']
+  cfg = _config(args)
+  workdir = args.workdir or _new_workdir(args.config or 'base')
+  words = ['train', f'--workdir={workdir}']
+  words += [f'--config={args.config}'] if args.config else []
   words += [f'--config.{item}' for item in args.overrides]
   words += ['--quiet'] * args.quiet + ['--json'] * args.json
   return auto_batch.run(words, cfg, workdir)
 
 
 def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
-  cfg = load_config(args.config, args.overrides)
-  workdir = args.workdir or _new_workdir(args.config)
+  cfg = _config(args)
+  workdir = args.workdir or _new_workdir(args.config or 'base')
   if cfg.train.deterministic:
     xla_flags.repeat_bits()
   distributed.join(args)
@@ -130,8 +132,16 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   }
   print(report(summary, cfg.train.steps))
   if args.json:
-    print(json.dumps(to_json(summary), allow_nan=False))
+    print(strict_json.dumps(to_json(summary)))
   return 0
+
+
+def _config(args: argparse.Namespace) -> Config:
+  """What --config says, else the run's own settings, else `base`."""
+  saved = pathlib.Path(args.workdir or '', layout.CONFIG)
+  if args.config is None and args.workdir and saved.is_file():
+    return saved_config.changed(args.workdir, args.overrides)
+  return load_config(args.config or 'base', args.overrides)
 
 
 def _new_workdir(spec: str) -> str:
@@ -171,14 +181,11 @@ def report(summary: dict[str, Any], steps: int) -> str:
   lines += [f'run          {where}', '', 'next:']
   if summary['step'] < steps:
     lines.append('  the same command without --stop-at-step goes on from here')
-  prompt = json.dumps(summary.get('prompt', ''))
-  craft = _program()
-  lines += [
-    f'  {craft} sample --workdir={workdir} --prompt={prompt}',
-    f'  {craft} eval --workdir={workdir}',
-  ]
+  at, prompt = f'--workdir={workdir}', f'--prompt={summary.get("prompt", "")}'
+  following = [['sample', at, prompt], ['eval', at]]
   if other := _beside(pathlib.Path(workdir)):
-    lines.append(f'  {craft} runs compare {other} {workdir}')
+    following.append(['runs', 'compare', str(other), workdir])
+  lines += [f'  {shlex.join([*_program(), *words])}' for words in following]
   return '\n'.join(lines)
 
 
@@ -194,8 +201,8 @@ def _beside(workdir: pathlib.Path) -> pathlib.Path | None:
   )
 
 
-def _program() -> str:
+def _program() -> list[str]:
   """What to type for `craft`: the script may not be on the PATH."""
   if shutil.which('craft'):
-    return 'craft'
-  return f'{os.path.relpath(sys.executable)} -m craft_jax.main'
+    return ['craft']
+  return [os.path.relpath(sys.executable), '-m', 'craft_jax.main']

@@ -1,12 +1,12 @@
 """Samples as text or JSON, on standard output or into a file."""
 
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from craft_jax import strict_json, terminal
 from craft_jax.errors import UserError
 
 
@@ -30,10 +30,15 @@ class Stdout:
   whole = False
 
   def write(self, text: str) -> None:
-    """Writes UTF-8 whatever the terminal says; a stray byte as it is."""
+    """Writes UTF-8 whatever the terminal says.
+
+    A stray byte stays as it is in a pipe and is escaped on a terminal.
+    """
     from craft_jax.text.utf8 import to_bytes
 
     sys.stdout.flush()
+    if sys.stdout.isatty():
+      text = terminal.visible(text)
     sys.stdout.buffer.write(to_bytes(text))
 
   def flush(self) -> None:
@@ -123,7 +128,9 @@ class _Jsonl:
     for sample in samples[self._done :]:
       if not sample.finish_reason:
         break
-      self._sink.write(json.dumps(sample.to_json(self._vocabulary)) + '\n')
+      self._sink.write(
+        strict_json.dumps(sample.to_json(self._vocabulary)) + '\n'
+      )
       self._done += 1
     self._sink.flush()
 

@@ -44,7 +44,8 @@ MAX_LEVELS = 32  # of schemas within schemas
 
 _ANNOTATIONS = frozenset({
   '$schema', '$comment', '$defs', 'definitions', 'title',
-  'description', 'default', 'examples', 'deprecated', 'readOnly', 'writeOnly',
+  'description', 'default', 'discriminator', 'examples', 'deprecated',
+  'readOnly', 'writeOnly',
 })  # fmt: skip
 _NUMBER_KEYWORDS = (
   'minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf',

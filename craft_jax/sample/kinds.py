@@ -1,9 +1,10 @@
 """Kinds of values: of what type they are, as JSON and as text."""
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from craft_jax import strict_json
+from craft_jax.config import plain
 from craft_jax.errors import UserError, one_line
 
 
@@ -26,12 +27,14 @@ class Kind(NamedTuple):
 
 
 def _integer(value: Any) -> int:
+  value = plain(value)
   if isinstance(value, bool) or not isinstance(value, int):
     raise ValueError
   return value
 
 
 def _number(value: Any) -> float:
+  value = plain(value)
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise ValueError
   try:
@@ -41,6 +44,7 @@ def _number(value: Any) -> float:
 
 
 def _switch(value: Any) -> bool:
+  value = plain(value)
   if not isinstance(value, bool):
     raise ValueError
   return value
@@ -80,7 +84,7 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _parse_texts(text: str) -> Any:
   """Several as JSON, or the one text."""
   try:
-    found = json.loads(text)
+    found = strict_json.loads(text)
   except (ValueError, RecursionError):
     return text
   return found if isinstance(found, list | dict) else text
@@ -110,7 +114,7 @@ def _schema(value: Any) -> Any:
 def _read_schema(path: str) -> Any:
   try:
     with open(path, 'rb') as f:
-      return json.load(f)
+      return strict_json.loads(f.read())
   except ValueError as e:
     raise UserError(f'{path} is not JSON: {one_line(e)}') from e
 

@@ -12,6 +12,7 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
+from craft_jax.terminal import drawing
 from craft_jax.track import columns, digest
 from craft_jax.track.layout import METRICS
 
@@ -45,7 +46,7 @@ def read(paths: Iterable[pathlib.Path], rows: bool) -> None:
       rich.progress.BarColumn(),
       rich.progress.DownloadColumn(),
       rich.progress.TimeRemainingColumn(),
-      console=rich.console.Console(stderr=True),
+      console=rich.console.Console(file=drawing(sys.stderr)),
       transient=True,
       disable=not sys.stderr.isatty(),
     ) as bar,

@@ -16,6 +16,8 @@ import rich.console
 import rich.live
 import rich.text
 
+from craft_jax.terminal import drawing, visible
+
 _FULL, _EMPTY = '━', '─'
 _LEAST_BAR, _MOST_BAR = 8, 30
 
@@ -101,7 +103,7 @@ class Progress:
       stream: standard error by default.
     """
     self._console = rich.console.Console(
-      file=stream or sys.stderr, highlight=False, soft_wrap=True
+      file=drawing(stream or sys.stderr), highlight=False, soft_wrap=True
     )
     self._total, self._step, self._seconds = total, step, seconds
     self._quiet, self._phase = quiet, ''
@@ -175,6 +177,8 @@ class Progress:
     self._print(f'warning: {text}')
 
   def _print(self, text: str) -> None:
+    if self._console.is_terminal:
+      text = visible(text)
     self._show(lambda: self._console.print(text, markup=False))
 
   def _show(self, draw: Callable[[], Any]) -> None:
@@ -202,7 +206,7 @@ class Progress:
     line = bar_line(
       self._step, self._total, self._left(), parts, width, self._phase
     )
-    text = rich.text.Text(line, no_wrap=True, overflow='crop')
+    text = rich.text.Text(visible(line), no_wrap=True, overflow='crop')
     text.highlight_regex(f'^{_FULL}+', 'cyan')
     text.highlight_regex(f'{_EMPTY}+', 'bright_black')
     return text

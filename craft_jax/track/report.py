@@ -1,6 +1,5 @@
 """One HTML file about some runs: curves, differences, samples; no network."""
 
-import html
 import json
 import math
 import re
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax.terminal import as_html
 from craft_jax.track import compare, curves
 from craft_jax.track.plot import COLORS, DASHES, thinned
 from craft_jax.track.report_page import PAGE, STYLE
@@ -58,16 +58,16 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   }
   # '</script>' in a name must not end the script that holds it.
   text = json.dumps(data, allow_nan=False).replace('<', '\\u003c')
-  notes = ''.join(f'<li>{html.escape(note)}</li>' for note in found.notes)
+  notes = ''.join(f'<li>{as_html(note)}</li>' for note in found.notes)
   return PAGE.format(
-    title=html.escape(_title(names)),
+    title=as_html(_title(names)),
     style=STYLE,
     verdict=_verdict(verdict) if len(runs) > 1 else '',
     notes=f'<ul>{notes}</ul>' if notes else '',
     runs=_runs_table(runs, names),
     differences=_differences(found),
     axes=''.join(
-      f'<option value="{axis}">{html.escape(name)}</option>'
+      f'<option value="{axis}">{as_html(name)}</option>'
       for axis, name in curves.AXES.items()
     ),
     thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
@@ -79,9 +79,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
 
 def _verdict(text: str) -> str:
   """A flag in it is not broken at its hyphens."""
-  shown = re.sub(
-    r'--[\w.]+', r'<span class="flag">\g<0></span>', html.escape(text)
-  )
+  shown = re.sub(r'--[\w.]+', r'<span class="flag">\g<0></span>', as_html(text))
   return f'<p class="verdict">{shown}</p>'
 
 
@@ -175,7 +173,7 @@ def _runs_table(runs: Sequence[Run], names: Sequence[str]) -> str:
       _count(facts['speed']),
       _count(facts['seconds']),
     ]
-    rows.append([key + _wrapped(name), *map(html.escape, cells)])
+    rows.append([key + _wrapped(name), *map(as_html, cells)])
   # What a phone shows without scrolling comes first.
   head = ('run', 'best loss', 'last loss', 'status', 'step', 'parameters',
           'characters/s', 'seconds')  # fmt: skip
@@ -191,7 +189,7 @@ def _differences(found: compare.Comparison) -> str:
     (' (no effect)', found.reporting),
   ]
   rows = [
-    [html.escape(name + mark), *(_wrapped(_short(v)) for v in values)]
+    [as_html(name + mark), *(_wrapped(_short(v)) for v in values)]
     for mark, kind in kinds
     for name, values in kind.items()
   ]
@@ -215,14 +213,13 @@ def _sample(run: Run, name: str) -> str:
   if not found:
     return ''
   step, text = found
-  shown = text.encode(errors='replace').decode()
-  head = f'{html.escape(name)}, step {step}'
-  return f'<div><h3>{head}</h3><pre>{html.escape(shown)}</pre></div>'
+  head = f'{as_html(name)}, step {step}'
+  return f'<div><h3>{head}</h3><pre>{as_html(text)}</pre></div>'
 
 
 def _wrapped(text: str) -> str:
   """As HTML; what is long does not make its column wide."""
-  escaped = html.escape(text)
+  escaped = as_html(text)
   if len(text) <= _LONG:
     return escaped
   return f'<span class="long">{escaped}</span>'

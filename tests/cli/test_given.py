@@ -1,0 +1,158 @@
+"""What a user gives: paths with ~, values that begin with -, NumPy numbers."""
+
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+import craft_jax
+from craft_jax import compile_cache, config, describe
+from craft_jax.cli import request_file, saved_config, train
+from craft_jax.errors import UserError
+from craft_jax.main import COMMANDS, main, open_command, parse
+from craft_jax.sample.request import Request
+from craft_jax.settings import Config, Train
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  'words',
+  [
+    'train --workdir=~/x',
+    'train --config=~/x',
+    'sample --workdir=~/x',
+    'sample --workdir=y --prompt-file ~/x',
+    'sample --workdir=y --output=~/x',
+    'score --workdir=y --file=~/x',
+    'eval --workdir=y --path=~/x',
+    'runs list ~/x',
+    'config diff ~/x y',
+    'config show ~/x',
+    'sweep --workdir=~/x',
+    'compress ~/x --workdir=y',
+  ],
+)
+def test_a_home_folder_is_expanded(home, words):
+  name, *rest = words.split()
+  _, args = parse(name, rest)
+  given = [
+    v
+    for value in vars(args).values()
+    for v in (value if isinstance(value, list) else [value])
+  ]
+  assert f'{home}/x' in given
+  assert not any(isinstance(v, str) and '~' in v for v in given)
+
+
+def test_texts_keep_their_tilde(home):
+  _, args = parse('sample', ['--workdir=y', '--prompt=~/x'])
+  assert args.prompt == '~/x'
+
+
+def test_every_file_and_folder_is_a_path():
+  for name in COMMANDS:
+    for page in open_command(name)[1].pages():
+      for action in page._actions:
+        if action.option_strings[-1:] in (['--workdir'], ['--output']):
+          assert page._get_value(action, '~')[0] == '/', (name, action)
+
+
+def test_load_expands_too(home, byte_run):
+  (home / 'run').symlink_to(byte_run)
+  assert craft_jax.load('~/run').step == craft_jax.load(byte_run).step
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path):
+  then = Config(train=Train(steps=700, stop_at_step=3))
+  (tmp_path / 'config.json').write_text(config.to_json(then))
+  _, args = parse(
+    'train', [f'--workdir={tmp_path}', '--config.train.steps=900']
+  )
+  wanted = Config(train=Train(steps=900))
+  assert train._config(args) == wanted
+  assert saved_config.changed(str(tmp_path), ['train.steps=9']) == wanted
+  _, args = parse('train', ['--config=base', f'--workdir={tmp_path}'])
+  assert train._config(args) == config.load_config('base')
+
+
+@pytest.mark.parametrize('flag', ['--prompt', '--output', '--regex'])
+def test_a_value_that_begins_with_a_dash(capsys, flag):
+  assert main(['sample', '--workdir=y', flag, '-x']) == 2
+  assert f'{flag}=-x' in capsys.readouterr().err
+
+
+def test_numbers_of_numpy():
+  flat = {
+    'train.steps': np.int64(5),
+    'optim.learning_rate': np.float32(0.5),
+    'train.deterministic': np.bool_(True),
+    'data.path': np.str_('x'),
+  }
+  cfg = config.unflatten(flat)
+  assert (cfg.train.steps, cfg.optim.learning_rate) == (5, 0.5)
+  assert cfg.train.deterministic is True
+  assert type(cfg.data.path) is str
+  json.dumps(dataclasses.asdict(cfg))
+  request = Request('').changed(
+    {'max_chars': np.int32(3), 'temperature': np.float64(0.5)}
+  )
+  assert (request.max_chars, request.temperature) == (3, 0.5)
+  with pytest.raises(UserError):
+    config.unflatten({'train.steps': np.float64(1.5)})
+
+
+def test_commands_to_paste(tmp_path):
+  hostile = 'a b$(touch x)`touch x`"\'\\\n'
+  summary = {
+    'val_loss': 1.0, 'val_bpb': None, 'val_bpc': None, 'val_withheld': '',
+    'train_seconds': 0, 'params': 1, 'precision': 'float32', 'devices': 1,
+    'flops_per_symbol': 1, 'wall_seconds': 1, 'step': 1, 'prompt': hostile,
+    'workdir': str(tmp_path / hostile),
+  }  # fmt: skip
+  told = train.report(summary, 1).partition('next:')[2]
+  words = shlex.split(told)
+  assert f'--prompt={hostile}' in words
+  assert words.count(f'--workdir={tmp_path / hostile}') == 2
+
+
+def test_a_new_config_with_a_strange_name_is_python():
+  text = describe.config_file(Config(), 'base', 'a"""\\x$b.py')
+  compile(text, 'x', 'exec')
+
+
+def test_an_id_that_overflows(tmp_path):
+  path = tmp_path / 'requests.jsonl'
+  path.write_text('{"prompt": "a", "id": 1e400}')
+  with pytest.raises(UserError, match=r'line 1: not JSON: .*too large'):
+    request_file.read(str(path), Request(''))
+
+
+def test_a_platform_that_is_not_installed(tmp_path):
+  import os
+  import subprocess
+  import sys
+
+  done = subprocess.run(
+    [sys.executable, '-m', 'craft_jax.main', 'train', '--config=toy',
+     f'--workdir={tmp_path / "run"}'],
+    env=os.environ | {'JAX_PLATFORMS': 'cuda'},
+    capture_output=True,
+    text=True,
+  )  # fmt: skip
+  assert done.returncode == 2
+  assert done.stderr.splitlines()[-1].startswith('craft: JAX_PLATFORMS=cuda')
+  assert 'Traceback' not in done.stderr
+
+
+def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
+  used = []
+  monkeypatch.setattr(compile_cache, 'use', used.append)
+  craft_jax.load(byte_run)
+  assert used
