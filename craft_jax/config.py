@@ -512,7 +512,8 @@ def _check_schedule(cfg: Config) -> Iterator[str]:
   o, steps = cfg.optim, cfg.train.steps
   if o.warmup_steps >= steps and o.warmup_steps:
     yield (
-      f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps}'
+      f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps};'
+      f' use --config.optim.warmup_steps={steps // 10}, or train longer'
     )
   if o.decay_steps and o.schedule != 'wsd':
     yield (
@@ -612,7 +613,17 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
   """What is wrong with each split that holds no window; see `check_corpus`."""
   for name, size in sizes.items():
     need = cfg.model.context + 1 if name == 'train' else 2
-    if size < need:
+    if size < 2:  # no context is short enough
+      larger = (
+        f' or raise data.{name}_fraction'
+        if name != 'train' and cfg.data.split == 'fraction'
+        else ''
+      )
+      yield (
+        f'the {name} split has {size} symbols, and there is nothing to predict '
+        f'in fewer than 2; give more text{larger}'
+      )
+    elif size < need:
       yield (
         f'the {name} split has {size} symbols, fewer than the {need} that '
         f'model.context={cfg.model.context} needs; give more text or lower '

@@ -282,8 +282,12 @@ class _Loop:
     if self.skips_in_row == self.cfg.train.max_skips:
       raise RunFailed(
         f'{self.skips_in_row} steps in a row up to {step} were bad, the last '
-        f'because {reason}; lower optim.learning_rate or raise '
-        'train.spike_deviations'
+        f'because {reason}; lower optim.learning_rate or '
+        + (
+          'raise train.spike_deviations'
+          if 'spike' in reason
+          else 'use model.precision=float32'
+        )
       )
 
   def _after(self, bad: BadStep) -> None:

@@ -77,7 +77,7 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path):
   )
   wanted = Config(train=Train(steps=900))
   assert train._config(args) == wanted
-  assert saved_config.changed(str(tmp_path), ['train.steps=9']) == wanted
+  assert saved_config.changed(str(tmp_path), ['train.steps=900']) == wanted
   _, args = parse('train', ['--config=base', f'--workdir={tmp_path}'])
   assert train._config(args) == config.load_config('base')
 
@@ -156,3 +156,17 @@ def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
   monkeypatch.setattr(compile_cache, 'use', used.append)
   craft_jax.load(byte_run)
   assert used
+
+
+@pytest.mark.parametrize('name', ['train', 'valid', 'test'])
+def test_a_split_of_one_token_is_not_mended_by_the_context(name):
+  sizes = {'train': 10_000, 'valid': 100, 'test': 100} | {name: 1}
+  (problem,) = config.short_splits(Config(), sizes)
+  assert f'the {name} split has 1 symbols' in problem
+  assert 'context' not in problem
+
+
+def test_discriminator_is_an_annotation():
+  from craft_jax.constrain import schema
+
+  assert 'discriminator' in schema._ANNOTATIONS
