@@ -317,7 +317,10 @@ def test_a_file_that_stays_as_it_is_is_hashed_once(copy, monkeypatch):
 
 def test_a_save_counts_once_its_arrays_were_opened(copy, monkeypatch):
   """What Orbax wrote but cannot find again is no checkpoint."""
-  merge = 'orbax.checkpoint._src.serialization.ocdbt_utils.merge_ocdbt_per_process_files'
+  merge = (
+    'orbax.checkpoint._src.serialization.ocdbt_utils'
+    '.merge_ocdbt_per_process_files'
+  )
 
   async def nothing(*_, **__):
     pass

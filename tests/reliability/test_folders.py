@@ -5,7 +5,6 @@ import os
 import pathlib
 
 import pytest
-import runs
 
 from craft_jax import checkpoint
 from craft_jax.main import main
