@@ -32,6 +32,17 @@ class Text:
   _offset: int = -1
   _decoder: StreamDecoder | None = None
 
+  @property
+  def unsent(self) -> int:
+    """Bytes, roughly, of what `whole` or `news` would give now."""
+    sample, request = self.sample, self.sample.prepared.request
+    if request.logprobs is None:
+      return len(sample.full_text) - self._sent_text
+    symbols = len(sample.ids) - self._sent_symbols
+    if request.echo and not self._sent_text:
+      symbols += len(sample.prepared.ids)
+    return 64 * (1 + request.logprobs) * symbols
+
   def whole(self) -> dict[str, Any]:
     """The choice."""
     return {

@@ -1,13 +1,12 @@
 """The routes, and one form for all errors."""
 
 import importlib.resources
-import json
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
@@ -32,6 +31,7 @@ from craft_jax.serve.document import (
 )
 from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.logs import Log, described
+from craft_jax.serve.routes import Json, route
 from craft_jax.serve.service import Service
 from craft_jax.text.vocabulary import SPECIALS
 
@@ -42,20 +42,13 @@ _PAGE = {
 }
 
 
-class Json(JSONResponse):
-  """In ASCII: half a surrogate, which UTF-8 cannot have, comes back as sent."""
-
-  def render(self, content: Any) -> bytes:
-    """The body."""
-    return json.dumps(content, allow_nan=False, separators=(',', ':')).encode()
-
-
 def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   """All routes of a service; those of chats only if they are wanted."""
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
     openapi_url=None, default_response_class=Json, redirect_slashes=False,
   )  # fmt: skip
+  app.router.route_class = route(service)
   _add_completions(app, service)
   if chats:
     _add_chats(app, service)
@@ -78,7 +71,8 @@ async def _written(
   deadline = service.limits.deadline
   taken = await writing.take(service, body, head)
   if not body.stream:
-    return Json(await stream.finished(taken, request.receive, deadline))
+    await stream.finished(taken, request.receive, deadline)
+    return await taken.aside(taken.texts, lambda: Json(taken.whole()))
   try:
     await taken.begin()
   except BaseException:
@@ -109,7 +103,8 @@ def _add_chats(app: FastAPI, service: Service) -> None:
   )
   async def chats(body: chat.ChatBody, request: Request) -> Response:
     try:
-      asked = chat.written(body, service.limits.max_tokens)
+      most = service.limits.max_tokens
+      asked = await service.aside(body.size, chat.written, body, most)
       return await _written(service, asked, request, chat.Head)
     except ApiError as e:
       if e.param == 'prompt':
@@ -144,7 +139,9 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   )
   async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
-    ids = fields.encode(vocabulary(), body.prompt)
+    ids = await service.aside(
+      body.size, fields.encode, vocabulary(), body.prompt
+    )
     context = service.model.trained.cfg.model.context
     return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
 
@@ -156,7 +153,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   )
   async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
-    return {'prompt': fields.decode(vocabulary(), body.tokens)}
+    text = await service.aside(
+      body.size, fields.decode, vocabulary(), body.tokens
+    )
+    return {'prompt': text}
 
   @app.get(
     '/tokenizer_info',

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from craft_jax.types import Params
 
 T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
+_SMALL = 1 << 14  # bytes; what is done with them takes about a millisecond
 _PROBE_CHARS = 32  # of each text that is written to measure the rate
 
 
@@ -113,6 +115,19 @@ class Pool:
     self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _without_collection(function: Callable[..., T], *args: Any) -> T:
+  """A call that makes many objects, and no cycles.
+
+  A collection among a million of them stops all threads for a tenth of a
+  second, and finds nothing.
+  """
+  gc.disable()
+  try:
+    return function(*args)
+  finally:
+    gc.enable()
+
+
 class Service:
   """Answers requests with a model.
 
@@ -137,6 +152,7 @@ class Service:
     self.created = int(time.time())
     self._slots, self._log = slots, log
     self.compiler = Pool('compiler', limits.max_compiling, 'constraints')
+    self._aside = Pool('aside', limits.max_connections, 'requests')
     self._side = Pool('side', limits.max_searches, 'searches and scores')
     self._worker: Worker | None = None
     self.metrics.slots.set(slots)
@@ -185,6 +201,7 @@ class Service:
       await asyncio.to_thread(self._worker.stop)
     self.compiler.close()
     self._side.close()
+    self._aside.close()
 
   @property
   def lingers(self) -> bool:
@@ -230,6 +247,23 @@ class Service:
   def _on_error(self, error: BaseException) -> None:
     self.metrics.failures.inc()
     self._log.note('dispatch failed', error=described(error))
+
+  # --- beside the event loop ---
+
+  async def aside(self, size: int, function: Callable[..., T], *args: Any) -> T:
+    """The result of a call: of a large one in a thread, of a small one here.
+
+    No single operation of the interpreter may take long in it, as no other
+    thread goes on meanwhile.
+
+    Args:
+      size: bytes to which the time is in proportion.
+      function: what is called.
+      *args: with these.
+    """
+    if size <= _SMALL:
+      return function(*args)
+    return await self._aside.run(_without_collection, function, *args)
 
   # --- beside the engine ---
 
@@ -283,12 +317,14 @@ class Service:
         f'which is more than {most}; give a larger stride or less text',
         param='stride',
       )
-    found = await self.on_side(
-      lambda: surprisal.score_texts(
+
+    def score() -> list[dict[str, Any]]:
+      found = surprisal.score_texts(
         trained, named, stride=body.stride, each=body.per_char
       )
-    )
-    return [_shown(result, body.per_char) for result in found]
+      return [_shown(result, body.per_char) for result in found]
+
+    return await self.on_side(score)
 
 
 def _shown(result: Any, per_char: bool) -> dict[str, Any]:

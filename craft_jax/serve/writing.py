@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 from craft_jax.engine.requests import Request as EngineRequest
 from craft_jax.sample.answers import (
@@ -19,6 +19,8 @@ from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Claim
 from craft_jax.serve.service import Model, Service
 from craft_jax.serve.worker import Job
+
+T = TypeVar('T')
 
 
 async def take(
@@ -39,11 +41,14 @@ async def take(
   fields.check_model(body.model, service.name)
   model = service.model
   trained = model.trained
-  wanted = fields.read(body, service.limits, trained.cfg.model.context)
+
+  def check() -> tuple[fields.Wanted, list[Prepared]]:
+    found = fields.read(body, service.limits, trained.cfg.model.context)
+    return found, [] if found.has_constraint else found.prepare(trained)
+
+  wanted, prepared = await service.aside(body.size, check)
   if wanted.has_constraint:
     prepared = await service.compiler.run(wanted.prepare, trained)
-  else:
-    prepared = wanted.prepare(trained)
   for one in prepared:
     if len(one.ids) > service.limits.max_prompt:
       raise ApiError(
@@ -79,7 +84,10 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
   asked = CompletionBody(**dict(body) | {'max_tokens': most})
   model = service.model.trained
   try:
-    wanted = fields.read(asked, service.limits, model.cfg.model.context)
+    context = model.cfg.model.context
+    wanted = await service.aside(
+      body.size, fields.read, asked, service.limits, context
+    )
     if wanted.has_constraint:
       await service.compiler.run(wanted.prepare, model)
   except ApiError as e:
@@ -192,6 +200,17 @@ class Writing:
     return [
       dataclasses.replace(t, index=i).whole() for i, t in enumerate(given)
     ]
+
+  def whole(self) -> dict[str, Any]:
+    """The object of the answer, when it is finished."""
+    return self.head.whole(self.choices(), usage=self.usage())
+
+  async def aside(
+    self, texts: Sequence[Text], function: Callable[..., T], *args: Any
+  ) -> T:
+    """Makes of texts what is sent of them, in a thread if it may be much."""
+    size = sum(text.unsent for text in texts)
+    return await self._service.aside(size, function, *args)
 
   def usage(self) -> dict[str, int]:
     """Symbols so far, those of texts that were not kept too."""
