@@ -6,6 +6,7 @@ mistakes pydantic describes each.
 """
 
 import codecs
+import functools
 import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
@@ -35,6 +36,12 @@ def _each(given: Any, check: Callable[[Any], Any]) -> Any:
   return {k: v for key in given for k, v in check({key: given[key]}).items()}
 
 
+@functools.cache
+def _names(kind: type[BaseModel]) -> frozenset[str]:
+  """The fields of an object as they are sent."""
+  return frozenset(f.alias or n for n, f in kind.model_fields.items())
+
+
 class Body(BaseModel):
   """An object in a request, whose numbers are JSON's own."""
 
@@ -46,7 +53,7 @@ class Body(BaseModel):
   def _check_names(cls, given: Any) -> Any:
     """Refuses the first field that is unknown."""
     if isinstance(given, dict):
-      known = {f.alias or n for n, f in cls.model_fields.items()}
+      known = _names(cls)
       for name in given:
         if name not in known:
           one = pydantic_core.InitErrorDetails(
