@@ -28,15 +28,16 @@ _TOLD = 1.0  # seconds before the end in which all are told of it
 # each header and each chunk of a body, and a chunk may be six bytes long.
 _RECEIVED = 1 << 12
 _LINGERS = 2.0  # seconds in which what follows a refused request is discarded
-_BARE_LF = re.compile(rb'(?<!\r)\n')
+# A line feed without a carriage return, and a line that goes on (9112, 5.2).
+_AMBIGUOUS = re.compile(rb'(?<!\r)\n|\n[ \t]')
 
 
 class Connection(h11.Connection):
   """h11's, without the framing that a proxy before it may read differently.
 
-  RFC 9112 leaves both to the recipient: to take a line feed alone for the end
-  of a line (2.2), and to go by `Transfer-Encoding` where there is a
-  `Content-Length` too (6.3, "ought to be handled as an error").
+  RFC 9112 leaves these to the recipient: to take a line feed alone for the end
+  of a line (2.2), to unfold lines (5.2), and to go by `Transfer-Encoding` where
+  there is a `Content-Length` too (6.3, "ought to be handled as an error").
   """
 
   def next_event(self) -> Any:
@@ -47,8 +48,8 @@ class Connection(h11.Connection):
     """
     if self.their_state is h11.IDLE:
       head = self.trailing_data[0].partition(b'\r\n\r\n')[0]
-      if _BARE_LF.search(head):
-        raise h11.RemoteProtocolError('a line ends without a carriage return')
+      if _AMBIGUOUS.search(head):
+        raise h11.RemoteProtocolError('a line of the head has no clear end')
     event = super().next_event()
     if isinstance(event, h11.Request):
       names = {name for name, _ in event.headers}
