@@ -16,8 +16,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from craft_jax.serve.bodies import Body, read
+from craft_jax.serve.errors import ApiError
 from craft_jax.serve.service import Service
-from craft_jax.serve.stream import Gone, encoded
+from craft_jax.serve.stream import encoded
 
 _JSON = re.compile(r'application/([^\s/;]+\+)?json')
 _MISSING = {'type': 'missing', 'loc': ('body',), 'msg': 'Field required'}
@@ -69,12 +70,11 @@ async def _body(service: Service, request: Request, kind: type[Body]) -> Body:
   Raises:
     ApiError: any.
     RequestValidationError: its first mistakes.
-    Gone: nobody waits for an answer.
   """
   try:
     data = await request.body()
   except ClientDisconnect as e:
-    raise Gone from e
+    raise ApiError(400, 'the request ended within its body') from e
   media = request.headers.get('content-type', '').partition(';')[0]
   if not data or not _JSON.fullmatch(media.strip().lower()):
     raise RequestValidationError([_MISSING])
