@@ -5,12 +5,25 @@ their traceback.
 """
 
 import difflib
+import itertools
 from collections.abc import Iterable
+
+_LONGEST_NAME = 64
+_MOST_NAMES = 1000
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-  """ ", did you mean 'x'?" for the nearest of `known`, or nothing."""
-  close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+  """ ", did you mean 'x'?" for the nearest of `known`, or nothing.
+
+  Neither a long name nor the end of a long list is looked at: it takes time
+  in proportion to both.
+  """
+  if len(name) > _LONGEST_NAME:
+    return ''
+  known = [
+    k for k in itertools.islice(known, _MOST_NAMES) if len(k) <= _LONGEST_NAME
+  ]
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   return f', did you mean {close[0]!r}?' if close else ''
 
 

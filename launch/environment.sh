@@ -91,6 +91,8 @@ offer_programs() {
   for name in zsh fish; do
     type -P "$name" >/dev/null || wanted+=("$name")
   done
+  # Debian's nginx is in /usr/sbin, which a user's PATH may lack.
+  PATH=$PATH:/usr/sbin type -P nginx >/dev/null || wanted+=(nginx-light)
   # SLURM runs jobs as root only.
   [ "$(id -u)" != 0 ] || type -P slurmctld >/dev/null ||
     wanted+=(slurm-wlm munge)

@@ -1,7 +1,6 @@
 """The objects that are sent: completions, whole and in pieces."""
 
 import dataclasses
-import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -37,15 +36,15 @@ class Text:
   _decoder: StreamDecoder | None = None
 
   @property
-  def pending(self) -> int:
-    """Symbols whose log-probabilities are still to be sent."""
-    request = self.sample.prepared.request
+  def unsent(self) -> int:
+    """Bytes, roughly, of what `whole` or `news` would give now."""
+    sample, request = self.sample, self.sample.prepared.request
     if request.logprobs is None:
-      return 0
-    new = len(self.sample.ids) - self._sent_symbols
-    if self._decoder is None and request.echo:
-      new += len(self.sample.prepared.ids)
-    return new
+      return len(sample.full_text) - self._sent_text
+    symbols = len(sample.ids) - self._sent_symbols
+    if request.echo and not self._sent_text:
+      symbols += len(sample.prepared.ids)
+    return 64 * (1 + request.logprobs) * symbols
 
   def whole(self) -> dict[str, Any]:
     """The choice."""
@@ -218,40 +217,3 @@ def usage(prompts: int, written: int) -> dict[str, int]:
     'completion_tokens': written,
     'total_tokens': prompts + written,
   }
-
-
-def dumps_in_parts(value: Any) -> str:
-  """An answer as JSON; other threads go on meanwhile."""
-  return ''.join(json_parts(value))
-
-
-def json_parts(value: Any) -> Iterator[str]:
-  """An answer as JSON, in parts of which none takes long.
-
-  In ASCII: half a surrogate, which UTF-8 cannot have, comes back as sent.
-  """
-  if isinstance(value, dict):
-    between = '{'
-    for key, item in value.items():
-      yield f'{between}{json.dumps(key)}:'
-      yield from json_parts(item)
-      between = ','
-    yield '}' if value else '{}'
-  elif isinstance(value, list) and len(value) > _SLICE:
-    between = '['
-    for start in range(0, len(value), _SLICE):
-      part = json.dumps(
-        value[start : start + _SLICE], allow_nan=False, separators=(',', ':')
-      )
-      yield between + part[1:-1]
-      between = ','
-    yield ']'
-  elif isinstance(value, list) and value and isinstance(value[0], dict):
-    between = '['
-    for item in value:
-      yield between
-      yield from json_parts(item)
-      between = ','
-    yield ']'
-  else:
-    yield json.dumps(value, allow_nan=False, separators=(',', ':'))

@@ -1,14 +1,12 @@
 """The routes, and one form for all errors."""
 
-import asyncio
 import importlib.resources
-import json
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from craft_jax import __version__
@@ -33,6 +31,7 @@ from craft_jax.serve.document import (
 )
 from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.logs import Log, described
+from craft_jax.serve.routes import Json, route
 from craft_jax.serve.service import Service
 from craft_jax.text.vocabulary import SPECIALS
 
@@ -43,20 +42,13 @@ _PAGE = {
 }
 
 
-class Json(JSONResponse):
-  """In ASCII: half a surrogate, which UTF-8 cannot have, comes back as sent."""
-
-  def render(self, content: Any) -> bytes:
-    """The body."""
-    return json.dumps(content, allow_nan=False, separators=(',', ':')).encode()
-
-
 def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   """All routes of a service; those of chats only if they are wanted."""
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
     openapi_url=None, default_response_class=Json, redirect_slashes=False,
   )  # fmt: skip
+  app.router.route_class = route(service)
   _add_completions(app, service)
   if chats:
     _add_chats(app, service)
@@ -80,27 +72,12 @@ async def _written(
   taken = await writing.take(service, body, head)
   if not body.stream:
     await stream.finished(taken, request.receive, deadline)
-    return await _made(taken.whole, taken.size)
+    return await taken.aside(taken.texts, lambda: Json(taken.whole()))
   options = body.stream_options
   usage = options is not None and options.include_usage
   events = stream.Events(taken, usage, deadline)
   await events.begin(request.receive)
   return events
-
-
-async def _made(make: Callable[[], Any], size: int) -> Response:
-  """An answer of so many symbols; a long one does not hold the loop up."""
-  if size <= writing.MOST_AT_ONCE:
-    return Json(make())
-
-  def dumped() -> bytes:
-    return answers.dumps_in_parts(make()).encode()
-
-  return _json(await asyncio.to_thread(dumped))
-
-
-def _json(data: bytes) -> Response:
-  return Response(data, media_type='application/json')
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
@@ -123,7 +100,8 @@ def _add_chats(app: FastAPI, service: Service) -> None:
   )
   async def chats(body: chat.ChatBody, request: Request) -> Response:
     try:
-      asked = chat.written(body, service.limits.max_tokens)
+      most = service.limits.max_tokens
+      asked = await service.aside(body.size, chat.written, body, most)
       return await _written(service, asked, request, chat.Head)
     except ApiError as e:
       if e.param == 'prompt':
@@ -136,13 +114,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     return service.model.trained.vocabulary
 
   @app.post(
-    '/score',
-    response_model=dict[str, Any],
-    summary='How likely texts are',
-    responses=refusals(*ANY, 404),
+    '/score', summary='How likely texts are', responses=refusals(*ANY, 404)
   )
-  async def score(body: bodies.ScoreBody) -> Response:
-    return _json(await service.score(body))
+  async def score(body: bodies.ScoreBody) -> dict[str, Any]:
+    return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
     '/validate',
@@ -159,15 +134,13 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='A text as ids',
     responses=refusals(*ANY, 404),
   )
-  async def tokenize(body: bodies.TokenizeBody) -> Response:
+  async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
+    ids = await service.aside(
+      body.size, fields.encode, vocabulary(), body.prompt
+    )
     context = service.model.trained.cfg.model.context
-
-    def tokens() -> dict[str, Any]:
-      ids = fields.encode(vocabulary(), body.prompt)
-      return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
-
-    return await _made(tokens, len(body.prompt))
+    return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
 
   @app.post(
     '/detokenize',
@@ -175,13 +148,12 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='Ids as a text',
     responses=refusals(*ANY, 404),
   )
-  async def detokenize(body: bodies.DetokenizeBody) -> Response:
+  async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
     fields.check_model(body.model, service.name)
-
-    def text() -> dict[str, Any]:
-      return {'prompt': fields.decode(vocabulary(), body.tokens)}
-
-    return await _made(text, len(body.tokens))
+    text = await service.aside(
+      body.size, fields.decode, vocabulary(), body.tokens
+    )
+    return {'prompt': text}
 
   @app.get(
     '/tokenizer_info',

@@ -1,22 +1,148 @@
 """What may be asked for: the bodies of requests, each field checked.
 
 Nothing is accepted and ignored: an unknown field is an error, and so is a value
-that has no effect here.
+that has no effect here. A body is checked up to its first mistake: of a million
+mistakes pydantic describes each.
 """
 
-from typing import Annotated, Literal
+import codecs
+import functools
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+import pydantic_core
+from pydantic import (
+  BaseModel,
+  ConfigDict,
+  Field,
+  PrivateAttr,
+  ValidationError,
+  WrapValidator,
+  model_validator,
+)
 
+from craft_jax.serve.errors import ApiError
+
+T = TypeVar('T')
+Each = Annotated[list[T], Field(fail_fast=True)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
-# JSON's own numbers only; text that UTF-8 cannot have is refused by pydantic.
-STRICT = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
 
 
-class StreamOptions(BaseModel):
+def _each(given: Any, check: Callable[[Any], Any]) -> Any:
+  """Items one by one, as `fail_fast` is for lists only."""
+  if not isinstance(given, dict):
+    return check(given)
+  return {k: v for key in given for k, v in check({key: given[key]}).items()}
+
+
+@functools.cache
+def _names(kind: type[BaseModel]) -> frozenset[str]:
+  """The fields of an object as they are sent."""
+  return frozenset(f.alias or n for n, f in kind.model_fields.items())
+
+
+class Body(BaseModel):
+  """An object in a request, whose numbers are JSON's own."""
+
+  model_config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
+  _size: int = PrivateAttr(0)
+
+  @model_validator(mode='before')
+  @classmethod
+  def _check_names(cls, given: Any) -> Any:
+    """Refuses the first field that is unknown."""
+    if isinstance(given, dict):
+      known = _names(cls)
+      for name in given:
+        if name not in known:
+          one = pydantic_core.InitErrorDetails(
+            type='extra_forbidden', loc=(name,), input=given[name]
+          )
+          raise ValidationError.from_exception_data(cls.__name__, [one])
+    return given
+
+  @property
+  def size(self) -> int:
+    """Bytes that were sent, to which any work on it is in proportion."""
+    return self._size
+
+
+B = TypeVar('B', bound=Body)
+
+
+def read(kind: type[B], data: bytes) -> B:
+  """A body as it was sent.
+
+  Raises:
+    ApiError: 400, no JSON, or text that is no Unicode.
+    pydantic.ValidationError: a field is wrong.
+  """
+  found = kind.model_validate(_parse(data))
+  found._size = len(data)
+  return found
+
+
+def _parse(data: bytes) -> Any:
+  """The value that JSON stands for.
+
+  Raises:
+    ApiError: 400.
+  """
+  data = data.removeprefix(codecs.BOM_UTF8)
+  try:
+    return pydantic_core.from_json(data, allow_inf_nan=False)
+  except ValueError as e:
+    error = e
+  # The standard library's parser lets text pass that UTF-8 cannot have.
+  try:
+    value = json.loads(data.decode('utf-8', 'surrogateescape'))
+  except (ValueError, RecursionError):
+    value = None
+  if (path := _without_unicode(value)) is not None:
+    path = [part.encode('utf-8', 'backslashreplace').decode() for part in path]
+    where = '.'.join(path) or 'the body'
+    raise ApiError(
+      400,
+      f'{where}: holds half a surrogate pair, or bytes that are not UTF-8',
+      param=path[0] if path else None,
+    )
+  raise ApiError(400, f'the body is not JSON: {error}') from error
+
+
+def _without_unicode(value: Any) -> list[str] | None:
+  """Keys and indices of the first text that UTF-8 cannot have, if any."""
+  todo: list[tuple[list[str], Any]] = [([], value)]
+  while todo:
+    path, value = todo.pop()
+    if isinstance(value, dict):
+      for key, inner in value.items():
+        if not _encodes(key):
+          return [*path, key]
+        if isinstance(inner, str | dict | list):
+          todo.append(([*path, key], inner))
+    elif isinstance(value, list):
+      todo += [
+        ([*path, str(i)], inner)
+        for i, inner in enumerate(value)
+        if isinstance(inner, str | dict | list)
+      ]
+    elif isinstance(value, str) and not _encodes(value):
+      return path
+  return None
+
+
+def _encodes(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+class StreamOptions(Body):
   """How a stream is sent."""
 
-  model_config = STRICT
   include_usage: bool = Field(
     False, description='a last event with the usage, null in those before'
   )
@@ -25,13 +151,12 @@ class StreamOptions(BaseModel):
   )
 
 
-class JsonSchema(BaseModel):
+class JsonSchema(Body):
   """A schema, as OpenAI's clients send it."""
 
-  model_config = STRICT
   name: str = Field('schema', description='any; has no effect on the text')
   description: str | None = Field(None, description='likewise')
-  schema_: dict[str, JsonValue] | bool = Field(
+  schema_: dict[str, Any] | bool = Field(
     alias='schema', description='what the text is an instance of'
   )
   strict: Literal[True, None] = Field(
@@ -39,18 +164,16 @@ class JsonSchema(BaseModel):
   )
 
 
-class ResponseFormat(BaseModel):
+class ResponseFormat(Body):
   """The form of the text."""
 
-  model_config = STRICT
   type: Literal['text', 'json_schema'] = 'text'
   json_schema: JsonSchema | None = None
 
 
-class Sampling(BaseModel):
+class Sampling(Body):
   """How text is written: OpenAI's fields, then those of Craft."""
 
-  model_config = STRICT
   model: str | None = Field(
     None, description='the name of the model, if any (/v1/models)'
   )
@@ -77,9 +200,13 @@ class Sampling(BaseModel):
   frequency_penalty: float | None = Field(
     0.0, ge=-2, le=2, description='the same for each time they were seen'
   )
-  logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = (
-    Field(None, description='by the id of a symbol, added to its logit')
-  )
+  logit_bias: (
+    Annotated[
+      dict[str, Annotated[float, Field(ge=-100, le=100)]],
+      WrapValidator(_each),
+    ]
+    | None
+  ) = Field(None, description='by the id of a symbol, added to its logit')
   user: str | None = Field(
     None, description='any mark of the sender; has no effect on the text'
   )
@@ -116,7 +243,7 @@ class Sampling(BaseModel):
 class CompletionBody(Sampling):
   """A request for completions."""
 
-  prompt: str | list[str] | list[Id] | list[list[Id]] = Field(
+  prompt: str | Each[str] | Each[Id] | Each[Each[Id]] = Field(
     '', description='text to continue, or several; or the ids of symbols'
   )
   max_tokens: int | None = Field(
@@ -129,7 +256,7 @@ class CompletionBody(Sampling):
     description='draw so many and give the n with the highest mean '
     'log-probability; not with stream if over n',
   )
-  stop: str | list[str] | None = Field(
+  stop: str | Each[str] | None = Field(
     None, description='up to 4 texts before which a text ends'
   )
   logprobs: int | None = Field(
@@ -144,10 +271,9 @@ class CompletionBody(Sampling):
   suffix: None = Field(None, description='not supported: texts go on only')
 
 
-class ValidateBody(BaseModel):
+class ValidateBody(Body):
   """A constraint to be tried without writing anything."""
 
-  model_config = STRICT
   model: str | None = None
   regex: str | None = Field(None, description='as in a completion')
   response_format: ResponseFormat | None = Field(
@@ -159,12 +285,11 @@ class ValidateBody(BaseModel):
   )
 
 
-class ScoreBody(BaseModel):
+class ScoreBody(Body):
   """A request for the likelihood of texts."""
 
-  model_config = STRICT
   model: str | None = None
-  text: str | list[str] = Field(description='a text, or several')
+  text: str | Each[str] = Field(description='a text, or several')
   stride: int = Field(
     0,
     ge=0,
@@ -174,10 +299,9 @@ class ScoreBody(BaseModel):
   per_char: bool = Field(False, description='the nats of each character too')
 
 
-class TokenizeBody(BaseModel):
+class TokenizeBody(Body):
   """A text to be made symbols of."""
 
-  model_config = STRICT
   model: str | None = None
   prompt: str = Field(description='the text')
   add_special_tokens: Literal[False] = Field(
@@ -185,9 +309,8 @@ class TokenizeBody(BaseModel):
   )
 
 
-class DetokenizeBody(BaseModel):
+class DetokenizeBody(Body):
   """Symbols to be made a text of."""
 
-  model_config = STRICT
   model: str | None = None
-  tokens: list[Id] = Field(description='their ids')
+  tokens: Each[Id] = Field(description='their ids')

@@ -7,7 +7,7 @@ the next one. What is asked, taken, written and streamed is a completion.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from craft_jax.serve import answers, bodies
 from craft_jax.serve.errors import ApiError
@@ -20,20 +20,18 @@ _BLANK = re.compile(r'\n\s*\n')
 _MAX_TOKENS = 256
 
 
-class Part(BaseModel):
+class Part(bodies.Body):
   """A part of a message; text only."""
 
-  model_config = bodies.STRICT
   type: Literal['text']
   text: str
 
 
-class Message(BaseModel):
+class Message(bodies.Body):
   """What somebody said."""
 
-  model_config = bodies.STRICT
   role: Literal['system', 'developer', 'user', 'assistant']
-  content: str | list[Part]
+  content: str | bodies.Each[Part]
   # Clients send a reply back as it came.
   refusal: None = Field(None, description='of a reply, where it is null')
   name: Annotated[str, Field(pattern=r'^[\w -]{1,64}$')] | None = Field(
@@ -44,7 +42,7 @@ class Message(BaseModel):
 class ChatBody(bodies.Sampling):
   """A request for the next speech of a chat."""
 
-  messages: Annotated[list[Message], Field(min_length=1)] = Field(
+  messages: Annotated[bodies.Each[Message], Field(min_length=1)] = Field(
     description='the chat so far: role, content and name of each'
   )
   max_tokens: int | None = Field(
@@ -88,7 +86,7 @@ def written(body: ChatBody, most: int) -> bodies.CompletionBody:
       400, f'{len(stop)} texts to stop at are more than 3', param='stop'
     )
   shared = {name: getattr(body, name) for name in bodies.Sampling.model_fields}
-  return bodies.CompletionBody(
+  asked = bodies.CompletionBody(
     **shared
     | {
       'prompt': script(body.messages),
@@ -99,6 +97,8 @@ def written(body: ChatBody, most: int) -> bodies.CompletionBody:
       'stop': [_END, *stop],
     }
   )
+  asked._size = body.size
+  return asked
 
 
 def script(messages: list[Message]) -> str:

@@ -9,14 +9,21 @@ _TYPES = {
   503: 'server_error',
 }
 
+# Of what is told; a longer message is mostly what was sent.
+_MOST_SAID = 240
+_FIRST_SAID, _LAST_SAID = 140, 55
+_LONGEST_NAME = 64
+
 
 class ApiError(Exception):
   """An answer that is an error.
 
   Attributes:
     status: of HTTP.
-    message: what is wrong and what to do.
-    param: the field that it is about; None if no single one.
+    message: what is wrong and what to do. A long one loses its middle: a
+      client is not sent back more than 200 characters of its own.
+    param: the field that it is about; None if no single one, or a name that
+      no field has for its length.
     code: a word for programs; None if the status says it all.
     retry_after: seconds after which it may go better; None for never.
   """
@@ -29,6 +36,10 @@ class ApiError(Exception):
     code: str | None = None,
     retry_after: float | None = None,
   ):
+    if len(message) > _MOST_SAID:
+      message = f'{message[:_FIRST_SAID]} ... {message[-_LAST_SAID:]}'
+    if param is not None and len(param) > _LONGEST_NAME:
+      param = None
     super().__init__(message)
     self.status, self.message = status, message
     self.param, self.code = param, code

@@ -70,11 +70,6 @@ class Wanted:
     return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
 
   @property
-  def size(self) -> int:
-    """Characters or ids of the prompts."""
-    return sum(map(len, self.prompts))
-
-  @property
   def _constrained(self) -> str | None:
     """The field that constrains the text; None if several do."""
     found = [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
@@ -226,7 +221,8 @@ def _schema(form: ResponseFormat | None) -> Any:
 def _biases(given: dict[str, float], trained: Trained) -> dict[int, float]:
   size, found = trained.vocabulary.size, {}
   for key, bias in given.items():
-    if not (key.isascii() and key.isdigit() and int(key) < size):
+    is_number = key.isascii() and key.isdigit() and len(key) < 10
+    if not (is_number and int(key) < size):
       _refuse(
         'logit_bias', f'logit_bias: {key!r} is no id from 0 to {size - 1}'
       )

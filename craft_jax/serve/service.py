@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,6 @@ from craft_jax.errors import UserError
 from craft_jax.sample.generate import decoding_params
 from craft_jax.score import num_reads
 from craft_jax.serve import fields
-from craft_jax.serve.answers import json_parts
 from craft_jax.serve.bodies import ScoreBody
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Admission, Limits, Speed, Work
@@ -29,6 +29,7 @@ T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
 Steps = Generator[float, None, T]
 _TURN = 0.02  # seconds of a thread in which it goes on with the same
+_SMALL = 1 << 14  # bytes; what is done with them takes about a millisecond
 _PROBE_CHARS = 32  # of each text that is written to measure the rate
 
 
@@ -152,6 +153,19 @@ class Pool:
     self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+def _without_collection(function: Callable[..., T], *args: Any) -> T:
+  """A call that makes many objects, and no cycles.
+
+  A collection among a million of them stops all threads for a tenth of a
+  second, and finds nothing.
+  """
+  gc.disable()
+  try:
+    return function(*args)
+  finally:
+    gc.enable()
+
+
 class Service:
   """Answers requests with a model.
 
@@ -181,6 +195,7 @@ class Service:
     self.created = int(time.time())
     self._slots, self._log = slots, log
     self.compiler = Pool('compiler', limits.max_compiling, 'constraints')
+    self._aside = Pool('aside', limits.max_connections, 'requests')
     self._side = Pool('side', limits.max_searches, 'searches and scores')
     self._worker: Worker | None = None
     self.metrics.slots.set(slots)
@@ -230,6 +245,7 @@ class Service:
       await asyncio.to_thread(self._worker.stop)
     self.compiler.close()
     self._side.close()
+    self._aside.close()
 
   @property
   def lingers(self) -> bool:
@@ -276,6 +292,23 @@ class Service:
     self.metrics.failures.inc()
     self._log.note('dispatch failed', error=described(error))
 
+  # --- beside the event loop ---
+
+  async def aside(self, size: int, function: Callable[..., T], *args: Any) -> T:
+    """The result of a call: of a large one in a thread, of a small one here.
+
+    No single operation of the interpreter may take long in it, as no other
+    thread goes on meanwhile.
+
+    Args:
+      size: bytes to which the time is in proportion.
+      function: what is called.
+      *args: with these.
+    """
+    if size <= _SMALL:
+      return function(*args)
+    return await self._aside.run(_without_collection, function, *args)
+
   # --- beside the engine ---
 
   async def on_side(
@@ -310,8 +343,8 @@ class Service:
 
   # --- scores ---
 
-  async def score(self, body: ScoreBody) -> bytes:
-    """The figures of each text, as `craft score` has them, as JSON.
+  async def score(self, body: ScoreBody) -> list[dict[str, Any]]:
+    """The figures of each text, as `craft score` has them.
 
     Raises:
       ApiError: any.
@@ -352,7 +385,7 @@ class Service:
       )
     claim = self.admission.enter(work, 'text')
 
-    def steps() -> Steps[bytes]:
+    def steps() -> Steps[list[dict[str, Any]]]:
       named = [(str(i), text.encode()) for i, text in enumerate(texts)]
       found = yield from surprisal.score_steps(
         trained, named, stride=body.stride, each=body.per_char
@@ -361,11 +394,7 @@ class Service:
       for result in found:
         shown.append(_shown(result, body.per_char))
         yield 0
-      parts = []
-      for part in json_parts({'model': self.name, 'texts': shown}):
-        parts.append(part)
-        yield 0
-      return ''.join(parts).encode()
+      return shown
 
     try:
       return await self.on_side(steps(), self.admission.scores, claim.advanced)

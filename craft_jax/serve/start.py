@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import pathlib
 import resource
@@ -63,6 +64,8 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
 
   async def all() -> None:
     await service.start()
+    gc.collect()
+    gc.freeze()  # what lives as long as the server is not looked at again
     watcher = asyncio.create_task(_follow(args, service, log, passed_over))
     try:
       await run.serve(app, service, args.host, args.port, ready)

@@ -3,19 +3,20 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from craft_jax.serve.answers import Text, dumps_in_parts
+from craft_jax.serve.answers import Text
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.writing import MOST_AT_ONCE, Writing
+from craft_jax.serve.writing import Writing
 
 # In a scope's state: says whether the connection was cut as its client took
 # nothing.
 CUT = 'craft.cut'
+_AT_ONCE = 1 << 12  # items of a list that are encoded in one call
 
 
 class Gone(Exception):
@@ -48,9 +49,36 @@ async def watched(receive: Receive) -> AsyncIterator[None]:
     watcher.cancel()
 
 
+def encoded(value: Any) -> str:
+  """JSON, made in many short calls: each of them holds the interpreter."""
+  if isinstance(value, dict) and not _is_flat(value.values()):
+    return _joined(
+      '{}', (f'{json.dumps(k)}:{encoded(v)}' for k, v in value.items())
+    )
+  if isinstance(value, list) and not _is_flat(value):
+    return _joined('[]', map(encoded, value))
+  if isinstance(value, list) and len(value) > _AT_ONCE:
+    starts = range(0, len(value), _AT_ONCE)
+    pieces = (_dumped(value[i : i + _AT_ONCE])[1:-1] for i in starts)
+    return _joined('[]', pieces)
+  return _dumped(value)
+
+
+def _is_flat(values: Iterable[Any]) -> bool:
+  return not any(isinstance(value, dict | list) for value in values)
+
+
+def _joined(ends: str, pieces: Iterable[str]) -> str:
+  return ends[0] + ','.join(pieces) + ends[1]
+
+
+def _dumped(value: Any) -> str:
+  return json.dumps(value, allow_nan=False, separators=(',', ':'))
+
+
 def event(found: Any) -> bytes:
   """One of a stream."""
-  text = found if isinstance(found, str) else json.dumps(found)
+  text = found if isinstance(found, str) else encoded(found)
   return f'data: {text}\n\n'.encode()
 
 
@@ -131,25 +159,22 @@ class Events(Response):
       self._writing.close(reason)
 
   async def _events(self) -> AsyncIterator[bytes]:
-    head, more = self._writing.head, {}
+    writing, head = self._writing, self._writing.head
+    more: dict[str, Any] = {}
     if self._include_usage:
       more = {'usage': None}
 
-    def piece(text: Text, dumps: Callable[[Any], str]) -> bytes | None:
-      if (choice := text.news()) is None:
-        return None
-      return event(dumps(head.piece([choice], **more)))
+    def piece(text: Text) -> bytes:
+      choice = text.news()
+      return event(head.piece([choice], **more)) if choice else b''
 
-    async for texts in self._writing.news():
+    async for texts in writing.news():
       for text in texts:
-        if text.pending > MOST_AT_ONCE:
-          found = await asyncio.to_thread(piece, text, dumps_in_parts)
-        else:
-          found = piece(text, json.dumps)
-        if found:
-          yield found
+        # That of a prompt with its log-probabilities may be megabytes.
+        if data := await writing.aside([text], piece, text):
+          yield data
     if self._include_usage:
-      yield event(head.piece([], usage=self._writing.usage()))
+      yield event(head.piece([], usage=writing.usage()))
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,9 @@
 """A request for completions, from what was asked to what is given."""
 
-import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, TypeVar
 
 from craft_jax.engine.requests import Request as EngineRequest
 from craft_jax.sample.answers import (
@@ -23,8 +22,7 @@ from craft_jax.serve.service import Model, Service, Steps
 from craft_jax.serve.worker import Job
 from craft_jax.trained import Trained
 
-# Symbols of a request or an answer that are seen to in the event loop.
-MOST_AT_ONCE = 4096
+T = TypeVar('T')
 
 
 async def take(
@@ -45,8 +43,11 @@ async def take(
   fields.check_model(body.model, service.name)
   model = service.model
   trained = model.trained
-  wanted = fields.read(body, service.limits, trained.cfg.model.context)
-  prepared = await _prepared(service, trained, wanted)
+  context = trained.cfg.model.context
+  wanted = await service.aside(
+    body.size, fields.read, body, service.limits, context
+  )
+  prepared = await _prepared(service, trained, wanted, body.size)
   for one in prepared:
     if len(one.ids) > service.limits.max_prompt:
       raise ApiError(
@@ -86,14 +87,12 @@ def _work(
 
 
 async def _prepared(
-  service: Service, trained: Trained, wanted: fields.Wanted
+  service: Service, trained: Trained, wanted: fields.Wanted, size: int
 ) -> list[Prepared]:
-  """`Wanted.prepare`, beside the event loop where it may take long."""
+  """`Wanted.prepare` of a body of `size` bytes, aside if it may take long."""
   if wanted.has_constraint:
     return await service.compiler.run(wanted.prepare, trained, service.capacity)
-  if wanted.size > MOST_AT_ONCE:
-    return await asyncio.to_thread(wanted.prepare, trained, service.capacity)
-  return wanted.prepare(trained, service.capacity)
+  return await service.aside(size, wanted.prepare, trained, service.capacity)
 
 
 async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
@@ -110,8 +109,11 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
   asked = CompletionBody(**dict(body) | {'max_tokens': most})
   model = service.model.trained
   try:
-    wanted = fields.read(asked, service.limits, model.cfg.model.context)
-    await _prepared(service, model, wanted)
+    context = model.cfg.model.context
+    wanted = await service.aside(
+      body.size, fields.read, asked, service.limits, context
+    )
+    await _prepared(service, model, wanted, body.size)
   except ApiError as e:
     if e.status != 400:
       raise
@@ -215,15 +217,6 @@ class Writing:
       yield list(grown.values())
     self._claim.release()
 
-  def whole(self) -> dict[str, Any]:
-    """The object of all that are given."""
-    return self.head.whole(self.choices(), usage=self.usage())
-
-  @property
-  def size(self) -> int:
-    """Symbols that the object is made of."""
-    return sum(len(t.sample.ids) + t.pending for t in self.texts)
-
   def choices(self) -> list[dict[str, Any]]:
     """All that are given in the end, best ones chosen."""
     given = []
@@ -233,6 +226,17 @@ class Writing:
     return [
       dataclasses.replace(t, index=i).whole() for i, t in enumerate(given)
     ]
+
+  def whole(self) -> dict[str, Any]:
+    """The object of the answer, when it is finished."""
+    return self.head.whole(self.choices(), usage=self.usage())
+
+  async def aside(
+    self, texts: Sequence[Text], function: Callable[..., T], *args: Any
+  ) -> T:
+    """Makes of texts what is sent of them, in a thread if it may be much."""
+    size = sum(text.unsent for text in texts)
+    return await self._service.aside(size, function, *args)
 
   def usage(self) -> dict[str, int]:
     """Symbols so far, those of texts that were not kept too."""

@@ -326,14 +326,52 @@ def test_any_text_is_a_prompt(server):
     assert len(found['choices'][0]['text']) <= 3
 
 
-def test_half_a_surrogate_comes_back_as_it_was_sent(server):
-  body = b'{"prompt": "a\\ud800", "echo": true, "max_tokens": 1, "logprobs": 1}'
-  status, _, body = server.ask('/v1/completions', body)
-  assert status == 200 and b'"a\\ud800' in body
-  status, _, body = server.ask('/v1/completions', b'{"\\ud800": 1}')
-  assert status == 400, body
-  status, _, body = server.ask('/tokenize', b'{"prompt": "\\ud800"}')
-  assert status == 200, body
+_NO_TEXTS = ('\\ud800', 'a\\udfff', '\\udc00\\ud800', '\xff', '\xed\xa0\x80')
+
+
+def test_text_that_utf_8_cannot_have_is_refused_in_every_field(server):
+  """Half a surrogate pair and stray bytes, as any text and as any key."""
+  document = json.loads(server.ask('/openapi.json')[2])
+  schemas, tried = document['components']['schemas'], 0
+  for path, methods in document['paths'].items():
+    if 'post' not in methods:
+      continue
+    content = methods['post']['requestBody']['content']['application/json']
+    for case in _with_texts(content['schema'], schemas):
+      name = next(iter(case))
+      for text in _NO_TEXTS:
+        data = json.dumps(case).replace('@', text).encode('latin-1')
+        status, _, body = server.ask(path, data)
+        tried += 1
+        assert status == 400, (path, data, body)
+        error = json.loads(body)['error']
+        if name != '@':
+          assert error['param'] == name, (path, data, body)
+          assert error['message'].startswith(name), (path, data, body)
+        assert 'UTF-8' in error['message']
+  assert tried > 300
+
+
+def _with_texts(schema, schemas):
+  """Values of a schema of which each has one text, `@`, where it may."""
+  if '$ref' in schema:
+    yield from _with_texts(schemas[schema['$ref'].split('/')[-1]], schemas)
+  for kind in ('anyOf', 'oneOf'):
+    for option in schema.get(kind, ()):
+      yield from _with_texts(option, schemas)
+  kind = schema.get('type')
+  if kind == 'string' and 'enum' not in schema and 'const' not in schema:
+    yield '@'
+  elif kind == 'array':
+    for item in _with_texts(schema['items'], schemas):
+      yield from ([item], [item, item])
+  elif kind == 'object':
+    yield {'@': 0}
+    for name, inner in schema.get('properties', {}).items():
+      yield from ({name: value} for value in _with_texts(inner, schemas))
+    more = schema.get('additionalProperties')
+    if more is True:  # anything, as in a schema
+      yield from ({'a': '@'}, {'enum': ['@']}, {'properties': {'@': {}}})
 
 
 def test_tokens_and_back(server):

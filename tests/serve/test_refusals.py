@@ -8,7 +8,6 @@ import pytest
 
 from craft_jax.engine.scheduler import Full
 from craft_jax.serve import app as app_lib
-from craft_jax.serve.answers import dumps_in_parts
 from craft_jax.serve.errors import closing
 from craft_jax.serve.guard import Guard
 from craft_jax.serve.limits import Work
@@ -158,12 +157,3 @@ def test_every_kind_of_request_is_counted(model_dir, tmp_path):
       assert admission.beams.rate and admission.scores.rate
 
   asyncio.run(all())
-
-
-def test_long_answers_are_made_in_parts_and_are_the_same():
-  rows = [{'a': 0.1, 'é\ud800': None}] * 5000
-  for value in (
-    {}, [], {'a': []}, {'a': [1, 2.5, 'é'], 'b': rows}, rows, [[1], [2]],
-    {'choices': [{'logprobs': {'top': rows, 'ids': list(range(9999))}}] * 2},
-  ):  # fmt: skip
-    assert dumps_in_parts(value) == json.dumps(value, separators=(',', ':'))
