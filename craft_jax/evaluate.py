@@ -183,6 +183,8 @@ def evaluate_run(
   """
   if jax.distributed.is_initialized():
     mesh_lib.set_cpu_devices(1)
+  asked = (step, split, stride, ema, weights, adaptation, cache)
+  processes.check_program('the command', repr(asked))
   step = processes.told_by_first(lambda: checkpoint.resolve_step(workdir, step))
   cfg = checkpoint.open_meta(workdir, step).config
   if path is not None:

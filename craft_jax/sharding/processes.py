@@ -12,15 +12,19 @@ import hashlib
 import itertools
 import json
 import os
+import platform
 import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jaxlib
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+import craft_jax
+from craft_jax import jax_settings
 from craft_jax.errors import PEER_LOST, RunFailed, UserError, one_line
 
 T = TypeVar('T')
@@ -134,8 +138,37 @@ def check_same(what: str, text: str) -> None:
   if others:
     raise UserError(
       f'{what} of {_named(others)} is not that of process 0; start all '
-      'processes with the same command and the same files'
+      'processes with the same command, environment and files'
     )
+
+
+def check_program(what: str, settings: str) -> None:
+  """Refuses processes that would not run the same program. All processes.
+
+  Comes before anything else that they do together: programs that differ wait
+  for each other for ever, or mix numbers of different models.
+
+  Args:
+    what: names the settings.
+    settings: what this process was asked for, but for where its files are.
+
+  Raises:
+    UserError: see `check_same`.
+  """
+  if not several():
+    return
+  kind = jax.devices()[0].platform
+  check_same('the kind of device', kind)
+  check_same(
+    'the environment (JAX_*, XLA_FLAGS)',
+    json.dumps(jax_settings.recorded(kind)),
+  )
+  versions = (craft_jax.__version__, jax.__version__, jaxlib.__version__)
+  check_same(
+    'the version',
+    ' '.join([*versions, *platform.python_version_tuple()[:2]]),
+  )
+  check_same(what, settings)
 
 
 def failed_elsewhere(failed: bool) -> list[int]:

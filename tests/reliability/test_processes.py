@@ -214,3 +214,57 @@ def test_processes_that_differ_refuse(tmp_path, text, what):
   else:
     assert all(f'the {what} of process 1 is not' in line for line in lines)
   assert not workdir.exists() or not checkpoint.steps(workdir)
+
+
+# Set in one process, each compiles another program.
+_VARIABLES = {
+  'XLA_FLAGS': '--xla_cpu_enable_fast_math=true',
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', _VARIABLES)
+def test_environments_that_differ_refuse(tmp_path, text, name):
+  """One line in every process before anything is compiled or written."""
+  workdir = tmp_path / 'run'
+  setting = f'import os\nos.environ[{name!r}] = {_VARIABLES[name]!r}'
+  started = runs.start_together(
+    4,
+    ['train', *runs.flags(text), f'--workdir={workdir}'],
+    first=lambda i: setting if i == 2 else '',
+  )
+  errors = [runs.finish(process) for process in started]
+  assert [p.returncode for p in started] == [2] * 4, errors
+  lines = [e.splitlines()[-1] for e in errors]
+  assert all('XLA_FLAGS) of process 2 is not that of' in e for e in lines)
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flag', ['--stride=4', '--split=train', '--no-ema'])
+def test_evaluations_that_differ_refuse(straight, flag):
+  """Neither a wait for ever nor a mean over two kinds of weights."""
+  command = ['eval', f'--workdir={straight}']
+  codes, errors = _run(2, command, {1: [flag]})
+  assert codes == [2, 2], errors
+  lines = [e.splitlines()[-1] for e in errors]
+  assert all('the command of process 1 is not that of' in e for e in lines)
+
+
+@pytest.mark.slow
+def test_pinned_settings_may_differ(tmp_path, text, straight):
+  """What Craft pins in each process does no harm in one of them."""
+  workdir = tmp_path / 'run'
+  setting = (
+    "import os\nos.environ['JAX_ENABLE_X64'] = '1'\n"
+    "os.environ['JAX_DEFAULT_PRNG_IMPL'] = 'rbg'"
+  )
+  started = runs.start_together(
+    2,
+    ['train', *runs.flags(text, *_PARTS[2]), f'--workdir={workdir}'],
+    first=lambda i: setting if i else '',
+  )
+  errors = [runs.finish(process) for process in started]
+  assert [p.returncode for p in started] == [0, 0], errors
+  runs.same_course(workdir, straight)
