@@ -21,6 +21,7 @@ _LAYERS = {
   'config': 0,
   'sizes': 0,
   'interrupts': 0,
+  'jax_settings': 0,
   'types': 0,
   'describe': 1,
   'shipped': 1,
@@ -28,7 +29,6 @@ _LAYERS = {
   'compile_cache': 1,
   'keys': 1,
   'xla_flags': 1,
-  'jax_settings': 1,
   'room': 1,
   'scaling_law': 1,
   'text': 1,
@@ -67,7 +67,7 @@ _LAYERS = {
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
   '', 'errors', 'files', 'interrupts', 'types', 'settings', 'noted',
-  'config', 'sizes',
+  'config', 'sizes', 'jax_settings',
 )  # fmt: skip
 # `craft_jax.load`, imported when it is asked for: the one way up.
 _DOOR = ('', 'language_model')
