@@ -7,7 +7,6 @@ own functions. The text is prepared as training would, and kept for it.
 import dataclasses
 import os
 import pathlib
-import shutil
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +31,7 @@ from craft_jax.sharding import rules
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.track import exports, rundir
 from craft_jax.track.lock import is_held
-from craft_jax.train.shortage import refuse
+from craft_jax.train import shortage
 
 OK, PROBLEM, SKIPPED = 'ok', 'problem', 'not checked'
 
@@ -240,7 +239,7 @@ def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
   found = f'{text}, {left.source} leaves {amount(left.bytes)}'
   if not sketch.cfg.train.check_memory:
     return f'{found}; not compared (train.check_memory=false)'
-  refuse(sketch, layout, left, platform)
+  shortage.refuse(sketch, layout, left, platform)
   if needed > left.bytes:
     return f'{found}; in doubt, so training would try'
   return found
@@ -297,20 +296,10 @@ def _disk(cfg: Config, workdir: str, state: float) -> str:
     return f'{workdir} is in an object store, which is not asked'
   cache = sources.cache_folder(cfg.data)
   _check_writable(cache, 'set --config.data.cache_dir=DIR')
-  free = shutil.disk_usage(_existing(workdir)).free
-  # The latest, the best, and the one being written.
-  needed = state * (cfg.checkpoint.keep + 2)
   if not state:
-    return f'{amount(free)} free'
-  text = (
-    f'{cfg.checkpoint.keep + 2} checkpoints of {amount(state)} need '
-    f'{amount(needed)} of {amount(free)} free'
-  )
-  if needed > free:
-    raise UserError(
-      f'{text}; give a --workdir on another disk, or lower checkpoint.keep'
-    )
-  return text
+    free = shortage.disk_free(workdir)
+    return f'{amount(free or 0)} free'
+  return shortage.disk_need(cfg, workdir, state)
 
 
 def table(rows: Iterable[Row], width: int = 79) -> list[str]:

@@ -32,6 +32,7 @@ class Meta:
     metrics: the last evaluation; `val_loss` (nats) decides which is best.
     withheld: why bits per byte cannot be given; '' when they can.
     documents: the corpus was several documents, with BOS between two.
+    rows: that `metrics.jsonl` had at the time; 0 is not known.
   """
 
   step: int
@@ -41,6 +42,7 @@ class Meta:
   metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
   withheld: str = ''
   documents: bool = False
+  rows: int = 0
 
   @property
   def val_loss(self) -> float:
@@ -61,6 +63,7 @@ class Meta:
       'metrics': metrics,
       'withheld': self.withheld,
       'documents': self.documents,
+      'rows': self.rows,
     }
 
   @staticmethod
@@ -91,6 +94,7 @@ class Meta:
         metrics=metrics,
         withheld=str(tree['withheld']),
         documents=bool(tree['documents']),
+        rows=int(tree.get('rows', 0)),  # not in older ones
       )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
       raise UserError(f'its meta is damaged ({one_line(e)})') from e

@@ -226,7 +226,8 @@ class Checkpointer:
     metas = readable(self.workdir)
     good = [s for s in sorted(metas) if s not in self._damaged]
     regular = [s for s in good if self._every and s % self._every == 0]
-    kept = {*good[-self._keep :], *regular[-1:], best_of(metas)}
+    best = best_of({step: metas[step] for step in good})
+    kept = {*good[-self._keep :], *regular[-1:], best}
     for step in good:
       if step not in kept:
         _delete(step_path(self.workdir, step))
@@ -259,6 +260,25 @@ class Checkpointer:
     path = step_path(self.workdir, step) / 'state'
     check_matches(stored_arrays(path), abstract_state, path.parent)
     return restore_tree(path, abstract_state), meta
+
+  def forget_after(self, step: int) -> None:
+    """Deletes the steps past `step`, to which a run has gone back.
+
+    They belong to a course that it has left: one of them could be the best,
+    or be what the run would resume from. All processes.
+
+    Raises:
+      UserError: one cannot be deleted.
+    """
+    self.wait()
+
+    def forget() -> None:
+      for later in steps(self.workdir) if processes.is_first() else ():
+        if later > step:
+          _delete(step_path(self.workdir, later))
+
+    self._together(step, forget)
+    self._damaged = set()
 
   def close(self) -> None:
     """Awaits the last save and ends the background threads. Repeatable."""

@@ -35,7 +35,7 @@ class Lock:
     self._file: IO[str] | None = None
     if files.is_remote(workdir):
       return
-    folder = pathlib.Path(workdir)
+    folder = self._folder = pathlib.Path(workdir)
     # Innermost first; they go again if nothing is put into them.
     self._made = [
       path for path in (folder, *folder.parents) if not path.exists()
@@ -68,6 +68,23 @@ class Lock:
       file.truncate(0)
       file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid()}))
       file.flush()
+
+  def renew(self) -> None:
+    """Takes the lock again where its file was removed or replaced.
+
+    Raises:
+      UserError: another process holds it by now.
+    """
+    if self._file is None:
+      return
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(
+        os.stat(self._folder / LOCK), os.fstat(self._file.fileno())
+      ):
+        return
+    new = Lock(self._folder)
+    self._file.close()
+    self._file, self._made = new._file, new._made
 
   def close(self) -> None:
     """Lets go; folders that were made and stayed empty go too. Repeatable."""

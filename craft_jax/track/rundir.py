@@ -22,7 +22,14 @@ from craft_jax import config as config_lib
 from craft_jax import files, jax_settings, room
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
-from craft_jax.track.layout import CONFIG, METADATA, RUNNING, SUMMARY
+from craft_jax.track.layout import (
+  CHECKPOINTS,
+  CONFIG,
+  METADATA,
+  RUNNING,
+  SUMMARY,
+)
+from craft_jax.track.lock import LOCK
 
 _SHARED_SECONDS = 20.0
 _MOST_DIFF = 1 << 20  # bytes of uncommitted changes that are kept
@@ -30,6 +37,8 @@ _PACKAGES = (
   'craft-jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain',
   'numpy', 'ml-collections',
 )  # fmt: skip
+
+_COMPUTING = ('craft-jax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'grain')
 
 
 @dataclasses.dataclass
@@ -41,11 +50,15 @@ class RunDir:
     metadata: what `metadata.json` holds: the fields of this start of the
       program, and those of the starts before it under `earlier`.
     writes: whether this process of the run writes the files.
+    config: what `config.json` holds.
+    inode: device and number of the folder; () in an object store.
   """
 
   path: epath.Path
   metadata: dict[str, Any]
   writes: bool = True
+  config: str = ''
+  inode: tuple[int, ...] = ()
 
   @property
   def summarized_step(self) -> int | None:
@@ -75,12 +88,17 @@ class RunDir:
     return text
 
   def what_rounds_otherwise(self) -> str:
-    """A line if XLA is told other things than at the last start; else ''."""
+    """A line if versions or settings of XLA are other than last time; else ''."""
     last: dict[str, Any] = (self.metadata.get('earlier') or [{}])[-1]
+    old, new = _computing(last), _computing(self.metadata)
+    changes = [
+      f'{name} {old[name]} is now {new[name]}'
+      for name in old
+      if old[name] and new[name] and old[name] != new[name]
+    ]
     before, now_ = last.get('rounding'), self.metadata.get('rounding')
-    if not isinstance(before, dict) or not isinstance(now_, dict):
-      return ''
-    changes = jax_settings.changes(before, now_)
+    if isinstance(before, dict) and isinstance(now_, dict):
+      changes += jax_settings.changes(before, now_)
     if not changes:
       return ''
     return (
@@ -95,6 +113,55 @@ class RunDir:
       text = json.dumps(self.metadata, indent=2)
       _write(self.path / METADATA, text + '\n')
 
+  def mend(self) -> str:
+    """Writes the files anew that are missing, as where the folder was moved.
+
+    Returns:
+      What was missing, in a line; '' if nothing was.
+
+    Raises:
+      UserError: the folder is another one now, and not empty; or it cannot be
+        written.
+    """
+    if not self.writes:
+      return ''
+    same = self.path.is_dir()
+    missing = [n for n in (CONFIG, METADATA) if not (self.path / n).exists()]
+    if self.inode and same and _inode(self.path) != self.inode:
+      same = False
+      taken = {p.name for p in self.path.iterdir()} - {LOCK, CHECKPOINTS}
+      if taken and not self._is_ours():
+        raise UserError(
+          f'{self.path} is another folder now than the one that this run was '
+          'started in; nothing was written to it, and the run ends here'
+        )
+    elif not missing:
+      return ''
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+      raise UserError(f'cannot make the run directory {self.path}: {e}') from e
+    self.inode = _inode(self.path)
+    if not missing:
+      return ''
+    _write(self.path / CONFIG, self.config)
+    self.update()
+    if same:
+      return f'{self.path} had lost {" and ".join(missing)}, written anew'
+    return (
+      f'{self.path} was removed or moved while training; it is written anew, '
+      'and the checkpoints before are not in it'
+    )
+
+  def _is_ours(self) -> bool:
+    """Whether the metadata in the folder are those of this start."""
+    try:
+      found = json.loads((self.path / METADATA).read_text())
+      names = ('host', 'pid', 'start_time')
+      return all(found[name] == self.metadata[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+      return False
+
   def finish(self, status: str, exit_reason: str) -> None:
     """Notes the end.
 
@@ -103,6 +170,23 @@ class RunDir:
       exit_reason: in words, such as `stopped at step 30`.
     """
     self.update(end_time=now(), status=status, exit_reason=exit_reason)
+
+
+def _inode(path: epath.Path) -> tuple[int, ...]:
+  if files.is_remote(path):
+    return ()
+  found = os.stat(path)
+  return found.st_dev, found.st_ino
+
+
+def _computing(metadata: Mapping[str, Any]) -> dict[str, str | None]:
+  """Versions of what decides how a step is computed."""
+  packages = metadata.get('packages')
+  packages = packages if isinstance(packages, dict) else {}
+  return {
+    'Python': metadata.get('python'),
+    **{name: packages.get(name) for name in _COMPUTING},
+  }
 
 
 def open_run(
@@ -137,8 +221,9 @@ def open_run(
       raise UserError(
         f'{path / METADATA} is damaged ({e}); move it away to continue'
       ) from e
-  _write(path / CONFIG, config_lib.to_json(cfg) + '\n')
-  run = RunDir(path, {})
+  text = config_lib.to_json(cfg) + '\n'
+  _write(path / CONFIG, text)
+  run = RunDir(path, {}, config=text, inode=_inode(path))
   run.update(
     **describe(cfg),
     **_changes(path),
@@ -151,8 +236,17 @@ def open_run(
 
 
 def check_ours(workdir: epath.PathLike) -> None:
-  """Raises UserError if the folder exists and holds something else."""
+  """Raises UserError if the folder cannot be a run's.
+
+  It holds something else, or the layer that stores arrays would use another
+  folder in its place.
+  """
   path = epath.Path(workdir)
+  if not files.is_remote(path) and '\\' in os.path.abspath(path):
+    raise UserError(
+      f'{os.path.abspath(path)} has a backslash in its name, which TensorStore '
+      'reads as a slash; give a --workdir without one'
+    )
   if not path.exists():
     return
   if not path.is_dir():

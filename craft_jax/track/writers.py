@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -63,6 +64,7 @@ class SilentWriter:
   """A `Writer` that writes nothing: of all but one process of a run."""
 
   last_seconds = 0.0
+  count = cut = 0
 
   def log(self, step: int, figures: Mapping[str, Any]) -> None:
     """Does nothing."""
@@ -71,6 +73,9 @@ class SilentWriter:
     """Does nothing."""
 
   def finish(self, summary: Mapping[str, Any]) -> None:
+    """Does nothing."""
+
+  def mend(self) -> None:
     """Does nothing."""
 
   def has(self, step: int, key: str) -> bool:
@@ -97,9 +102,23 @@ class RunWriter:
     """`seconds` of the last row that was kept, or 0."""
     return self._rows.last_seconds
 
+  @property
+  def count(self) -> int:
+    """Rows so far, those kept of earlier starts included."""
+    return self._rows.count
+
+  @property
+  def cut(self) -> int:
+    """Lines of earlier starts that are no rows."""
+    return self._rows.cut
+
   def has(self, step: int, key: str) -> bool:
     """Whether a row of that step has the key, such as `val_loss`."""
     return self._rows.has(step, key)
+
+  def mend(self) -> None:
+    """Writes the rows anew where others removed them."""
+    self._rows.mend()
 
   def log(self, step: int, figures: Mapping[str, Any]) -> None:
     """Records numbers of one step."""
@@ -132,6 +151,8 @@ class JsonlWriter:
 
   Attributes:
     last_seconds: `seconds` of the last row that was kept, or 0.
+    count: rows so far, those kept of earlier starts included.
+    cut: whole lines of earlier starts that are no rows.
   """
 
   def __init__(
@@ -158,6 +179,7 @@ class JsonlWriter:
     self._remote = files.is_remote(self._path)
     self._warn, self._warned = warn, False
     kept = self._kept_rows(step)
+    self.count = len(kept)
     self._seen = {(row['step'], key) for row, _ in kept for key in row}
     self.last_seconds = max(
       (float(row.get('seconds') or 0) for row, _ in kept), default=0.0
@@ -171,14 +193,47 @@ class JsonlWriter:
       if not self._remote:
         self._rows = []
         # Unbuffered: a row is written, or not, when this is known to be so.
-        self._file = open(self._path, 'ab', buffering=0)  # noqa: SIM115
+        self._file = self._opened()
     except OSError as e:
       raise UserError(
         f'cannot write {self._path} ({e.strerror or e}); mend the folder'
       ) from e
 
+  def _opened(self) -> io.FileIO:
+    return open(self._path, 'a+b', buffering=0)
+
+  def mend(self) -> None:
+    """Writes the file anew where it was removed, or is a shorter copy.
+
+    The rows are still in the file that this process holds open. A file that
+    somebody has put in its place is appended to.
+    """
+    if self._remote or self._file.closed:
+      return
+    try:
+      if self._path.exists():
+        there = os.stat(self._path)
+        if os.path.samestat(there, os.fstat(self._file.fileno())):
+          return
+      self._file.seek(0)
+      rows = self._file.read()
+      found = self._path.read_bytes() if self._path.exists() else b''
+      if rows.startswith(found):
+        found = rows
+        files.write_atomic(self._path, rows)
+      self._file.close()
+      self._file, self._size = self._opened(), len(found)
+    except OSError as e:
+      self._warn(f'cannot write {self._path} anew ({e.strerror or e})')
+      return
+    self._warn(
+      f'{self._path} was removed or replaced; {len(found)} bytes of '
+      'rows are in it now'
+    )
+
   def _kept_rows(self, step: int) -> list[tuple[dict[str, Any], bytes]]:
     """The whole rows up to `step`: parsed, and as they stand in the file."""
+    self.cut = 0
     if step <= 0 or not self._path.exists():
       return []
     kept = []
@@ -186,6 +241,7 @@ class JsonlWriter:
       try:
         row = json.loads(line)
       except ValueError:
+        self.cut += line.endswith(b'\n')  # one without is what a kill leaves
         continue
       # A whole row ends in a newline; `{"step": 1` + `0}` must not be one.
       whole = line.endswith(b'\n') and isinstance(row, dict)
@@ -209,7 +265,13 @@ class JsonlWriter:
     """Writes `summary.json` and closes the file."""
     self.close()
     text = json.dumps(to_json(summary), indent=2, allow_nan=False)
-    files.write_atomic(self._summary, text + '\n')
+    try:
+      files.write_atomic(self._summary, text + '\n')
+    except OSError as e:
+      raise UserError(
+        f'cannot write {self._summary} ({e.strerror or e}); mend the folder, '
+        'then run the same command'
+      ) from e
 
   def close(self) -> None:
     """Flushes; for a run that ends without a summary. Repeatable."""
@@ -224,6 +286,7 @@ class JsonlWriter:
 
   def _append(self, row: Mapping[str, Any]) -> None:
     self._seen |= {(row['step'], key) for key in row}
+    self.count += 1
     # ASCII only: splitlines above must never meet U+2028 inside a row.
     self._rows.append(json.dumps(row, allow_nan=False).encode() + b'\n')
     if not self._remote:

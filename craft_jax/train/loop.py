@@ -1,12 +1,14 @@
 """The training loop: dispatch, report one call late, evaluate, save."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
+from craft_jax import checkpoint
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
 from craft_jax.evaluate import Evaluator
 from craft_jax.interrupts import Interrupts
@@ -14,6 +16,7 @@ from craft_jax.model import param_count
 from craft_jax.settings import Config
 from craft_jax.sharding import mesh as mesh_lib
 from craft_jax.sharding import processes
+from craft_jax.track import layout
 from craft_jax.track.exports import open_writer
 from craft_jax.track.progress import Progress
 from craft_jax.track.writers import SilentWriter
@@ -119,13 +122,12 @@ class _Loop:
       with self.progress:
         for line in self.setup.notes:
           self.progress.message(line)
-        for line in self.setup.warnings:
+        for line in (*self.setup.warnings, *self._lost_rows()):
           self.progress.warn(line)
         try:
           return self._run()
         except _Stopped:
-          self._save()
-          self.setup.checkpointer.wait()
+          self._save_for_good()
           raise RunFailed(
             f'interrupted; step {self.step} is saved, the same command goes on',
             INTERRUPTED,
@@ -133,6 +135,17 @@ class _Loop:
     finally:
       self.feed.close()
       self.writer.close()
+
+  def _lost_rows(self) -> Iterator[str]:
+    """A line if the metrics file lacks rows that it had at the save."""
+    # Rows of the same step may have come after the save and hide a lost one.
+    lost = max(self.setup.rows - self.writer.count, self.writer.cut)
+    if processes.is_first() and lost > 0:
+      yield (
+        f'{self.setup.run_dir.path / layout.METRICS} lacks {lost} row(s) '
+        f'that it had when step {self.step} was saved; the model is what it '
+        'was, its curves have a gap'
+      )
 
   def _run(self) -> dict[str, Any]:
     if 0 < self.step < self.end:
@@ -143,8 +156,7 @@ class _Loop:
       except BadStep as bad:
         self._after(bad)
     evaluation = self._evaluate()
-    self._save()
-    self.setup.checkpointer.wait()
+    self._save_for_good()
     summary = self._summary(evaluation) | self._sample()
     # A finished run that starts again has nothing new to say.
     if self.pace.done or self.setup.run_dir.summarized_step != self.step:
@@ -301,8 +313,7 @@ class _Loop:
         'anew with a lower optim.learning_rate'
       )
     if train.bad_step == 'stop':
-      self._save()
-      self.setup.checkpointer.wait()
+      self._save_for_good()
       raise RunFailed(
         f'step {bad.step}: {bad.reason}; it was not applied and step '
         f'{self.step} is saved; go on with --config.train.bad_step=skip or '
@@ -321,6 +332,7 @@ class _Loop:
     self.state = self.setup.gone_back(self.state, bad.step)
     self.step = int(self.state.step)
     self.figures_of_step = {}
+    self.best_loss = self.setup.best_loss_now()
     self._open_at_step()
     note = f'{bad.reason}; back to step {self.step}, past the data since'
     # Not in the step gone back to: that one is kept when this is done again.
@@ -353,9 +365,34 @@ class _Loop:
       self.setup.checkpointer.wait()
     except UserError as e:
       self.progress.warn(f'{e}; trying again')
-    meta = self.setup.meta(self.step, self.figures_of_step)
+    if found := self.setup.mend():
+      self.progress.warn(found)
+    self.writer.mend()
+    meta = self.setup.meta(self.step, self.figures_of_step, self.writer.count)
     self.setup.checkpointer.save(self.state, meta)
     self.best_loss = min(self.best_loss, meta.val_loss)
+
+  def _save_for_good(self) -> None:
+    """Saves, and looks whether it can be gone on from. All processes.
+
+    Raises:
+      RunFailed: somebody takes the folder away as it is written.
+    """
+    workdir = self.setup.run_dir.path
+
+    def there() -> bool:
+      saved = self.step in checkpoint.steps(workdir)
+      return saved and (workdir / layout.CONFIG).exists()
+
+    for _ in range(2):  # it may have gone while this was saved
+      self._save()
+      self.setup.checkpointer.wait()
+      if processes.told_by_first(there):
+        return
+    raise RunFailed(
+      f'{workdir} was removed or moved while step {self.step} was saved there; '
+      'run the same command in a folder that stays'
+    )
 
   def _sample(self) -> dict[str, Any]:
     """A sample, which is logged once; {} where none is drawn."""

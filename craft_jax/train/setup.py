@@ -18,7 +18,7 @@ from craft_jax import checkpoint, config, keys
 from craft_jax.checkpoint import Checkpointer, Meta
 from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
-from craft_jax.errors import UserError
+from craft_jax.errors import RunFailed, UserError
 from craft_jax.model import build
 from craft_jax.model.precision import resolve_precision
 from craft_jax.model.transformer import Decoder
@@ -52,10 +52,12 @@ class Setup:
     optimizer: with what.
     start_step: the saved step that it starts from, or None.
     figures: of an evaluation at that step, or {}.
+    rows: that `metrics.jsonl` had when that step was saved.
     best_loss: least validation loss (nats) of the saved steps, or infinity.
     run_dir: its folder, opened.
     checkpointer: saves it.
-    closing: closes the two; a context.
+    lock: of the folder; None in all but one process.
+    closing: closes the three; a context.
   """
 
   cfg: Config
@@ -65,9 +67,11 @@ class Setup:
   optimizer: optax.GradientTransformation
   start_step: int | None
   figures: dict[str, Any]
+  rows: int
   best_loss: float
   run_dir: rundir.RunDir
   checkpointer: Checkpointer
+  lock: Lock | None
   closing: contextlib.ExitStack
 
   @property
@@ -90,15 +94,17 @@ class Setup:
       out_shardings=mesh_lib.replicated(self.mesh),
     )()
 
-  def meta(self, step: int, figures: dict[str, Any]) -> Meta:
+  def meta(self, step: int, figures: dict[str, Any], rows: int) -> Meta:
     """What a checkpoint says beside the arrays.
 
     Args:
       step: steps done.
       figures: of an evaluation at this very step, or {}.
+      rows: of `metrics.jsonl` so far.
     """
     return Meta(
       step=step,
+      rows=rows,
       config=self.cfg,
       vocabulary=self.corpus.vocabulary,
       fingerprint=self.corpus.fingerprint,
@@ -129,10 +135,39 @@ class Setup:
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )(key)
 
+  def best_loss_now(self) -> float:
+    """Least validation loss (nats) of the saved steps. All processes."""
+    return processes.told_by_first(lambda: _best_loss(self.run_dir.path))
+
+  def mend(self) -> str:
+    """Writes anew what others removed of the run directory. All processes.
+
+    Returns:
+      What was missing, in a line; '' if nothing was.
+
+    Raises:
+      RunFailed: another run, or something else, has taken the folder's place.
+    """
+
+    def look() -> list[str]:
+      try:
+        found = self.run_dir.mend()
+        if self.lock:
+          self.lock.renew()
+        return [found, '']
+      except UserError as e:
+        return ['', str(e)]
+
+    found, failure = processes.told_by_first(look)
+    if failure:
+      raise RunFailed(failure)
+    return found
+
   def gone_back(self, current: State, bad_step: int) -> State:
     """A saved state, to go on with the data after those of a bad step.
 
-    All processes. The data since the save are passed over. Only saves that
+    All processes. The data since the save are passed over, and saves after it
+    are deleted. Only saves that
     `checkpoint.every` asks for count, not those at an interrupt: the run must
     not depend on where it was interrupted.
 
@@ -143,9 +178,9 @@ class Setup:
     rollbacks = int(current.rollbacks) + 1
     passed = int(current.data_offset) + bad_step
     every = self.cfg.checkpoint.every
-    state = self._state_at(
-      processes.told_by_first(lambda: _last_step(self.run_dir.path, every))
-    )
+    step = processes.told_by_first(lambda: _last_step(self.run_dir.path, every))
+    state = self._state_at(step)
+    self.checkpointer.forget_after(step or 0)
     numbers = {
       'data_offset': np.int32(passed - int(state.step)),
       'rollbacks': np.int32(rollbacks),
@@ -192,7 +227,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   processes.opened_by_all(lambda: exports.check_installed(cfg))
   mesh = mesh_lib.make_mesh(cfg)
   with contextlib.ExitStack() as stack:
-    processes.opened_by_all(lambda: _own(workdir, stack))
+    lock = processes.opened_by_all(lambda: _own(workdir, stack))
     found = processes.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
     corpus, cfg = processes.opened_by_all(lambda: _read(cfg, workdir, before))
@@ -201,6 +236,9 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     model = build(cfg.model, corpus.vocabulary.size)
     processes.opened_by_all(
       lambda: shortage.check_start(cfg, model.vocabulary_size, mesh.shape)
+    )
+    processes.opened_by_all(
+      lambda: shortage.check_disk(cfg, model.vocabulary_size, workdir)
     )
     run_dir = processes.opened_by_all(
       lambda: rundir.open_run(
@@ -226,11 +264,21 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       optimizer=build_optimizer(cfg, model.precision, mesh),
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
+      rows=before.rows if before else 0,
       best_loss=found['best_loss'],
       run_dir=run_dir,
       checkpointer=checkpointer,
+      lock=lock,
       closing=stack.pop_all(),
     )
+
+
+def _best_loss(workdir: epath.PathLike) -> float:
+  """Least validation loss of the saved steps; infinite where there is none."""
+  best = checkpoint.best_step(workdir)
+  if best is None:
+    return math.inf
+  return checkpoint.open_meta(workdir, best).val_loss
 
 
 def _look(workdir: epath.PathLike) -> dict[str, Any]:
@@ -238,11 +286,7 @@ def _look(workdir: epath.PathLike) -> dict[str, Any]:
   if not checkpoint.steps(workdir):
     return {'last': None, 'best_loss': math.inf}
   last = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
-  best = checkpoint.best_step(workdir)
-  best_loss = (
-    math.inf if best is None else checkpoint.open_meta(workdir, best).val_loss
-  )
-  return {'last': last.to_tree(), 'best_loss': best_loss}
+  return {'last': last.to_tree(), 'best_loss': _best_loss(workdir)}
 
 
 def _sha256(text: str) -> str:
@@ -255,11 +299,14 @@ def _comparable(cfg: Config) -> str:
   return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
 
 
-def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> None:
+def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
   """Takes the run directory for this run."""
   rundir.check_ours(workdir)
-  if processes.is_first():
-    stack.callback(Lock(workdir).close)
+  if not processes.is_first():
+    return None
+  lock = Lock(workdir)
+  stack.callback(lock.close)
+  return lock
 
 
 def _last_step(workdir: epath.PathLike, every: int) -> int | None:

@@ -1,12 +1,16 @@
 """Too little memory: refused before it happens, explained where it did."""
 
 import errno
+import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
+from craft_jax import checkpoint, files
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.plan import Layout, sketch
 from craft_jax.plan import search as search_lib
@@ -101,6 +105,56 @@ def check_start(
   if left is None or _at_most(cfg, vocabulary_size, layout) < left.bytes:
     return
   refuse(sketch(cfg, vocabulary_size), layout, left, _platform())
+
+
+def check_disk(
+  cfg: Config, vocabulary_size: int, workdir: epath.PathLike
+) -> None:
+  """Refuses a run whose checkpoints its disk cannot hold, before it begins.
+
+  Raises:
+    UserError: there is no room for those that a save keeps beside it.
+  """
+  free = disk_free(workdir)
+  bound = _at_most(cfg, vocabulary_size, Layout(1, 1, 1))
+  if free is None or bound * (cfg.checkpoint.keep + 2) < free:
+    return
+  disk_need(cfg, workdir, sketch(cfg, vocabulary_size).state_bytes)
+
+
+def disk_free(workdir: epath.PathLike) -> int | None:
+  """Bytes free where a run directory is or would be; None if not asked."""
+  if files.is_remote(workdir):
+    return None
+  folder = pathlib.Path(workdir).absolute()
+  while not folder.exists():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
+
+
+def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
+  """What the checkpoints of a run need and what the disk has, in words.
+
+  Those that are there already need no more room.
+
+  Raises:
+    UserError: they do not fit.
+  """
+  # The latest ones, the best, and the one being written.
+  most = cfg.checkpoint.keep + 2
+  there = min(len(checkpoint.steps(workdir)), most - 1)
+  needed, free = state_bytes * (most - there), disk_free(workdir)
+  assert free is not None, 'a local folder'
+  text = (
+    f'{most - there} checkpoint(s) of {amount(state_bytes)} need '
+    f'{amount(needed)} of {amount(free)} free'
+  )
+  if needed > free:
+    raise UserError(
+      f'{text}; give a --workdir on another disk, free space, or lower '
+      'checkpoint.keep'
+    )
+  return text
 
 
 def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:

@@ -179,6 +179,27 @@ def test_keeps_the_latest_and_the_best(tmp_path):
   assert checkpoint.steps(tmp_path) == [7]
 
 
+def test_steps_of_a_course_that_was_left_are_gone(tmp_path):
+  """The best of them would never be reached again, nor resumed from."""
+  save_steps(tmp_path, {1: 3.0, 2: 1.0, 3: 2.0}, keep=3)
+  with checkpoint.Checkpointer(tmp_path, keep=3) as saver:
+    saver.restore(abstract(make_state()), 1)
+    saver.forget_after(1)
+    assert checkpoint.steps(tmp_path) == [1]
+    assert saver.save(make_state(4), make_meta(4, val_loss=2.5))
+  assert checkpoint.best_step(tmp_path) == 4
+
+
+def test_a_damaged_step_is_not_kept_as_the_best(tmp_path):
+  save_steps(tmp_path, {1: 2.0, 2: 3.0, 3: 1.0}, keep=3)
+  cut(tmp_path / 'checkpoints' / '3')
+  with checkpoint.Checkpointer(tmp_path, keep=1, warn=lambda _: None) as saver:
+    saver.restore(abstract(make_state()))
+    saver.save(make_state(4), make_meta(4, val_loss=4.0))
+    saver.wait()
+    assert checkpoint.find_damage(tmp_path, 1) == ''  # best of the whole ones
+
+
 def test_a_step_is_saved_once(tmp_path):
   with checkpoint.Checkpointer(tmp_path) as saver:
     assert saver.save(make_state(1), make_meta(1))

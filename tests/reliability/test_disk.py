@@ -231,3 +231,85 @@ def test_lock_leaves_no_folder_behind(tmp_path):
   (tmp_path / 'c').mkdir()
   Lock(tmp_path / 'c').close()
   assert (tmp_path / 'c').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'what', ['moved', 'removed', 'files', 'rows', 'copied', 'replaced']
+)
+def test_the_folder_goes_under_the_run(tmp_path, text, straight, what):
+  """What is missing is written anew; another run's folder is left alone."""
+  workdir, aside = tmp_path / 'run', tmp_path / 'aside'
+  arguments = ['train', *runs.flags(text), f'--workdir={workdir}']
+  process = runs.start(*arguments, slow=['steps'])
+  runs.wait_until(lambda: len(runs.rows(workdir)) > 33, process)
+  workdir.rename(aside)
+  if what == 'removed':
+    shutil.rmtree(aside, ignore_errors=True)
+  elif what == 'files':
+    for name in ('config.json', 'metadata.json', 'metrics.jsonl'):
+      (aside / name).unlink()
+    aside.rename(workdir)
+  elif what == 'rows':
+    (aside / 'metrics.jsonl').unlink()
+    aside.rename(workdir)
+  elif what == 'copied':
+    ignore = shutil.ignore_patterns('*orbax*')  # a save under way
+    shutil.copytree(aside, workdir, dirs_exist_ok=True, ignore=ignore)
+  elif what == 'replaced':
+    shutil.copytree(straight, workdir)
+  stderr = runs.finish(process)
+  assert 'Traceback' not in stderr
+  if what == 'replaced':
+    assert process.returncode == 1, stderr
+    assert 'is another folder now' in stderr.splitlines()[-1]
+    assert runs.digests(workdir) == runs.digests(straight)
+    assert runs.rows(workdir) == runs.rows(straight)
+    return
+  assert process.returncode == 0, stderr
+  said = {
+    'moved': 'was removed or moved while training',
+    'removed': 'was removed or moved while training',
+    'files': 'had lost config.json and metadata.json',
+  }.get(what, 'metrics.jsonl was removed or replaced')
+  assert said in stderr
+  assert runs.digests(workdir) == runs.digests(straight)
+  assert runs.repeatable(workdir) == runs.repeatable(straight)
+  assert main([*arguments, '--quiet']) == 0  # it can be gone on with
+
+
+@pytest.mark.slow
+def test_a_disk_too_small_is_refused_at_the_start(
+  tmp_path, text, small_disk, capsys
+):
+  if small_disk is None:
+    pytest.skip('may not mount a file system')
+  flags = runs.flags(text, 'model.width=512', 'train.steps=4')
+  assert main(['train', *flags, f'--workdir={small_disk}/run']) == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1
+  assert 'checkpoint(s) of' in error and 'give a --workdir on another' in error
+  assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_lost_rows_and_other_versions_are_told_of(tmp_path, text, capsys):
+  workdir = tmp_path / 'run'
+  arguments = ['train', *runs.flags(text), f'--workdir={workdir}', '--quiet']
+  assert main([*arguments, '--stop-at-step=10']) == 0
+  assert main([*arguments, '--stop-at-step=12']) == 0
+  assert capsys.readouterr().err == ''
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines(keepends=True)
+  lines[2] = lines[2][:10] + '\n'
+  del lines[5:7]
+  (workdir / 'metrics.jsonl').write_text(''.join(lines))
+  path = workdir / 'metadata.json'
+  found = json.loads(path.read_text())
+  found['packages']['jaxlib'], found['python'] = '0.0.1', '2.7.18'
+  path.write_text(json.dumps(found))
+  assert main([*arguments, '--stop-at-step=14']) == 0
+  error = capsys.readouterr().err
+  assert 'lacks 2 row(s) that it had when step 12' in error
+  assert 'Python 2.7.18 is now ' in error and 'jaxlib 0.0.1 is now ' in error
+  assert main([*arguments, '--stop-at-step=16']) == 0
+  assert 'may round otherwise' not in capsys.readouterr().err

@@ -135,6 +135,7 @@ def test_rollback(toy, tmp_path, poisoned):
   } | {step: rows(tmp_path / 'a', 'batch')[step] for step in (18, 19, 20)}
   assert list(rows(tmp_path / 'a', 'loss')) == list(range(1, 21))
   assert list(rows(tmp_path / 'a', 'rollback')) == [5]
+  assert checkpoint.steps(tmp_path / 'a') == [16, 20]
   # The run stays reproducible: interrupted before it, after it.
   for stop in (5, 10, 0):
     cfg = toy(*flags, f'train.stop_at_step={stop}')
