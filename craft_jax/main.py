@@ -299,6 +299,7 @@ def main(argv: Sequence[str]) -> int:
   )
   try:
     module, args = parse(name, rest)
+    _check_places(args)
     with jax_settings.pinned_everywhere() as set_aside:
       if set_aside:
         _say(
@@ -357,6 +358,18 @@ def _lacks_platform() -> bool:
   except (RuntimeError, ValueError, AssertionError):
     return True
   return False
+
+
+def _check_places(args: argparse.Namespace) -> None:
+  """Refuses a folder whose scheme nothing here can read or write."""
+  dirs = getattr(args, 'dirs', None) or []
+  given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
+  given.append(('--workdir', getattr(args, 'workdir', None) or ''))
+  for name, folder in given:
+    if folder:
+      from craft_jax import files
+
+      files.check_place(folder, name)
 
 
 def _complain(message: str, code: int) -> int:

@@ -152,6 +152,7 @@ def open_run(
 
 def check_ours(workdir: epath.PathLike) -> None:
   """Raises UserError if the folder exists and holds something else."""
+  files.check_place(workdir, '--workdir')
   path = epath.Path(workdir)
   if not path.exists():
     return
@@ -168,7 +169,10 @@ def check_shared(workdir: epath.PathLike) -> None:
   """Raises UserError where this host does not see the folder that another made.
 
   Network file systems show a new folder late, so it is looked for for a while.
+  An object store is one for all, and has no empty folders to look for.
   """
+  if files.is_remote(workdir):
+    return
   deadline = time.monotonic() + _SHARED_SECONDS
   while not epath.Path(workdir).is_dir():
     if time.monotonic() > deadline:

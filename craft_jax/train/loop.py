@@ -354,6 +354,7 @@ class _Loop:
     except UserError as e:
       self.progress.warn(f'{e}; trying again')
     meta = self.setup.meta(self.step, self.figures_of_step)
+    self.writer.flush()  # a run that resumes there has the rows before it
     self.setup.checkpointer.save(self.state, meta)
     self.best_loss = min(self.best_loss, meta.val_loss)
 
