@@ -332,7 +332,6 @@ def _tfds(data: Data) -> Source:
 def _tfds_builder(data: Data) -> Any:
   """The builder of a prepared array_record data set; no TensorFlow needed."""
   with extras.needed('data.source=tfds', 'tfds'):
-    import array_record.python.array_record_data_source  # noqa: F401
     import importlib_resources  # noqa: F401
     import tensorflow_datasets as tfds
   name, folder = data.tfds_name, data.tfds_dir

@@ -109,30 +109,28 @@ def is_run(folder: pathlib.Path) -> bool:
   ).is_file()
 
 
-def find(folders: Iterable[str]) -> list[epath.Path]:
+def find(folders: Iterable[str]) -> list[pathlib.Path]:
   """Run directories that are, or are in, the folders; each once, in order.
 
   Raises:
     UserError: no such folder.
   """
-  found: dict[epath.Path, None] = {}
+  found: dict[pathlib.Path, None] = {}
   for folder in folders:
-    path = epath.Path(folder)
+    remote = files.is_remote(folder)
+    path = epath.Path(folder) if remote else pathlib.Path(folder)
     if not path.is_dir():
       raise UserError(f'no folder {folder}; give one that holds runs')
-    found |= dict.fromkeys(_within(path))
+    found |= dict.fromkeys(_within_store(path) if remote else _within(path))
   return list(found)
 
 
-def _within(path: epath.Path) -> Iterator[epath.Path]:
-  if files.is_remote(path):
-    yield from _within_store(path)
-    return
+def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
   for folder, inner, names in os.walk(path):
     inner[:] = sorted(name for name in inner if not name.startswith('.'))
     if layout.CONFIG in names and layout.METADATA in names:
       inner.clear()  # what is inside a run is no run
-      yield epath.Path(folder)
+      yield pathlib.Path(folder)
 
 
 def _within_store(path: epath.Path) -> Iterator[epath.Path]:

@@ -33,19 +33,21 @@ _WANTED = {
   'sweep': (['optuna'], _SWEEP),
   'tensorboard': (['tensorboardX'], [*_TRAIN, _WRITERS + 'tensorboard']),
   'tfds': (
-    ['array_record', 'importlib_resources', 'tensorflow_datasets'],
+    ['importlib_resources', 'tensorflow_datasets'],
     [*_TRAIN, *_TFDS],
   ),
   'wandb': (['wandb'], [*_TRAIN, _WRITERS + 'wandb']),
 }  # fmt: skip
 # Devices are JAX's to name; tools of the checkout are not in the program.
 _NOT_OURS = {'bench', 'cuda12', 'dev', 'tests', 'tpu'}
-_HAS_ANOTHER_WAY = {'pyarrow'}  # rows are read by the standard library
+# The standard library reads rows too; Grain, which is required, has the second.
+_HAS_ANOTHER_WAY = {'pyarrow', 'array_record'}
 _BLOCKED = """
 import sys
+blocked = sys.argv[1]
 class Blocker:
   def find_spec(self, name, path=None, target=None):
-    if name.partition('.')[0] == sys.argv[1]:
+    if name.partition('.')[0] == blocked:
       raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 sys.meta_path.insert(0, Blocker())
 from craft_jax import main
