@@ -2,15 +2,47 @@
 
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 
 from etils import epath
 
+from craft_jax import extras
+from craft_jax.errors import UserError
+
+_SCHEME = re.compile('[A-Za-z][A-Za-z0-9+.-]*://')
+# What paths of epath make of URLs, or take for them.
+_NEARLY = re.compile('(gs|s3|az|hf|file|https?):/|/+(gs|s3|az|hf)(/|$)')
+
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether `path` is in an object store such as `gs://` or `s3://`."""
-  return '://' in os.fspath(path)
+  """Whether `path` is a URL, of an object store such as `gs://`."""
+  return _SCHEME.match(os.fspath(path)) is not None
+
+
+def check_place(path: epath.PathLike, name: str) -> None:
+  """Raises UserError unless `path` is local or in a store that works here.
+
+  Args:
+    path: as the user gave it.
+    name: of the flag or setting it was given as.
+  """
+  if not is_remote(path) and not _NEARLY.match(os.fspath(path)):
+    return
+  if not re.match('gs://[^/]', os.fspath(path)):
+    raise UserError(
+      f'{name}={path} is neither a folder nor gs://BUCKET/FOLDER; of object '
+      'stores only gs:// can be used'
+    )
+  with extras.needed(f'{name}={path}', 'remote'):
+    import gcsfs  # noqa: F401
+
+
+def check_local(path: epath.PathLike, name: str) -> None:
+  """Raises UserError if `path` is a URL."""
+  if is_remote(path):
+    raise UserError(f'{name}={path} must be on this machine; copy it here')
 
 
 class LocalPath(type(epath.Path('/'))):  # type: ignore[misc]
@@ -37,6 +69,7 @@ def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
   """
   data = data.encode() if isinstance(data, str) else data
   if is_remote(path):
+    check_place(path, 'the file')
     epath.Path(path).write_bytes(data)
     return
   folder, name = os.path.split(os.path.abspath(os.fspath(path)))

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import NoReturn
 
@@ -188,6 +188,8 @@ _DEVICE_ERRORS = {
 }
 
 
+# Whose errors tell that an object store does not answer, or refuses.
+_STORE_LIBRARIES = ('aiohttp', 'gcsfs', 'google')
 # What is in the errors of collectives when another process has gone.
 _PEER_SIGNS = (
   'Gloo ', 'NCCL', 'oordination service', 'coordination_service', 'heartbeat',
@@ -299,7 +301,8 @@ def main(argv: Sequence[str]) -> int:
   )
   try:
     module, args = parse(name, rest)
-    with jax_settings.pinned_everywhere() as set_aside:
+    _check_places(args)
+    with _store_errors(), jax_settings.pinned_everywhere() as set_aside:
       if set_aside:
         _say(
           f'{" and ".join(set_aside)} set aside: keys, types, checks and '
@@ -357,6 +360,32 @@ def _lacks_platform() -> bool:
   except (RuntimeError, ValueError, AssertionError):
     return True
   return False
+
+
+def _check_places(args: argparse.Namespace) -> None:
+  """Refuses a folder whose scheme nothing here can read or write."""
+  dirs = getattr(args, 'dirs', None) or []
+  given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
+  given.append(('--workdir', getattr(args, 'workdir', None) or ''))
+  for name, folder in given:
+    if folder:
+      from craft_jax import files
+
+      files.check_place(folder, name)
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+  """Turns what the libraries of object stores raise into one line."""
+  try:
+    yield
+  except Exception as e:
+    if type(e).__module__.partition('.')[0] not in _STORE_LIBRARIES:
+      raise
+    raise RunFailed(
+      f'the object store cannot be used ({one_line(e)}); look at the name of '
+      'the bucket, the credentials and the network'
+    ) from e
 
 
 def _complain(message: str, code: int) -> int:

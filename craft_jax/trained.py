@@ -9,6 +9,7 @@ from etils import epath
 from craft_jax import checkpoint, compile_cache, jax_settings, keys
 from craft_jax.data.sources import cache_folder
 from craft_jax.errors import UserError, hint
+from craft_jax.files import check_place
 from craft_jax.model import build
 from craft_jax.model.quantize import quantize
 from craft_jax.model.transformer import Decoder
@@ -66,6 +67,7 @@ def load_model(
       raise UserError(
         f'{name}={value!r} is none of {", ".join(known)}{hint(value, known)}'
       )
+  check_place(workdir, 'workdir')
   workdir = os.path.expanduser(workdir)
   found = checkpoint.resolve_step(workdir, step, warn)
   meta = checkpoint.open_meta(workdir, found)

@@ -17,7 +17,7 @@
 #   --help          print this
 #
 # The workdir is /work/NAME unless --workdir says otherwise; it must be below
-# /work or remote (gs://, s3://), since all pods share it. Needs kubectl and
+# /work or of gs://, since all pods share it. Needs kubectl and
 # any Python 3 ($PYTHON, or python3).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -69,8 +69,8 @@ split_command "$@"
 workdir=$(find_workdir ${flags[@]+"${flags[@]}"})
 case $workdir in
   '') flags+=("--workdir=/work/$name") ;;
-  /work/* | gs://* | s3://*) ;;
-  *) mistake "--workdir is below /work or remote, not '$workdir'" ;;
+  /work/* | gs://?*) ;;
+  *) mistake "--workdir is below /work or gs://BUCKET/..., not '$workdir'" ;;
 esac
 
 # Fills in JSON, which is YAML, so that no value can break out. Each $ of a

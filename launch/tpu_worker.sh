@@ -27,10 +27,7 @@ install() {
     python3 -m uv python install --quiet 3.11
     python=$(choose_python)
   fi
-  make_environment .venv "$python" '[tpu]'
-  # What reads and writes gs://.
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --constraint constraints.txt gcsfs
+  make_environment .venv "$python" '[remote,tpu]'
 }
 
 # Whether the run is there and alive.

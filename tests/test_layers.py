@@ -15,6 +15,7 @@ _LAYERS = {
   'errors': 0,
   'terminal': 0,
   'strict_json': 0,
+  'extras': 0,
   'files': 0,
   'settings': 0,
   'noted': 0,
@@ -66,7 +67,7 @@ _LAYERS = {
 }
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
-  '', 'errors', 'files', 'interrupts', 'types', 'settings', 'noted',
+  '', 'errors', 'extras', 'files', 'interrupts', 'types', 'settings', 'noted',
   'config', 'sizes', 'jax_settings',
 )  # fmt: skip
 # `craft_jax.load`, imported when it is asked for: the one way up.

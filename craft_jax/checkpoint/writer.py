@@ -331,6 +331,8 @@ def _array_handler() -> ocp.PyTreeCheckpointHandler:
 
 def _clear(folder: epath.Path) -> None:
   """Removes what saves and deletions left half done."""
+  if not folder.is_dir():  # an object store has no empty folders
+    return
   for path in folder.iterdir():
     if _UNFINISHED in path.name:
       path.rmtree()

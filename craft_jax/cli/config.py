@@ -21,7 +21,7 @@ from craft_jax import describe, strict_json
 from craft_jax.cli import saved_config
 from craft_jax.config import load_config, resolve
 from craft_jax.errors import UserError
-from craft_jax.files import write_atomic
+from craft_jax.files import is_remote, write_atomic
 from craft_jax.settings import Config
 from craft_jax.track.layout import CONFIG
 
@@ -148,7 +148,11 @@ def _load(spec: str) -> Config:
   Raises:
     UserError: no such config, or not a saved config.
   """
-  if spec.endswith('.json') or (pathlib.Path(spec) / CONFIG).is_file():
+  if (
+    is_remote(spec)
+    or spec.endswith('.json')
+    or (pathlib.Path(spec) / CONFIG).is_file()
+  ):
     return saved_config.load(spec)
   return load_config(spec)
 

@@ -268,7 +268,7 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
 
   if args.dirs is None:
     raise UserError('which run? craft runs list shows those there are')
-  one = runs.load(pathlib.Path(args.dirs))
+  one = runs.load(args.dirs)
   usual = config.flatten(settings.Config())
   changed = {
     name: value
@@ -313,6 +313,7 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _plot(args: argparse.Namespace) -> tuple[str, Any]:
+  from craft_jax.files import is_remote
   from craft_jax.track import plot
 
   metrics = [name for name in args.metric.split(',') if name]
@@ -321,7 +322,8 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
-  if not args.output and len(found) == 1:
+  # Of a run in an object store there is only a copy that goes.
+  if not args.output and len(found) == 1 and not is_remote(found[0].name):
     name = f'{"-".join(metrics)}-{args.x}.png'
     output = os.fspath(found[0].path / layout.PLOTS / name)
   drawn = plot.draw(found, output, metrics, args.x, args.smooth, args.log)
@@ -351,6 +353,7 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
+  _check_here(args.dirs)
   paths = dict.fromkeys(pathlib.Path(folder) for folder in args.dirs)
   return _deleted([clean.removable(path) for path in paths], args.yes)
 
@@ -358,8 +361,20 @@ def _rm(args: argparse.Namespace) -> tuple[str, Any]:
 def _gc(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
+  _check_here(args.dirs)
   found, _ = open_runs(args.dirs)
   return _deleted(clean.garbage(found), args.yes)
+
+
+def _check_here(dirs: Sequence[str]) -> None:
+  from craft_jax import files
+
+  for folder in dirs:
+    if files.is_remote(folder):
+      raise UserError(
+        f'{folder} is in an object store, where nothing tells whether a run is '
+        'going on; delete it with the tool of the store'
+      )
 
 
 def _deleted(items: Sequence[Any], yes: bool) -> tuple[str, Any]:

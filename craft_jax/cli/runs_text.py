@@ -128,7 +128,7 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
     ('parameters', count(facts['params'])),
     ('speed', f'{count(facts["speed"])} characters per second'),
     ('time', clock(facts['seconds'] or 0)),
-    ('checkpoints', ', '.join(map(str, clean.checkpoints(run.path))) or 'none'),
+    ('checkpoints', ', '.join(map(str, clean.checkpoints(run.name))) or 'none'),
   ]  # fmt: skip
   for name, row in (('best', digest.best), ('last', digest.final)):
     if row:

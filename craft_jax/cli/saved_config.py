@@ -2,8 +2,9 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Sequence
+
+from etils import epath
 
 from craft_jax.cli.parser import split_overrides
 from craft_jax.config import (
@@ -16,6 +17,7 @@ from craft_jax.config import (
   unflatten,
 )
 from craft_jax.errors import UserError
+from craft_jax.files import check_place
 from craft_jax.settings import Config
 from craft_jax.track.layout import CONFIG, METADATA
 
@@ -26,7 +28,8 @@ def load(path: str) -> Config:
   Raises:
     UserError: neither, or damaged.
   """
-  file = pathlib.Path(path)
+  check_place(path, 'DIR')
+  file = epath.Path(path)
   if file.suffix != '.json':
     file /= CONFIG
     if not file.is_file():
@@ -35,7 +38,7 @@ def load(path: str) -> Config:
         'shows those there are'
       )
   try:
-    return from_json(file.read_text(encoding='utf-8'))
+    return from_json(file.read_text())
   except (UserError, ValueError) as e:
     raise UserError(f'{file} is not a saved config: {e}') from e
 
@@ -86,10 +89,10 @@ def resolved(path: str) -> Resolved:
 
 def _command(path: str) -> tuple[list[str], str]:
   """The arguments of the run's last start, and the folder it was made in."""
-  run = pathlib.Path(path)
+  run = epath.Path(path)
   file = (run if run.is_dir() else run.parent) / METADATA
   try:
-    metadata = json.loads(file.read_text(encoding='utf-8'))
+    metadata = json.loads(file.read_text())
     return [*metadata['command'][1:]], metadata['folder']
   except (OSError, ValueError, KeyError, TypeError):
     return [], ''

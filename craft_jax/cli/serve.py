@@ -17,6 +17,7 @@ import os
 import pathlib
 import re
 
+from craft_jax import extras
 from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import trained_flags
 from craft_jax.errors import UserError
@@ -96,12 +97,8 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(f'--port={args.port} must be from 0 to 65535')
   if not 1 <= args.slots <= 4096:
     raise UserError(f'--slots={args.slots} must be from 1 to 4096')
-  try:
+  with extras.needed('craft serve', 'serve'):
     from craft_jax.serve import start
-  except ImportError as e:
-    raise UserError(
-      f'{e.name} is not installed; pip install "craft-jax[serve]"'
-    ) from e
   names = [field.name for field in dataclasses.fields(Limits)]
   limits = Limits(**{name: getattr(args, name) for name in names})
   return start.start(args, keys, limits)

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax import extras
 from craft_jax.data import download
 from craft_jax.errors import UserError
+from craft_jax.files import check_local
 from craft_jax.settings import Data
 
 SHAKESPEARE_URL = (
@@ -182,6 +184,7 @@ def documents_at(
   """
   if not path:
     raise UserError(f'{setting} is empty; give a file, a folder or a glob')
+  check_local(path, setting)
   full = pathlib.Path(path).expanduser()
   if full.is_dir():
     root, files = full, _files_below(full)
@@ -280,6 +283,7 @@ def _shakespeare(data: Data) -> Source:
 
 def cache_folder(data: Data) -> pathlib.Path:
   """Where prepared arrays and downloads go."""
+  check_local(data.cache_dir, 'data.cache_dir')
   chosen = data.cache_dir or os.environ.get('CRAFT_CACHE')
   return pathlib.Path(chosen or '~/.cache/craft_jax').expanduser()
 
@@ -327,14 +331,11 @@ def _tfds(data: Data) -> Source:
 
 def _tfds_builder(data: Data) -> Any:
   """The builder of a prepared array_record data set; no TensorFlow needed."""
-  try:
+  with extras.needed('data.source=tfds', 'tfds'):
+    import importlib_resources  # noqa: F401
     import tensorflow_datasets as tfds
-  except ImportError as e:
-    raise UserError(
-      'data.source=tfds needs TensorFlow Datasets; install it with '
-      "pip install 'craft-jax[tfds]'"
-    ) from e
   name, folder = data.tfds_name, data.tfds_dir
+  check_local(folder, 'data.tfds_dir')
   prepare = (
     f'prepare it where TensorFlow is installed: tfds build {name} '
     '--file_format=array_record, and give its folder as data.tfds_dir'

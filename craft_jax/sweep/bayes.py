@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_jax.errors import UserError
+from craft_jax import extras
 from craft_jax.sweep.plan import text_of
 from craft_jax.sweep.space import Choice, Dimension, Range
 
@@ -37,12 +37,8 @@ class Past:
 
 def check_installed() -> None:
   """Raises UserError where Optuna is not installed."""
-  try:
+  with extras.needed('--search=bayes', 'sweep'):
     import optuna  # noqa: F401
-  except ImportError as e:
-    raise UserError(
-      "--search=bayes needs Optuna: pip install 'craft-jax[sweep]'"
-    ) from e
 
 
 def suggest(

@@ -8,6 +8,8 @@ import shutil
 import time
 from collections.abc import Iterable
 
+from etils import epath
+
 from craft_jax.errors import UserError
 from craft_jax.track import layout
 from craft_jax.track.lock import is_held
@@ -48,12 +50,12 @@ def size_of(path: pathlib.Path) -> int:
   return total
 
 
-def checkpoints(path: pathlib.Path) -> list[int]:
+def checkpoints(path: epath.PathLike) -> list[int]:
   """The steps that a run directory has checkpoints of, ascending."""
-  folder = path / layout.CHECKPOINTS
+  folder = epath.Path(path) / layout.CHECKPOINTS
   if not folder.is_dir():
     return []
-  names = os.listdir(folder)
+  names = [entry.name for entry in folder.iterdir()]
   return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 

@@ -4,7 +4,7 @@ Nothing leaves the machine unless the environment asks for it with the
 library's own variables (`MLFLOW_TRACKING_URI`, `WANDB_MODE`).
 """
 
-import importlib.util
+import importlib
 import json
 import logging
 import os
@@ -16,8 +16,7 @@ from typing import Any
 from etils import epath
 
 from craft_jax import config as config_lib
-from craft_jax import files
-from craft_jax.errors import UserError
+from craft_jax import extras, files
 from craft_jax.settings import Config
 from craft_jax.track.background import Background
 from craft_jax.track.layout import TENSORBOARD
@@ -291,11 +290,8 @@ def check_installed(cfg: Config) -> None:
   """Raises UserError if a writer of `log.writers` has no library here."""
   for name in cfg.log.writers:
     for module in _EXPORTS[name][0]:
-      if importlib.util.find_spec(module) is None:
-        raise UserError(
-          f'log.writers={name} needs {module}, which is not installed: '
-          f"pip install 'craft-jax[{name}]'"
-        )
+      with extras.needed(f'log.writers={name}', name):
+        importlib.import_module(module)
 
 
 def open_writer(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax import extras
 from craft_jax.errors import UserError, hint
 from craft_jax.track import compare, curves
 from craft_jax.track.runs import Run
@@ -95,12 +96,8 @@ def check(output: str, smooth: float, log: str, metrics: Sequence[str]) -> None:
     raise UserError(f'--log={log} must be x, y or xy')
   if not metrics:
     raise UserError('--metric is empty; give one, such as loss')
-  try:
+  with extras.needed('a plot', 'runs'):
     import matplotlib  # noqa: F401
-  except ImportError:
-    raise UserError(
-      "plots need matplotlib: pip install 'craft-jax[runs]'"
-    ) from None
 
 
 def draw(

@@ -241,6 +241,7 @@ def check_ours(workdir: epath.PathLike) -> None:
   It holds something else, or the layer that stores arrays would use another
   folder in its place.
   """
+  files.check_place(workdir, '--workdir')
   path = epath.Path(workdir)
   if not files.is_remote(path) and '\\' in os.path.abspath(path):
     raise UserError(
@@ -262,7 +263,10 @@ def check_shared(workdir: epath.PathLike) -> None:
   """Raises UserError where this host does not see the folder that another made.
 
   Network file systems show a new folder late, so it is looked for for a while.
+  An object store is one for all, and has no empty folders to look for.
   """
+  if files.is_remote(workdir):
+    return
   deadline = time.monotonic() + _SHARED_SECONDS
   while not epath.Path(workdir).is_dir():
     if time.monotonic() > deadline:

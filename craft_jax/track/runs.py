@@ -1,13 +1,20 @@
 """Run directories as records: finding them, their state, their facts."""
 
+import atexit
+import contextlib
 import dataclasses
 import datetime
+import functools
+import hashlib
 import json
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from etils import epath
 
 from craft_jax import files
 from craft_jax.errors import UserError
@@ -41,7 +48,8 @@ class Run:
   """A run as its directory tells.
 
   Attributes:
-    path: the directory.
+    path: the directory; of a run in an object store, a copy of its figures.
+    name: what to call it: the directory as it was given.
     settings: `{'model.width': 256, ...}` as they were saved.
     metadata: of the last start; those before it are under `earlier`.
     summary: figures of the end, or {}.
@@ -51,17 +59,13 @@ class Run:
   """
 
   path: pathlib.Path
+  name: str
   settings: Mapping[str, Any]
   metadata: Mapping[str, Any]
   summary: Mapping[str, Any]
   digest: digest.Digest
   status: str
   age: float
-
-  @property
-  def name(self) -> str:
-    """What to call it."""
-    return os.fspath(self.path)
 
   @property
   def facts(self) -> dict[str, Any]:
@@ -109,16 +113,15 @@ def find(folders: Iterable[str]) -> list[pathlib.Path]:
   """Run directories that are, or are in, the folders; each once, in order.
 
   Raises:
-    UserError: no such folder, or it is in an object store.
+    UserError: no such folder.
   """
   found: dict[pathlib.Path, None] = {}
   for folder in folders:
-    if files.is_remote(folder):
-      raise UserError(f'{folder} is in an object store; copy the runs here')
-    path = pathlib.Path(folder)
+    remote = files.is_remote(folder)
+    path = epath.Path(folder) if remote else pathlib.Path(folder)
     if not path.is_dir():
       raise UserError(f'no folder {folder}; give one that holds runs')
-    found |= dict.fromkeys(_within(path))
+    found |= dict.fromkeys(_within_store(path) if remote else _within(path))
   return list(found)
 
 
@@ -130,15 +133,53 @@ def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
       yield pathlib.Path(folder)
 
 
-def load(path: pathlib.Path) -> Run:
-  """Reads a run directory.
+def _within_store(path: epath.Path) -> Iterator[epath.Path]:
+  """Not by `walk`, which lists the checkpoints of each run as well."""
+  inner = sorted(path.iterdir())
+  if {layout.CONFIG, layout.METADATA} <= {entry.name for entry in inner}:
+    yield path
+    return
+  for entry in inner:
+    if not entry.name.startswith('.') and entry.is_dir():
+      yield from _within_store(entry)
+
+
+@functools.cache
+def _copies() -> pathlib.Path:
+  """A folder for what is read of object stores; goes with the program."""
+  folder = tempfile.TemporaryDirectory(prefix='craft-runs-')
+  atexit.register(folder.cleanup)
+  return pathlib.Path(folder.name)
+
+
+def _copied(run: epath.Path) -> pathlib.Path:
+  """A local copy of what a run in an object store tells of itself."""
+  name = hashlib.sha256(os.fspath(run).encode()).hexdigest()[:16]
+  folder = _copies() / name
+  folder.mkdir(exist_ok=True)
+  for file in (
+    layout.CONFIG, layout.METADATA, layout.METRICS, layout.SUMMARY
+  ):  # fmt: skip
+    with contextlib.suppress(FileNotFoundError):
+      (folder / file).write_bytes((run / file).read_bytes())
+      seen = (run / file).stat().mtime
+      if seen:
+        os.utime(folder / file, (seen, seen))
+  return folder
+
+
+def load(run: epath.PathLike) -> Run:
+  """Reads a run directory, local or remote.
 
   Raises:
     UserError: it is no run, or its files are damaged.
   """
+  remote = files.is_remote(run)
+  path = _copied(epath.Path(run)) if remote else pathlib.Path(run)
   if not is_run(path):
     raise UserError(
-      f'{path} is not a run directory; craft runs list shows those there are'
+      f'{os.fspath(run)} is not a run directory; craft runs list shows those '
+      'there are'
     )
   config, metadata = (
     _json(path / name) for name in (layout.CONFIG, layout.METADATA)
@@ -149,16 +190,17 @@ def load(path: pathlib.Path) -> Run:
     summary = {}
   return Run(
     path=path,
+    name=os.fspath(run if remote else path),
     settings=dict(flattened(config)),
     metadata=metadata,
     summary=summary,
     digest=digest.read(path),
-    status=status_of(path, metadata),
+    status=status_of(run, metadata),
     age=max(time.time() - _last_write(path), 0.0),
   )
 
 
-def load_all(paths: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
+def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:
   """The runs that can be read, and a note on each that cannot."""
   runs, notes = [], []
   for path in paths:
@@ -169,7 +211,7 @@ def load_all(paths: Iterable[pathlib.Path]) -> tuple[list[Run], list[str]]:
   return runs, notes
 
 
-def status_of(path: pathlib.Path, metadata: Mapping[str, Any]) -> str:
+def status_of(path: epath.PathLike, metadata: Mapping[str, Any]) -> str:
   """The state of a run, by what it said last and whether it still lives.
 
   Where nobody can tell whether it lives (a file system without locks) it is

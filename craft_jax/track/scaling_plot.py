@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from craft_jax import scaling_law
+from craft_jax import extras, scaling_law
 from craft_jax.errors import UserError
 from craft_jax.track import plot
 from craft_jax.track.scaling import Study
@@ -20,7 +20,8 @@ def draw(study: Study, output: str) -> None:
   Raises:
     UserError: the file cannot be written.
   """
-  from matplotlib.figure import Figure
+  with extras.needed('a plot', 'runs'):
+    from matplotlib.figure import Figure
 
   figure = Figure(figsize=(11, 4.8), layout='constrained')
   left, right = figure.subplots(1, 2)

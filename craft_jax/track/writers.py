@@ -78,6 +78,9 @@ class SilentWriter:
   def mend(self) -> None:
     """Does nothing."""
 
+  def flush(self) -> None:
+    """Does nothing."""
+
   def has(self, step: int, key: str) -> bool:
     """True: there is nothing left to write."""
     del step, key
@@ -120,6 +123,10 @@ class RunWriter:
     """Writes the rows anew where others removed them."""
     self._rows.mend()
 
+  def flush(self) -> None:
+    """Sees that every row is where a resumed run will look for it."""
+    self._rows.flush()
+
   def log(self, step: int, figures: Mapping[str, Any]) -> None:
     """Records numbers of one step."""
     for writer in (self._rows, *self._others):
@@ -146,8 +153,8 @@ class JsonlWriter:
 
   A row is on its way to disk when `log` returns, so that a killed run loses
   none. Rows that a full disk does not take are kept and written with a later
-  one. An object store cannot append; there the file is replaced whole, at
-  most every 30 seconds and at the end.
+  one. An object store cannot append; there the file is replaced whole, every
+  30 seconds, before every save and at the end.
 
   Attributes:
     last_seconds: `seconds` of the last row that was kept, or 0.
@@ -276,7 +283,7 @@ class JsonlWriter:
   def close(self) -> None:
     """Flushes; for a run that ends without a summary. Repeatable."""
     if self._remote:
-      files.write_atomic(self._path, b''.join(self._rows))
+      self.flush()
     elif not self._file.closed:
       if self._rows:
         self._write_rows()
@@ -292,8 +299,23 @@ class JsonlWriter:
     if not self._remote:
       self._write_rows()
     elif time.monotonic() - self._written > _REMOTE_SECONDS:
+      self.flush()
+
+  def flush(self) -> None:
+    """Sees that an object store has every row; elsewhere they are there.
+
+    Rows that the store does not take now are kept for the next time.
+    """
+    if not self._remote:
+      return
+    self._written = time.monotonic()
+    try:
       files.write_atomic(self._path, b''.join(self._rows))
-      self._written = time.monotonic()
+      self._warned = False
+    except OSError as e:
+      if not self._warned:
+        self._warned = True
+        self._warn(f'{self._path} takes no rows now ({e}); they are kept')
 
   def _write_rows(self) -> None:
     """Appends what is not written yet, all of it or nothing."""

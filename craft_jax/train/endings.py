@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from craft_jax import files
 from craft_jax.errors import INTERRUPTED, UserError
 from craft_jax.track import first_read, layout
 from craft_jax.train import shortage
@@ -50,7 +51,7 @@ def noted(setup: Setup) -> Iterator[Ending]:
     run_dir.finish(layout.FINISHED, 'finished')
   else:
     run_dir.finish(layout.STOPPED, f'stopped at step {step}')
-  if run_dir.writes:
+  if run_dir.writes and not files.is_remote(run_dir.path):
     first_read.keep_large(pathlib.Path(run_dir.path))
 
 

@@ -369,6 +369,7 @@ class _Loop:
       self.progress.warn(found)
     self.writer.mend()
     meta = self.setup.meta(self.step, self.figures_of_step, self.writer.count)
+    self.writer.flush()  # a run that resumes there has the rows before it
     self.setup.checkpointer.save(self.state, meta)
     self.best_loss = min(self.best_loss, meta.val_loss)
 

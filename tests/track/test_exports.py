@@ -58,7 +58,7 @@ def test_names_of_scalars():
 
 
 def test_a_missing_library_is_told_before_the_work(monkeypatch):
-  monkeypatch.setattr(exports.importlib.util, 'find_spec', lambda name: None)
+  monkeypatch.setitem(sys.modules, 'wandb', None)  # as if not installed
   exports.check_installed(Config())
   with pytest.raises(UserError, match=r"pip install 'craft-jax\[wandb\]'"):
     exports.check_installed(config('wandb'))
