@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 import craft_jax
 from craft_jax import jax_settings, terminal, xla_flags
@@ -29,6 +29,12 @@ from craft_jax.errors import (
   one_line,
 )
 
+# What the disk or the system says when no more can be written.
+_NO_ROOM = {
+  errno.ENOSPC: 'no space left',
+  errno.EDQUOT: 'the disk quota is used up',
+  errno.EFBIG: 'the file is larger than the system allows',
+}
 _LEAVES: list[BaseException] = []  # errors to leave at once after
 # Seconds that process 0 stays after a failure: it runs the service that the
 # others are aborted without, before they have said what happened.
@@ -287,19 +293,19 @@ def main(argv: Sequence[str]) -> int:
     # A terminal that cannot show a character must not cost the results.
     sys.stdout.reconfigure(errors='backslashreplace')
   terminal.protect()
-  if not argv or argv[0] in ('help', '--help', '-h'):
-    if len(argv) > 1 and argv[0] == 'help':
-      argv = [*argv[1:], '--help']
-    else:
-      print(overview())
-      return 0
-  if argv[0] == '--version':
-    print(f'craft {craft_jax.__version__}')
-    return 0
-  name, rest = (
-    ('train', argv) if argv[0].startswith('-') else (argv[0], argv[1:])
-  )
   try:
+    if not argv or argv[0] in ('help', '--help', '-h'):
+      if len(argv) > 1 and argv[0] == 'help':
+        argv = [*argv[1:], '--help']
+      else:
+        print(overview())
+        return 0
+    if argv[0] == '--version':
+      print(f'craft {craft_jax.__version__}')
+      return 0
+    name, rest = (
+      ('train', argv) if argv[0].startswith('-') else (argv[0], argv[1:])
+    )
     module, args = parse(name, rest)
     _check_places(args)
     with _store_errors(), jax_settings.pinned_everywhere() as set_aside:
@@ -317,11 +323,12 @@ def main(argv: Sequence[str]) -> int:
     return _complain(str(e), e.code)
   except BrokenPipeError:
     # The reader (`| head`) has gone: nobody is left to tell.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard(sys.stdout)
     return 0
   except OSError as e:
-    if e.errno == errno.ENOSPC and e.filename is None:
-      return _complain('no space left where the output goes', 1)
+    if e.errno in _NO_ROOM:
+      where = e.filename or 'where the output goes'
+      return _complain(f'{_NO_ROOM[e.errno]}: {where}', 1)
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)
@@ -411,9 +418,14 @@ def _hurry(error: BaseException) -> None:
 
 def console() -> NoReturn:
   """The `craft` console script."""
+  _open_streams()
   if '_ARGCOMPLETE' in os.environ:  # a shell asks what may come next
     _completion().answer(COMMANDS)
-  code = _flushed(main(sys.argv[1:]))
+  try:
+    code = main(sys.argv[1:])
+  except SystemExit as e:  # of a page that was printed
+    code = e.code if isinstance(e.code, int) else 0
+  code = _flushed(code)
   if code and _LEAVES and not _joined():
     os._exit(code)
   if code and _joined():
@@ -434,10 +446,51 @@ def _flushed(code: int) -> int:
     try:
       stream.flush()
     except OSError as e:
-      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-      if e.errno == errno.ENOSPC and not code:
-        code = _complain('no space left where the output goes', 1)
+      _discard(stream)
+      if e.errno in _NO_ROOM and not code and stream is sys.stdout:
+        code = _complain(f'{_NO_ROOM[e.errno]}: where the output goes', 1)
   return code
+
+
+def _discard(stream: TextIO) -> None:
+  """Has a stream that nobody reads take what else comes."""
+  nowhere = os.open(os.devnull, os.O_WRONLY)
+  os.dup2(nowhere, stream.fileno())
+  os.close(nowhere)
+
+
+class _Patient(io.FileIO):
+  """Standard error: a message that nobody can read changes no result."""
+
+  def write(self, data: Any) -> int:
+    try:
+      return super().write(data) or 0
+    except OSError:
+      return memoryview(data).nbytes
+
+
+def _open_streams() -> None:
+  """Opens the standard streams that were closed (`>&-`) on nothing.
+
+  Before any file is opened: the first one would become descriptor 1, and what
+  is printed would be written into it. Child processes inherit them.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      flags = os.O_WRONLY if number else os.O_RDONLY
+      os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free
+  if sys.stdin is None:
+    sys.stdin = open(0, encoding='utf-8', closefd=False)  # noqa: SIM115
+  if sys.stdout is None:
+    sys.stdout = open(1, 'w', encoding='utf-8', closefd=False)  # noqa: SIM115
+  sys.stderr = io.TextIOWrapper(
+    io.BufferedWriter(_Patient(2, 'w', closefd=False)),
+    encoding=getattr(sys.stderr, 'encoding', 'utf-8'),
+    errors='backslashreplace',
+    line_buffering=True,
+  )
 
 
 def _joined() -> bool:

@@ -5,7 +5,7 @@ import os
 import time
 from typing import Any
 
-from craft_jax import xla_flags
+from craft_jax import files, xla_flags
 from craft_jax.cli import trained_flags
 from craft_jax.errors import UserError
 
@@ -28,29 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def check_output(output: str, force: bool) -> None:
+def check_output(output: str, force: bool, source: str) -> None:
   """Looks before hours of work, not after.
 
   Raises:
-    UserError: the output exists and may not be overwritten, is a folder, or
-      has no folder to be in.
+    UserError: the output exists and may not be overwritten, is a folder, has
+      no folder to be in, or is `source`, which is read.
   """
-  if os.path.isdir(output):
-    raise UserError(f'--output={output} is a folder; give the name of a file')
-  if os.path.lexists(output) and not force:
+  files.check_output(output, '--output', source)
+  if os.path.isfile(output) and not force and not files.is_open_stream(output):
     raise UserError(
       f'{output} exists; give another --output, or --force to overwrite it'
     )
-  folder = os.path.dirname(output) or '.'
-  if not os.path.isdir(folder):
-    raise UserError(f'no folder {folder} for the output; make it first')
 
 
-def write(output: str, data: bytes, force: bool) -> None:
+def write(output: str, data: bytes, force: bool, source: str) -> None:
   """Writes a file whole or not at all; raises as `check_output`."""
-  from craft_jax import files
-
-  check_output(output, force)  # it may have come meanwhile
+  check_output(output, force, source)  # it may have come meanwhile
   files.write_atomic(output, data)
 
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f'--streams={args.streams} must be from 1 to {_MOST_STREAMS}'
     )
-  archives.check_output(output, args.force)
+  archives.check_output(output, args.force, args.file)
   with open(args.file, 'rb') as f:
     data = f.read()
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
   with archives.Ticks(len(data), args.quiet) as tick:
     packed = pack.compress(data, trained, args.streams, tick)
   whole = archive.pack(packed.archive)
-  archives.write(output, whole, args.force)
+  archives.write(output, whole, args.force, args.file)
 
   xz = len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
   figures = {

@@ -259,6 +259,8 @@ def _docs(args: argparse.Namespace) -> int:
     print(describe.markdown())
     return 0
   page = pathlib.Path(args.write)
+  if page.exists() and not page.is_file():  # a device may never end
+    raise UserError(f'--write={page} is no file; give a page of Markdown')
   write_atomic(page, describe.refreshed(page.read_text(encoding='utf-8')))
   print(f'refreshed {page}')
   return 0

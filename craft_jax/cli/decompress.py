@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     raise UserError(
       f'{args.file} does not end in {archives.SUFFIX}; give --output'
     )
-  archives.check_output(output, args.force)
+  archives.check_output(output, args.force, args.file)
   with open(args.file, 'rb') as f:
     whole = f.read()
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
   trained = archives.load_model(args)
   with archives.Ticks(opened.size, args.quiet) as tick:
     data = pack.decompress(opened, trained, args.file, tick)
-  archives.write(output, data, args.force)
+  archives.write(output, data, args.force, args.file)
 
   figures = {
     'input': args.file,

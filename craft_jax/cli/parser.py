@@ -89,6 +89,11 @@ class Parser(argparse.ArgumentParser):
       },
     )
 
+  def _print_message(self, message: str, file: Any = None) -> None:
+    """As its base, which hides that a page could not be written."""
+    if message:
+      print(message, end='', file=file)
+
   def add_subparsers(self, **kwargs: Any) -> Any:
     """Under a heading of their own."""
     return super().add_subparsers(

@@ -22,7 +22,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from craft_jax import strict_json
+from craft_jax import files, strict_json
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError, hint
 from craft_jax.track import layout
@@ -333,12 +333,12 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _report(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax import files
   from craft_jax.cli import runs_text
   from craft_jax.track import compare, report
 
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
+  files.check_output(args.output, '--output')
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to report; craft runs list shows those there are')

@@ -192,7 +192,7 @@ def _side_by_side(found: compare.Comparison) -> list[str]:
   rows.append([''] * (len(groups) + 1))
   if any(len(g.results) > 1 for g in groups):
     rows += [
-      ['seeds', *(str(len(g.values)) for g in groups)],
+      ['seeds that finished', *(str(len(g.values)) for g in groups)],
       [f'best {metric}, mean', *(figure(g.mean) for g in groups)],
       ['  standard deviation', *(figure(g.deviation) for g in groups)],
     ]
@@ -258,13 +258,20 @@ def verdict(found: compare.Comparison) -> str:
   if len(groups) == 1:
     group = groups[0]
     if group.deviation is None:
-      return 'one run, or none that was evaluated: nothing to compare'
+      return (
+        'one run that is finished and evaluated, or none: nothing to compare'
+      )
     return (
       f'one configuration, {len(group.values)} seeds: best {found.metric} '
       f'{group.mean:.4f} with a standard deviation of {group.deviation:.4f}'
     )
   if said.better is None or said.other is None:
-    return 'no verdict: fewer than two of them were evaluated'
+    known = sum(group.mean is not None for group in groups)
+    return 'no verdict: ' + (
+      'they are not comparable'
+      if known > 1
+      else 'fewer than two of them are finished and evaluated'
+    )
   better, other = groups[said.better], groups[said.other]
   if not said.difference:
     return f'{better.label} and {other.label} are equal in {found.metric}'

@@ -95,7 +95,9 @@ def run(args: argparse.Namespace) -> int:
   lines = []
   if args.requests:
     lines = request_file.read(args.requests, usual)
-  sink = writers.File(args.output) if args.output else None
+  sink = None
+  if args.output:
+    sink = writers.File(args.output, args.requests or '')
 
   from craft_jax.sample import drafts
   from craft_jax.sample.answers import Answers

@@ -16,7 +16,7 @@ import argparse
 import sys
 from typing import Any
 
-from craft_jax import strict_json
+from craft_jax import files, strict_json
 from craft_jax.cli import adaptive, trained_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError
@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
   """Scores and prints."""
   if args.per_char and not args.json:
     raise UserError('--per-char is a part of --json; give both')
+  if args.html:
+    files.check_output(args.html, '--html', *args.file)
   adaptation = adaptive.adaptation(args)
   texts = _texts(args)
 
@@ -194,9 +196,10 @@ def _show(result: Any) -> None:
 def _write_page(path: str, title: str, results: list[Any]) -> None:
   """Writes the page, whole or not at all."""
   from craft_jax import heat
-  from craft_jax.files import write_atomic
 
-  write_atomic(path, heat.page(title, [_heat(result) for result in results]))
+  files.write_atomic(
+    path, heat.page(title, [_heat(result) for result in results])
+  )
   print(f'wrote {path}')
 
 

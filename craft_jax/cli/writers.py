@@ -1,13 +1,11 @@
 """Samples as text or JSON, on standard output or into a file."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from craft_jax import strict_json, terminal
-from craft_jax.errors import UserError
+from craft_jax import files, strict_json, terminal
 
 
 class _Sink(Protocol):
@@ -51,17 +49,17 @@ class File:
 
   whole = True
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, *inputs: str):
     """Touches nothing yet.
+
+    Args:
+      path: the file.
+      inputs: files that are read.
 
     Raises:
       UserError: the file could not be written later.
     """
-    folder = os.path.dirname(path) or '.'
-    if os.path.isdir(path):
-      raise UserError(f'--output={path} is a folder; give the name of a file')
-    if '://' not in path and not os.path.isdir(folder):
-      raise UserError(f'--output={path}: there is no folder {folder}; make it')
+    files.check_output(path, '--output', *inputs)
     self._path, self._pieces = path, list[str]()
 
   def write(self, text: str) -> None:
@@ -73,10 +71,9 @@ class File:
 
   def close(self) -> None:
     """Writes the file."""
-    from craft_jax.files import write_atomic
     from craft_jax.text.utf8 import to_bytes
 
-    write_atomic(self._path, to_bytes(''.join(self._pieces)))
+    files.write_atomic(self._path, to_bytes(''.join(self._pieces)))
 
   @property
   def is_empty(self) -> bool:

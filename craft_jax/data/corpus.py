@@ -19,7 +19,7 @@ from craft_jax.text import utf8
 from craft_jax.text.vocabulary import Vocabulary
 
 # Raised when the same settings and bytes would give other arrays.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Corpus:
     vocabulary: of the tokens.
     fingerprint: sha256 over the tokens of every split (the cleaned text, as
       symbols), their counts and the vocabulary.
+    valid_fingerprint: sha256 over the documents of the validation split as
+      UTF-8, the same for every vocabulary.
     withheld: '' or why bits per byte cannot be given.
     documents: how many there are in all parts together.
     summary: one line for people.
@@ -66,6 +68,7 @@ class Corpus:
   test: Split | None
   vocabulary: Vocabulary
   fingerprint: str
+  valid_fingerprint: str
   withheld: str
   documents: int
   summary: str
@@ -170,6 +173,7 @@ def _prepare(
     'vocabulary': vocabulary.to_json(),
     'counts': counts,
     'fingerprint': digest.hexdigest(),
+    'valid_fingerprint': _text_fingerprint(parts['valid']),
     'withheld': _withheld(report, arrays, vocabulary),
     'documents': sum(len(part) for part in source.parts.values()),
     'report': [dataclasses.asdict(step) for step in report],
@@ -232,6 +236,16 @@ def _encode(
   return np.concatenate(pieces)
 
 
+def _text_fingerprint(documents: list[Named]) -> str:
+  """sha256 over the texts, each with its length before it."""
+  digest = hashlib.sha256()
+  for _, text in documents:
+    data = text if isinstance(text, bytes) else utf8.to_bytes(text)
+    digest.update(f'{len(data)}:'.encode())
+    digest.update(data)
+  return digest.hexdigest()
+
+
 def _num_bytes(text: splits.Text) -> int:
   return len(text if isinstance(text, bytes) else utf8.to_bytes(text))
 
@@ -269,6 +283,7 @@ def _corpus_of(
     test=parts.get('test'),
     vocabulary=vocabulary,
     fingerprint=facts['fingerprint'],
+    valid_fingerprint=facts['valid_fingerprint'],
     withheld=facts['withheld'],
     documents=facts['documents'],
     summary=_summary(source.title, facts, list(parts.values()), vocabulary),

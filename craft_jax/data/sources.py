@@ -5,6 +5,7 @@ that is already prepared costs one pass over its bytes and little memory.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import glob
 import hashlib
@@ -12,7 +13,7 @@ import os
 import pathlib
 import re
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,8 +173,10 @@ def documents_at(
 ) -> tuple[list[Document], tuple[str, ...]]:
   """The documents at a file, under a folder or matching a glob, sorted.
 
-  In a folder or glob, what is hidden, empty or binary (a zero byte in its
-  first 8 KiB) is left out; the notes say how many were.
+  In a folder or glob each file is read once, by its real path; links are
+  followed. What is hidden is left out; so is, with a note, what is empty,
+  binary (a zero byte in its first 8 KiB), compressed, UTF-16 or UTF-32, a
+  link that leads nowhere, a pipe or a device.
 
   Args:
     path: `~` is expanded; `**` in a glob matches any depth.
@@ -194,8 +197,11 @@ def documents_at(
         f'{setting}={path} is neither a file nor a folder; save the text to a '
         'file and give that'
       )
-    if not read_file(full, 1):
+    head = read_file(full, _HEAD)
+    if not head:
       raise UserError(f'{setting}={path} is empty; give a file with text')
+    if kind := _foreign(head):
+      raise UserError(f'{setting}={path} is {kind[0]}, no text; {kind[1]}')
     return [Document(full.name, functools.partial(read_file, full))], ()
   elif glob.has_magic(path):
     root, files = _globbed(full)
@@ -203,41 +209,163 @@ def documents_at(
     raise UserError(
       f'{setting}={path} does not exist; give a file, a folder or a glob'
     )
-  texts = [file for file in files if _looks_like_text(file)]
+  texts, left = _texts_of(files)
   if not texts:
+    found = f': {_counted(left)}' if left else ''
     raise UserError(
-      f'{setting}={path} holds no text ({len(files)} files, all empty or '
-      'binary); give a file, a folder or a glob with text'
+      f'{setting}={path} holds no text ({len(files)} files{found}); give a '
+      'file, a folder or a glob with text'
     )
   documents = [
     Document(f.relative_to(root).as_posix(), functools.partial(read_file, f))
     for f in texts
   ]
-  skipped = len(files) - len(texts)
-  notes = (f'{skipped} empty or binary files under {path} were left out',)
-  return sorted(documents, key=lambda d: d.name), notes if skipped else ()
+  others = {why: left.pop(why) for why in _NOT_READ if why in left}
+  notes = []
+  if left:
+    count = sum(map(len, left.values()))
+    notes.append(
+      f'{count} empty or binary files under {path} were left out: '
+      f'{_counted(left)}'
+    )
+  if others:
+    notes.append(f'not read under {path}: {_counted(others)}')
+  return sorted(documents, key=lambda d: d.name), tuple(notes)
+
+
+_COPY = 'another name of a file that is read'
+_DANGLING = 'a link that leads nowhere'
+_SPECIAL = 'a pipe, socket or device'
+_NOT_READ = (_COPY, _DANGLING, _SPECIAL)
 
 
 def _files_below(root: pathlib.Path) -> list[pathlib.Path]:
-  files = []
-  for folder, subfolders, names in os.walk(root):
-    subfolders[:] = [name for name in subfolders if not name.startswith('.')]
+  """Everything under a folder that is no folder, behind links too."""
+  files, seen = [], set()
+  for folder, subfolders, names in os.walk(root, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen:  # a link to a folder that is read, or a loop
+      subfolders.clear()
+      continue
+    seen.add(real)
+    subfolders[:] = sorted(n for n in subfolders if not n.startswith('.'))
     files += [pathlib.Path(folder) / name for name in names if name[0] != '.']
-  return [file for file in files if file.is_file()]
+  return files
 
 
 def _globbed(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-  """The folder before the first wildcard, and the files that match."""
+  """The folder before the first wildcard, and what matches but folders."""
   root = pattern
   while glob.has_magic(str(root)):
     root = root.parent
-  matches = map(pathlib.Path, glob.glob(str(pattern), recursive=True))
-  return root, [file for file in matches if file.is_file()]
+  before, found, after = f'{pattern}{os.sep}'.partition(f'{os.sep}**{os.sep}')
+  if not found:
+    matches = map(pathlib.Path, glob.glob(str(pattern)))
+    return root, [path for path in matches if not path.is_dir()]
+  # `glob` goes round and round where a link leads to a folder above it.
+  wanted = ('**', *pathlib.PurePath(after).parts)
+  return root, [
+    path
+    for top in glob.glob(before or os.sep)
+    for path in _files_below(pathlib.Path(top))
+    if _matches(path.relative_to(top).parts, wanted)
+  ]
 
 
-def _looks_like_text(path: pathlib.Path) -> bool:
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+  """Whether the parts of a path match those of a glob; `**` is any number."""
+  if not pattern:
+    return not names
+  if pattern[0] == '**':
+    rest = pattern[1:]
+    return any(_matches(names[i:], rest) for i in range(len(names) + 1)) or (
+      not rest
+    )
+  return (
+    bool(names)
+    and fnmatch.fnmatchcase(names[0], pattern[0])
+    and _matches(names[1:], pattern[1:])
+  )
+
+
+def _texts_of(
+  paths: Iterable[pathlib.Path],
+) -> tuple[list[pathlib.Path], dict[str, list[pathlib.Path]]]:
+  """The texts among paths, each once; and what is left out, by why.
+
+  Of several names of one file the one that is no link counts, then the
+  shortest, then the first: the same on every machine.
+  """
+  texts, left, seen = [], dict[str, list[pathlib.Path]](), set()
+
+  def preference(path: pathlib.Path) -> tuple[bool, int, str]:
+    linked = os.path.realpath(path) != os.path.abspath(path)
+    return linked, len(path.parts), os.fspath(path)
+
+  for path in sorted(paths, key=preference):
+    real = os.path.realpath(path)
+    why = _COPY
+    if real not in seen:
+      seen.add(real)
+      why = _unfit(path)
+    if why:
+      left.setdefault(why, []).append(path)
+    else:
+      texts.append(path)
+  return texts, left
+
+
+def _counted(left: Mapping[str, Sequence[pathlib.Path]]) -> str:
+  """`2 empty files (a.txt, b.txt)` of each reason."""
+  parts = []
+  for why, paths in left.items():
+    names = ', '.join(path.name for path in paths[:3])
+    more = ', ...' if len(paths) > 3 else ''
+    parts.append(f'{len(paths)} {why} ({names}{more})')
+  return '; '.join(parts)
+
+
+def _unfit(path: pathlib.Path) -> str:
+  """Why a path of a folder is no text; '' if it is one."""
+  if not path.exists():
+    return _DANGLING
+  if not path.is_file():  # opening a pipe would wait for its writer
+    return _SPECIAL
   head = read_file(path, _HEAD)
-  return bool(head) and b'\0' not in head
+  if not head:
+    return 'empty'
+  if kind := _foreign(head):
+    return kind[0]
+  return 'binary' if b'\0' in head else ''
+
+
+_UNPACK = 'unpack it first, as with {}'
+_RECODE = 'save it as UTF-8, as with iconv -f {} -t UTF-8'
+# How a file begins that is no plain text, what it is, and the remedy.
+# UTF-32 is looked for before UTF-16, whose mark begins its own.
+_MAGIC = (
+  (b'\x1f\x8b', 'compressed with gzip', _UNPACK.format('gunzip')),
+  (b'BZh', 'compressed with bzip2', _UNPACK.format('bunzip2')),
+  (b'\xfd7zXZ\0', 'compressed with xz', _UNPACK.format('unxz')),
+  (b'\x28\xb5\x2f\xfd', 'compressed with zstd', _UNPACK.format('unzstd')),
+  (b'\x04\x22\x4d\x18', 'compressed with lz4', _UNPACK.format('unlz4')),
+  (b'PK\x03\x04', 'a zip archive', _UNPACK.format('unzip')),
+  (b'7z\xbc\xaf\x27\x1c', 'a 7z archive', _UNPACK.format('7z x')),
+  (b'\xff\xfe\0\0', 'UTF-32', _RECODE.format('UTF-32')),
+  (b'\0\0\xfe\xff', 'UTF-32', _RECODE.format('UTF-32')),
+  (b'\xff\xfe', 'UTF-16', _RECODE.format('UTF-16')),
+  (b'\xfe\xff', 'UTF-16', _RECODE.format('UTF-16')),
+)
+
+
+def _foreign(head: bytes) -> tuple[str, str] | None:
+  """What a file is by its first bytes, and the remedy, if it is no text."""
+  if head.startswith(b'BZh') and head[4:10] != b'1AY&SY':
+    return None  # a text may begin so; a bzip2 block may not begin otherwise
+  for magic, kind, remedy in _MAGIC:
+    if head.startswith(magic):
+      return kind, remedy
+  return None
 
 
 def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:

@@ -14,7 +14,8 @@ from craft_jax.track.verdict import Group, Result, Verdict, judge
 
 # Besides settings, what may explain a difference.
 _CIRCUMSTANCES = (
-  'corpus_fingerprint', 'vocabulary_fingerprint', 'precision', 'git_commit',
+  'corpus_fingerprint', 'valid_fingerprint', 'vocabulary_fingerprint',
+  'precision', 'git_commit',
   'device_kind', 'num_devices',
 )  # fmt: skip
 
@@ -82,12 +83,45 @@ def compare(runs: Sequence[Run], metric: str | None = None) -> Comparison:
     for name in _CIRCUMSTANCES
     if _differ(values := [run.metadata.get(name) for run in first])
   }
-  verdict = judge(groups, metric)
+  apart = _incomparable(first, metric)
+  verdict = Verdict(None) if apart else judge(groups, metric)
+  notes += apart
   equal = _equals(groups, metric)
-  notes += _notes(runs, groups, metric, settings | circumstances, equal)
+  notes += _notes(runs, groups, metric, verdict, equal)
   return Comparison(
     metric, groups, settings, reporting, circumstances, equal, verdict, notes
   )
+
+
+# Metrics whose unit is the same whatever the vocabulary.
+_PER_TEXT = ('val_bpb', 'val_bpc')
+
+
+def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
+  """Why figures of these runs rank nothing: [] or one note.
+
+  A loss is of the text that was evaluated, and of its unit: nats per symbol of
+  two vocabularies are two units. Runs of versions that did not write down
+  which text they evaluated are compared by the whole corpus.
+  """
+
+  def differ(name: str) -> bool:
+    return _differ([run.metadata.get(name) for run in runs])
+
+  valid = [run.metadata.get('valid_fingerprint') for run in runs]
+  if not differ('corpus_fingerprint'):
+    return []
+  if None in valid or _differ(valid):
+    return [
+      'the runs were evaluated on different texts, so no metric ranks them; '
+      'evaluate them on the same one: craft score --file=FILE with each'
+    ]
+  if differ('vocabulary_fingerprint') and metric not in _PER_TEXT:
+    return [
+      f'{metric} is per symbol and the vocabularies differ, so it ranks '
+      'nothing; compare --metric=val_bpb, bits per byte of the same text'
+    ]
+  return []
 
 
 def _result(run: Run, metric: str) -> Result:
@@ -229,23 +263,24 @@ def _notes(
   runs: Sequence[Run],
   groups: Sequence[Group],
   metric: str,
-  differing: dict[str, list[Any]],
+  verdict: Verdict,
   equal: Sequence[Equal],
 ) -> list[str]:
   notes = []
-  if 'corpus_fingerprint' in differing:
-    notes.append(
-      'the runs read different texts or vocabularies; their losses may not be '
-      'comparable'
-    )
   for group in groups:
-    if group.mean is None:
+    if all(result.best is None for result in group.results):
       notes.append(f'{group.label} has no {metric} yet')
-  going = [r.name for r in runs if r.status != 'finished']
+  going = [
+    f'{run.name} ({run.status}, step {run.digest.step})'
+    for run in runs
+    if not run.counts
+  ]
   if going:
     shown = ', '.join(going[:4]) + (', ...' if len(going) > 4 else '')
-    notes.append(f'not finished: {shown}')
-  overall = judge(groups, metric).better
+    notes.append(
+      f'not finished: {shown}; left out of mean, deviation and verdict'
+    )
+  overall = verdict.better
   for found in equal:
     values = [v for v in found.evaluated if v is not None]
     if overall is None or len(values) < len(groups):

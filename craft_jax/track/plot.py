@@ -1,12 +1,13 @@
 """Curves of runs as a picture; needs matplotlib (the extra `runs`)."""
 
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from craft_jax import extras
+from craft_jax import extras, files
 from craft_jax.errors import UserError, hint
 from craft_jax.track import compare, curves
 from craft_jax.track.runs import Run
@@ -151,12 +152,20 @@ def draw(
   _scales(axes, axis, log)
   if drawn <= 24:
     axes.legend(fontsize='small')
-  try:
-    pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
-  except OSError as e:
-    raise UserError(f'cannot write {output} ({e.strerror or e})') from e
+  save(figure, output, dpi=150)
   return drawn
+
+
+def save(figure: Any, output: str, dpi: int) -> None:
+  """Writes a picture; its suffix decides the format, folders are made.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
+  drawn = io.BytesIO()
+  figure.savefig(drawn, dpi=dpi, format=pathlib.Path(output).suffix[1:])
+  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+  files.write_atomic(output, drawn.getvalue())
 
 
 def _scales(axes: Any, axis: str, log: str) -> None:

@@ -88,7 +88,7 @@ class RunDir:
     return text
 
   def what_rounds_otherwise(self) -> str:
-    """A line if versions or settings of XLA are other than last time; else ''."""
+    """A line if versions or settings of XLA have changed since; else ''."""
     last: dict[str, Any] = (self.metadata.get('earlier') or [{}])[-1]
     old, new = _computing(last), _computing(self.metadata)
     changes = [

@@ -68,6 +68,15 @@ class Run:
   age: float
 
   @property
+  def counts(self) -> bool:
+    """Whether its figures are a result: it did all of its steps.
+
+    One that was stopped, has failed or still runs has not had its schedule,
+    so its loss is no sample of what these settings reach.
+    """
+    return self.status == layout.FINISHED
+
+  @property
   def facts(self) -> dict[str, Any]:
     """Everything it can be filtered by; None is what it does not tell."""
     d, meta = self.digest, self.metadata

@@ -8,7 +8,7 @@ import numpy as np
 from craft_jax import scaling_law
 from craft_jax.errors import UserError
 from craft_jax.scaling_law import Cost, Law, Split
-from craft_jax.track import compare, curves, layout
+from craft_jax.track import compare, curves
 from craft_jax.track.runs import Run
 
 LEAST_POINTS, LEAST_VALUES = 6, 3
@@ -101,7 +101,7 @@ def collect(runs: Sequence[Run], metric: str = 'val_loss') -> Points:
   Raises:
     UserError: too few, too much alike, or of different texts.
   """
-  done = [run for run in runs if run.status == layout.FINISHED]
+  done = [run for run in runs if run.counts]
   notes = []
   if len(done) < len(runs):
     notes.append(

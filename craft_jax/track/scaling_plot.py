@@ -1,11 +1,8 @@
 """A scaling law and its runs as a picture; needs matplotlib."""
 
-import pathlib
-
 import numpy as np
 
 from craft_jax import extras, scaling_law
-from craft_jax.errors import UserError
 from craft_jax.track import plot
 from craft_jax.track.scaling import Study
 
@@ -18,7 +15,7 @@ def draw(study: Study, output: str) -> None:
     output: the file; its suffix decides the format.
 
   Raises:
-    UserError: the file cannot be written.
+    OSError: the file cannot be written.
   """
   with extras.needed('a plot', 'runs'):
     from matplotlib.figure import Figure
@@ -36,11 +33,7 @@ def draw(study: Study, output: str) -> None:
     plot.counted(axes.xaxis)
     axes.grid(alpha=0.3)
     axes.legend(fontsize='small')
-  try:
-    pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
-  except OSError as e:
-    raise UserError(f'cannot write {output} ({e.strerror or e})') from e
+  plot.save(figure, output, dpi=110)
 
 
 def _by_data(axes, study: Study) -> None:

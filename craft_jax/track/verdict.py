@@ -49,16 +49,16 @@ class Group:
 
   @property
   def values(self) -> list[float]:
-    """The best by seed; runs of one seed are one sample, so their mean."""
+    """The best by seed, of finished runs; one seed is one sample: its mean."""
     by_seed: dict[Any, list[float]] = {}
     for r in self.results:
-      if r.best is not None:
+      if r.best is not None and r.run.counts:
         by_seed.setdefault(r.run.settings.get('seed'), []).append(r.best)
     return [statistics.fmean(values) for values in by_seed.values()]
 
   @property
   def mean(self) -> float | None:
-    """Of the best; None where no run was evaluated."""
+    """Of the best; None where no finished run was evaluated."""
     return statistics.fmean(self.values) if self.values else None
 
   @property

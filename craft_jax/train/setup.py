@@ -249,6 +249,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         mesh=dict(mesh.shape),
         corpus=corpus.summary,
         corpus_fingerprint=corpus.fingerprint,
+        valid_fingerprint=corpus.valid_fingerprint,
         vocabulary_fingerprint=_sha256(corpus.vocabulary.to_json()),
         vocabulary_size=corpus.vocabulary.size,
       )

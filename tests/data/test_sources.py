@@ -1,5 +1,8 @@
 """Listing documents: the standard library, files, folders, globs."""
 
+import bz2
+import gzip
+import lzma
 import os
 import pathlib
 import sysconfig
@@ -213,3 +216,47 @@ def test_cache_folder(monkeypatch, tmp_path):
   monkeypatch.setenv('CRAFT_CACHE', str(tmp_path))
   assert sources.cache_folder(Data()) == tmp_path
   assert sources.cache_folder(Data(cache_dir='/x')) == pathlib.Path('/x')
+
+
+@pytest.mark.parametrize('glob', [False, True])
+def test_each_file_once_by_its_real_path(tmp_path, glob):
+  root, far = tmp_path / 'root', tmp_path / 'far'
+  write(root, {'a.txt': 'one', 'sub/b.txt': 'two'})
+  write(far, {'c.txt': 'three'})
+  (root / 'sub' / 'loop').symlink_to(root)
+  (root / '0').symlink_to(root / 'sub')
+  (root / 'far').symlink_to(far)
+  (root / '0.txt').symlink_to(root / 'a.txt')
+  (root / 'gone.txt').symlink_to(tmp_path / 'nothing')
+  os.mkfifo(root / 'pipe.txt')
+  path = f'{root}/**/*.txt' if glob else str(root)
+  found, notes = sources.documents_at(path, 'data.path')
+  text = names_and_text(found)
+  assert sorted(text.values()) == [b'one', b'three', b'two']
+  assert {'a.txt', 'far/c.txt'} <= set(text)
+  (note,) = notes
+  assert '0.txt' in note and 'pipe.txt' in note
+  # Python's `glob` with `**` gives a link that leads nowhere too.
+  assert 'gone.txt' in note
+
+
+@pytest.mark.parametrize(
+  ('data', 'kind'),
+  [
+    (gzip.compress(b'text'), 'gzip'),
+    (bz2.compress(b'text'), 'bzip2'),
+    (lzma.compress(b'text'), 'xz'),
+    (b'\x28\xb5\x2f\xfd\x04\x00', 'zstd'),
+    (b'PK\x03\x04\x14\0', 'zip'),
+    ('text'.encode('utf-16'), 'UTF-16'),
+    (b'\xfe\xff' + 'text'.encode('utf-16-be'), 'UTF-16'),
+    ('text'.encode('utf-32'), 'UTF-32'),
+  ],
+)
+def test_packed_and_wide_files_are_no_text(tmp_path, data, kind):
+  write(tmp_path, {'a.txt': data, 'b.txt': 'BZh is how bzip2 begins'})
+  with pytest.raises(UserError, match=rf'{kind}.*(unpack it|save it as UTF-8)'):
+    sources.documents_at(f'{tmp_path}/a.txt', 'data.path')
+  found, (note,) = sources.documents_at(str(tmp_path), 'data.path')
+  assert [d.name for d in found] == ['b.txt']
+  assert kind in note and 'a.txt' in note

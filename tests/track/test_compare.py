@@ -207,3 +207,60 @@ def test_what_is_garbage(make_run):
   assert (done / 'config.json').exists() and saved.exists()
   assert (done / '.notes').exists()
   lock.close()
+
+
+def test_unfinished_seeds_stay_out_of_the_verdict(make_run):
+  """A seed that was stopped early would turn the verdict round."""
+  a = [make_run(f'a{n}', [3.0, 2.0 + n / 100], {'seed': n}) for n in range(3)]
+  b = [
+    make_run(f'b{n}', [3.0, 2.2 + n / 100], {'seed': n, 'model.width': 8})
+    for n in range(3)
+  ]
+  for status in ('stopped', 'failed', 'running'):
+    late = make_run(
+      f'{status}', [9.0], {'seed': 9, 'train.steps': 20}, {'status': status}
+    )
+    found = compare.compare(loaded(*a, late, *b))
+    assert len(found.groups) == 2
+    assert found.groups[0].mean == pytest.approx(2.01)
+    assert found.groups[0].deviation == pytest.approx(0.01)
+    assert found.verdict.better == 0 and found.verdict.exceeds
+    (note,) = (n for n in found.notes if 'not finished' in n)
+    shown = 'dead' if status == 'running' else status
+    assert f'{status} ({shown}, step 10)' in note and 'left out' in note
+
+
+@pytest.mark.parametrize(
+  ('other', 'metric', 'better'),
+  [
+    ({'corpus_fingerprint': 'd'}, None, None),  # nobody knows which text
+    ({'corpus_fingerprint': 'd', 'valid_fingerprint': 'x'}, None, None),
+    ({'corpus_fingerprint': 'd', 'valid_fingerprint': 't'}, None, 0),
+    (
+      {
+        'corpus_fingerprint': 'd',
+        'valid_fingerprint': 't',
+        'vocabulary_fingerprint': 'w',
+      },
+      None,
+      0,
+    ),
+    (
+      {
+        'corpus_fingerprint': 'd',
+        'valid_fingerprint': 't',
+        'vocabulary_fingerprint': 'w',
+      },
+      'val_loss',
+      None,
+    ),
+  ],
+)
+def test_no_winner_between_texts_or_units(make_run, other, metric, better):
+  a = make_run('a', metadata={'valid_fingerprint': 't'})
+  b = make_run('b', [3.0, 2.5], {'model.width': 8}, other)
+  found = compare.compare(loaded(a, b), metric)
+  assert found.verdict.better == better
+  notes = ' '.join(found.notes)
+  said = 'ranks nothing' in notes or 'no metric ranks them' in notes
+  assert said == (better is None)
