@@ -183,7 +183,7 @@ def evaluate_run(
   """
   if jax.distributed.is_initialized():
     mesh_lib.set_cpu_devices(1)
-  step = processes.told_by_first(lambda: checkpoint.resolve_step(workdir, step))
+  step = processes.told_by_first(lambda: checkpoint.step_to_use(workdir, step))
   cfg = checkpoint.open_meta(workdir, step).config
   if path is not None:
     data = dataclasses.replace(cfg.data, path=path)
