@@ -242,6 +242,13 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
     else:
       flat |= changed
       origins |= dict.fromkeys(changed, 'flag')
+  warmup = 'optim.warmup_steps'
+  shipped = path.parent == config_dir() and origins[warmup] != 'flag'
+  if shipped or origins[warmup] == 'default':
+    fits = _fitting_warmup(unflatten(flat))
+    if fits < flat.get(warmup, known[warmup][1].default):
+      flat[warmup] = fits
+      origins[warmup] += ', shortened to fit train.steps'
   cfg = unflatten(flat)
   return Resolved(cfg, origins, (*problems, *clashes(cfg)))
 
@@ -508,6 +515,13 @@ def _check_model(cfg: Config) -> Iterator[str]:
     )
 
 
+def _fitting_warmup(cfg: Config) -> int:
+  """The warm-up, or what a run as short as this has room for."""
+  o, steps = cfg.optim, cfg.train.steps
+  warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10
+  return max(0, min(warmup, steps - o.decay_steps))
+
+
 def _check_schedule(cfg: Config) -> Iterator[str]:
   o, steps = cfg.optim, cfg.train.steps
   if o.warmup_steps >= steps and o.warmup_steps:
@@ -523,7 +537,8 @@ def _check_schedule(cfg: Config) -> Iterator[str]:
   if o.warmup_steps + o.decay_steps > steps:
     yield (
       f'optim.warmup_steps={o.warmup_steps} plus optim.decay_steps='
-      f'{o.decay_steps} exceed train.steps={steps}'
+      f'{o.decay_steps} exceed train.steps={steps}; shorten them, or train '
+      'longer'
     )
 
 
@@ -535,7 +550,10 @@ def _check_train(cfg: Config) -> Iterator[str]:
       f'{t.accumulate}; use a divisor of {t.batch_size}'
     )
   if t.stop_at_step > t.steps:
-    yield (f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}')
+    yield (
+      f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}; '
+      'stop earlier, or raise train.steps'
+    )
   if t.bad_step == 'rollback' and not cfg.checkpoint.every:
     yield (
       'train.bad_step=rollback needs checkpoint.every > 0, to have a step to '

@@ -68,7 +68,7 @@ def lines(
     f'{"*" if name in marked else " "} {name:<{width}} = {value!r:<16}  '
     f'{origins[name]}'
     for name, value in flat.items()
-    if not only_set or origins[name] != 'default'
+    if not only_set or not origins[name].startswith('default')
   ]
 
 

@@ -185,7 +185,7 @@ def evaluate_run(
     mesh_lib.set_cpu_devices(1)
   asked = (step, split, stride, ema, weights, adaptation, cache)
   processes.check_program('the command', repr(asked))
-  step = processes.told_by_first(lambda: checkpoint.resolve_step(workdir, step))
+  step = processes.told_by_first(lambda: checkpoint.step_to_use(workdir, step))
   cfg = checkpoint.open_meta(workdir, step).config
   if path is not None:
     data = dataclasses.replace(cfg.data, path=path)

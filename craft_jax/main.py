@@ -203,8 +203,8 @@ _PEER_SIGNS = (
 )  # fmt: skip
 _PEER_MESSAGE = (
   'another process of this run has ended or cannot be reached; its own output '
-  'says why. Start all of them again with the same command to go on from the '
-  'last checkpoint'
+  'says why. Start all of them again with the same command: they go on from '
+  'the last checkpoint, if there is one'
 )
 
 

@@ -141,7 +141,7 @@ def _shipped() -> dict[str, dict[str, Any]]:
       found[spec] = {
         name: flat[name]
         for name, origin in one.origins.items()
-        if origin != 'default'
+        if not origin.startswith('default')
       }
   return found
 

@@ -108,7 +108,8 @@ def _settings(found: Resolved) -> Iterator[Row]:
   for problem in found.problems:
     yield Row('settings', PROBLEM, problem)
   if not found.problems:
-    given = sum(origin != 'default' for origin in found.origins.values())
+    origins = found.origins.values()
+    given = sum(not origin.startswith('default') for origin in origins)
     yield Row(
       'settings',
       OK,

@@ -354,7 +354,8 @@ class Optim:
   )
   learning_rate: float = setting(
     3e-3,
-    'Peak learning rate.',
+    'Peak learning rate; under muon of all but the matrices, which follow '
+    'optim.muon_learning_rate.',
     low=0.0,
     see=('optim.muon_learning_rate', 'optim.schedule', 'train.batch_size'),
   )

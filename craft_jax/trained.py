@@ -69,7 +69,7 @@ def load_model(
       )
   check_place(workdir, 'workdir')
   workdir = os.path.expanduser(workdir)
-  found = checkpoint.resolve_step(workdir, step, warn)
+  found = checkpoint.step_to_use(workdir, step, warn)
   meta = checkpoint.open_meta(workdir, found)
   compile_cache.use(cache_folder(meta.config.data))
   model = build(meta.config.model, meta.vocabulary.size, kv_cache)

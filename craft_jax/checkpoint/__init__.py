@@ -22,6 +22,7 @@ from craft_jax.checkpoint.reader import (
   resolve_step,
   restore_params,
   restore_raw,
+  step_to_use,
   steps,
 )
 from craft_jax.checkpoint.writer import Checkpointer
@@ -39,6 +40,7 @@ __all__ = [
   'resolve_step',
   'restore_params',
   'restore_raw',
+  'step_to_use',
   'steps',
   'tree_sha256',
 ]

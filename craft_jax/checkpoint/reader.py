@@ -28,6 +28,7 @@ Warn = Callable[[str], None]
 Which = int | str  # a step, 'latest' or 'best'
 # What Orbax, TensorStore and the file layer raise on damaged or full storage.
 STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError)
+_CLEARLY = 1.01  # times the least loss: evaluations differ by less
 _WITH_SUMS = ('state/', 'meta/')  # what `files.json` lists
 # Files whose sums were right, as (size, times, inode): a server that looks for
 # newer steps hashes each once.
@@ -137,6 +138,28 @@ def resolve_step(
   )
 
 
+def step_to_use(
+  workdir: epath.PathLike, which: Which = 'latest', warn: Warn | None = None
+) -> int:
+  """As `resolve_step`; says by how much 'best' is better than 'latest'.
+
+  For who uses a model as it is. A run that goes on takes the latest anyway.
+  """
+  step = resolve_step(workdir, which, warn)
+  if which == 'latest':
+    metas = readable(workdir)
+    best = best_of(metas)
+    if best is not None and step in metas:
+      least, here = metas[best].val_loss, metas[step].val_loss
+      if _CLEARLY * least < here < math.inf:
+        (warn or to_stderr)(
+          f'step {best} is better than the latest, {step}: val_loss '
+          f'{least:.4f}, not {here:.4f} ({here / least - 1:.0%} more); '
+          '--step=best takes it'
+        )
+  return step
+
+
 def _said(workdir: epath.PathLike, step: int, warn: Warn) -> int:
   """The step; says so if nothing but its arrays could be looked at."""
   if not has_sums(workdir, step):
@@ -236,7 +259,7 @@ def report(workdir: epath.PathLike, which: Which = 'latest') -> dict[str, Any]:
   Raises:
     UserError: see `resolve_step`.
   """
-  step = resolve_step(workdir, which)
+  step = step_to_use(workdir, which)
   meta = open_meta(workdir, step)
   state = restore_raw(workdir, step)
   params, _ema = leaf_paths(state['params']), state['ema']

@@ -96,7 +96,7 @@ def run(words: Sequence[str], cfg: Config, workdir: str) -> int:
         )
       sizes = smaller
       _say(
-        f'{_text(facts)}; on from the last checkpoint with '
+        f'{_text(facts)}; on from {_where(workdir)} with '
         f'{" ".join(sizes.flags())}, micro-batches of '
         f'{cfg.train.batch_size // sizes.accumulate}'
       )
@@ -115,6 +115,13 @@ def _first_sizes(cfg: Config, workdir: str) -> Sizes:
   except (KeyError, TypeError):
     pass
   return sizes
+
+
+def _where(workdir: str) -> str:
+  """Where a run that is started again goes on from."""
+  from craft_jax import checkpoint
+
+  return 'the last checkpoint' if checkpoint.steps(workdir) else 'the start'
 
 
 def _read(workdir: str, name: str) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def _ended(code: int, workdir: str) -> int:
   _note_the_end(workdir, facts, memory=False)
   raise RunFailed(
     f'the run was ended by {name}, and nothing says that memory was short; the '
-    'same command goes on from the last checkpoint'
+    f'same command goes on from {_where(workdir)}'
   )
 
 

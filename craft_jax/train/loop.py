@@ -308,17 +308,22 @@ class _Loop:
     self.step = bad.step - 1
     if bad.lost and train.bad_step != 'rollback':
       raise RunFailed(
-        f'step {bad.step}: {bad.reason}, nor are the parameters; go on from '
-        'the last checkpoint with --config.train.bad_step=rollback, or start '
-        'anew with a lower optim.learning_rate'
+        f'step {bad.step}: {bad.reason}, nor are the parameters; '
+        + (
+          'go on from the last checkpoint with '
+          '--config.train.bad_step=rollback, or '
+          if self._can_go_back()
+          else ''
+        )
+        + 'start anew with a lower optim.learning_rate'
       )
     if train.bad_step == 'stop':
       self._save_for_good()
       raise RunFailed(
         f'step {bad.step}: {bad.reason}; it was not applied and step '
-        f'{self.step} is saved; go on with --config.train.bad_step=skip or '
-        '=rollback, or start anew with a lower optim.learning_rate or '
-        'model.precision=float32'
+        f'{self.step} is saved; go on with --config.train.bad_step=skip'
+        f'{" or =rollback" if self._can_go_back() else ""}, or start anew with '
+        'a lower optim.learning_rate or model.precision=float32'
       )
     if int(self.state.rollbacks) >= train.max_rollbacks:
       raise RunFailed(
@@ -338,6 +343,11 @@ class _Loop:
     # Not in the step gone back to: that one is kept when this is done again.
     self.writer.log(self.step + 1, {'rollback': f'step {bad.step}: {note}'})
     self.progress.warn(f'step {bad.step}: {note}')
+
+  def _can_go_back(self) -> bool:
+    """Whether bad_step=rollback is allowed and has a step to go back to."""
+    kept = checkpoint.steps(self.setup.checkpointer.workdir)
+    return self.cfg.checkpoint.every > 0 and bool(kept)
 
   def _evaluate(self) -> dict[str, Any]:
     """The figures of the validation split, which are logged once."""

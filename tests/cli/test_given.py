@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import craft_jax
-from craft_jax import compile_cache, config, describe
+from craft_jax import checkpoint, compile_cache, config, describe
 from craft_jax.cli import request_file, saved_config, train
 from craft_jax.errors import UserError
 from craft_jax.main import COMMANDS, main, open_command, parse
@@ -170,3 +170,73 @@ def test_discriminator_is_an_annotation():
   from craft_jax.constrain import schema
 
   assert 'discriminator' in schema._ANNOTATIONS
+
+
+def test_a_warm_up_that_nobody_set_fits_the_run(tmp_path):
+  for spec in ('base', 'toy'):
+    found = config.resolve(spec, ['train.steps=5'])
+    assert not found.problems
+    assert found.cfg.optim.warmup_steps == 0
+    assert found.origins['optim.warmup_steps'].endswith('fit train.steps')
+  wsd = ['train.steps=60', 'optim.schedule=wsd', 'optim.decay_steps=30']
+  assert config.load_config('base', wsd).optim.warmup_steps == 30
+  with pytest.raises(UserError, match=r'optim\.warmup_steps=1'):
+    config.load_config('base', ['train.steps=5', 'optim.warmup_steps=10'])
+  file = tmp_path / 'mine.py'
+  file.write_text(
+    'from craft_jax.config import default_config\n\ndef get_config():\n'
+    '  config = default_config()\n  config.optim.warmup_steps = 20\n'
+    '  return config\n'
+  )
+  with pytest.raises(UserError, match='warmup_steps=20 must be below'):
+    config.load_config(str(file), ['train.steps=5'])
+  assert config.load_config(str(file)).optim.warmup_steps == 20
+
+
+@pytest.mark.parametrize(
+  ('losses', 'told'),
+  [((1.0, 1.5), True), ((1.0, 1.001), False), ((2.0, 1.0), False)],
+)
+def test_a_better_checkpoint_than_the_latest_is_told(
+  byte_run, tmp_path, capsys, losses, told
+):
+  import jax.numpy as jnp
+
+  meta = checkpoint.open_meta(byte_run, 3)
+  state = {
+    'step': jnp.int32(0), 'data_offset': jnp.int32(0), 'params': {},
+    'opt_state': (), 'ema': None,
+  }  # fmt: skip
+  with checkpoint.Checkpointer(tmp_path) as saver:
+    for step, loss in enumerate(losses, 1):
+      figures = {'val_loss': loss}
+      saver.save(
+        state | {'step': jnp.int32(step), 'params': {'w': jnp.ones(2)}},
+        dataclasses.replace(meta, step=step, metrics=figures),
+      )
+      saver.wait()
+  capsys.readouterr()
+  assert checkpoint.step_to_use(tmp_path, 'latest') == 2
+  err = capsys.readouterr().err
+  assert err == (
+    'craft: step 1 is better than the latest, 2: val_loss 1.0000, not 1.5000 '
+    '(50% more); --step=best takes it\n'
+    if told
+    else ''
+  )
+  checkpoint.step_to_use(tmp_path, '2')
+  checkpoint.resolve_step(tmp_path)  # of a run that goes on
+  assert not capsys.readouterr().err
+
+
+def test_there_is_a_last_checkpoint_before_one_is_spoken_of(byte_run, tmp_path):
+  from craft_jax.cli import auto_batch
+
+  assert auto_batch._where(str(byte_run)) == 'the last checkpoint'
+  assert auto_batch._where(str(tmp_path)) == 'the start'
+
+
+def test_the_meaning_of_the_learning_rate_names_muons_own(capsys):
+  assert main(['config', 'docs', 'optim.learning_rate']) == 0
+  meaning = ' '.join(capsys.readouterr().out.split()).partition('default')[0]
+  assert 'optim.muon_learning_rate' in meaning
