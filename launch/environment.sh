@@ -80,6 +80,30 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
 
+# offer_clients: OpenAI's and Vercel's clients for Node, and Debian's Node where
+# there is none. Never fails.
+offer_clients() {
+  local folder=${XDG_CACHE_HOME:-$HOME/.cache}/craft-clients
+  local wanted=(
+    ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 openai@6.49.0 zod@4.6.7
+  )
+  [ "$(cat "$folder/craft-installed" 2>/dev/null)" = "${wanted[*]}" ] && return
+  say "looking for ${wanted[*]} to test with (once)"
+  if ! type -P npm >/dev/null && [ "$(id -u)" = 0 ] &&
+    type -P apt-get >/dev/null; then
+    timeout 60 apt-get -qq update </dev/null >/dev/null 2>&1 &&
+      DEBIAN_FRONTEND=noninteractive timeout 180 apt-get -qq install -y \
+        --no-install-recommends nodejs npm </dev/null >/dev/null 2>&1
+  fi
+  if type -P npm >/dev/null && mkdir -p "$folder" &&
+    timeout 180 npm install --silent --no-audit --no-fund --save-exact \
+      --prefix "$folder" "${wanted[@]}" </dev/null >/dev/null 2>&1; then
+    printf '%s' "${wanted[*]}" >"$folder/craft-installed"
+  else
+    say 'they cannot be had: the tests that need them are skipped'
+  fi
+}
+
 # offer_programs PYTHON: a Chromium, zsh, fish and SLURM for the tests that use
 # them, where they can be had in a few minutes. Never fails.
 offer_programs() {

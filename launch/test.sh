@@ -74,7 +74,10 @@ if [ $interpreters = yes ]; then
   done < <(list_pythons)
 fi
 
-[ $scope = all ] && offer_programs "$bin/python"
+if [ $scope = all ]; then
+  offer_programs "$bin/python"
+  offer_clients
+fi
 
 # Last, so that pytest's closing line closes the whole.
 run_pytest "$bin/python" $scope

@@ -142,10 +142,8 @@ class Text:
 
   def _top(
     self, symbol: int, logprob: float, top: Sequence[tuple[int, float]]
-  ) -> dict[str, float] | None:
+  ) -> dict[str, float]:
     """By their names the most likely symbols, and the one that was written."""
-    if not self.sample.prepared.request.logprobs:
-      return None
     pairs = dict(top)
     # As they were scored by another program, the last bits may differ.
     pairs[symbol] = logprob

@@ -1,5 +1,6 @@
 """The routes, and one form for all errors."""
 
+import functools
 import importlib.resources
 from collections.abc import Callable
 from typing import Any
@@ -42,6 +43,12 @@ _PAGE = {
 }
 
 
+_LONGEST_PATH = 40  # that is told
+_CALLS = frozenset({
+  'tools', 'tool_choice', 'parallel_tool_calls', 'functions', 'function_call',
+})  # fmt: skip
+
+
 def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   """All routes of a service; those of chats only if they are wanted."""
   app = FastAPI(
@@ -65,7 +72,7 @@ async def _written(
   service: Service,
   body: bodies.CompletionBody,
   request: Request,
-  head: type[answers.Head] = answers.Head,
+  head: Callable[[str], answers.Head] = answers.Head,
 ) -> Response:
   """Texts, whole or as they come."""
   deadline = service.limits.deadline
@@ -102,7 +109,8 @@ def _add_chats(app: FastAPI, service: Service) -> None:
     try:
       most = service.limits.max_tokens
       asked = await service.aside(body.size, chat.written, body, most)
-      return await _written(service, asked, request, chat.Head)
+      head = functools.partial(chat.Head, most=body.top_logprobs or 0)
+      return await _written(service, asked, request, head)
     except ApiError as e:
       if e.param == 'prompt':
         e.param = 'messages'
@@ -275,10 +283,7 @@ def _add_errors(app: FastAPI, log: Log) -> None:
 
   @app.exception_handler(HTTPException)
   async def http(request: Request, error: HTTPException) -> Json:
-    says = str(error.detail)
-    if error.status_code == 404 and request.url.path == CHATS:
-      says = 'chats are not answered; start the server with --chat'
-    found = answer(ApiError(error.status_code, says))
+    found = answer(ApiError(error.status_code, _unserved(request, error)))
     found.headers.update(error.headers or {})
     return found
 
@@ -293,24 +298,78 @@ def _add_errors(app: FastAPI, log: Log) -> None:
     return answer(ApiError(500, f'the server failed; the log has {mark}'))
 
 
+def _unserved(request: Request, error: HTTPException) -> str:
+  """What is told of a path or a method that is not served."""
+  path, allowed = request.url.path, (error.headers or {}).get('Allow')
+  path = path if len(path) <= _LONGEST_PATH else f'{path[:_LONGEST_PATH]}…'
+  if error.status_code == 404 and path == CHATS:
+    return f'{path}: chats are not answered; start the server with --chat'
+  if error.status_code == 404:
+    there = [
+      route.path
+      for route in request.app.routes
+      if getattr(route, 'include_in_schema', False)
+    ]
+    return f'{path} is not served; there are {", ".join(there)}'
+  if error.status_code == 405 and allowed:
+    return f'{path} takes {allowed}, not {request.method}'
+  return str(error.detail)
+
+
 def _first(error: RequestValidationError) -> ApiError:
   """The first mistake, by the name of its field.
 
-  A value that may be of several kinds has a mistake for each of them.
+  A value that may be of several kinds has a mistake for each of them: that of
+  the kind which fits furthest is told.
   """
-  one = error.errors()[0]
+  errors = error.errors()
+  one = errors[0]
   if one['type'] == 'json_invalid':
     return ApiError(400, f'the body is not JSON: {one["ctx"]["error"]}')
-  where = [str(part) for part in one['loc'][1:]]
-  name = where[0] if where else None
-  if one['type'] == 'extra_forbidden':
-    path = '.'.join(where)
-    return ApiError(400, f'{path} is not a field of this request', param=name)
-  if name is None:
+  where = _fields(one, error.body)
+  for other in errors[1:]:
+    inner = _fields(other, error.body)
+    if len(inner) > len(where) and inner[: len(where)] == where:
+      one, where = other, inner
+  if not where:
     return ApiError(400, 'the body must be a JSON object, and say so by its '
                     'content type, application/json')  # fmt: skip
+  name, path = where[0], '.'.join(where)
+  if one['type'] == 'extra_forbidden':
+    more = ''
+    if name in _CALLS:
+      more = ': no tools are called; for JSON there is response_format'
+    return ApiError(
+      400, f'{path} is not a field of this request{more}', param=name
+    )
+  if one['type'] == 'missing':
+    return ApiError(400, f'{path}: it is needed', param=name)
   says = {
     'prompt': 'must be a text, a list of texts, ids or lists of ids',
     'suffix': 'is not supported: texts go on only; leave it out',
-  }.get(name, one['msg'].replace('Input', 'it'))
-  return ApiError(400, f'{name}: {says}', param=name)
+  }
+  if name in says:
+    return ApiError(400, f'{name}: {says[name]}', param=name)
+  return ApiError(
+    400, f'{path}: {one["msg"].replace("Input", "it")}', param=name
+  )
+
+
+def _fields(error: dict[str, Any], body: Any) -> list[str]:
+  """The names of fields and numbers of items that lead to a mistake.
+
+  Among them pydantic has the kinds that it tried, where there are several.
+  """
+  found, place = [], error['loc'][1:]
+  for i, part in enumerate(place):
+    if body is error['input'] and error['type'] != 'missing':
+      break  # what follows is a kind, though a key may have its name
+    if isinstance(body, dict):
+      inside = part in body
+    else:
+      inside = isinstance(body, list) and isinstance(part, int)
+    if inside:
+      body = body[part]
+    if inside or (error['type'] == 'missing' and i == len(place) - 1):
+      found.append(str(part))
+  return found

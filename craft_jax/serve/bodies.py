@@ -12,15 +12,20 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
+from fastapi.exceptions import RequestValidationError
 from pydantic import (
+  AfterValidator,
   BaseModel,
   ConfigDict,
   Field,
+  GetJsonSchemaHandler,
   PrivateAttr,
   ValidationError,
+  WithJsonSchema,
   WrapValidator,
   model_validator,
 )
+from pydantic_core import CoreSchema
 
 from craft_jax.serve.errors import ApiError
 
@@ -42,8 +47,26 @@ def _names(kind: type[BaseModel]) -> frozenset[str]:
   return frozenset(f.alias or n for n, f in kind.model_fields.items())
 
 
+def _check_off(value: bool) -> bool:
+  if value:
+    raise ValueError('must be false')
+  return value
+
+
+# Not `Literal[False]`, which takes 0.
+Off = Annotated[
+  bool,
+  AfterValidator(_check_off),
+  WithJsonSchema({'const': False, 'type': 'boolean'}),
+]
+
+
 class Body(BaseModel):
-  """An object in a request, whose numbers are JSON's own."""
+  """An object in a request, whose numbers are JSON's own.
+
+  Null leaves a field out, whatever its name: clients send all the fields of
+  OpenAI's API so, those that are not known here too.
+  """
 
   model_config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
   _size: int = PrivateAttr(0)
@@ -51,16 +74,41 @@ class Body(BaseModel):
   @model_validator(mode='before')
   @classmethod
   def _check_names(cls, given: Any) -> Any:
-    """Refuses the first field that is unknown."""
-    if isinstance(given, dict):
-      known = _names(cls)
-      for name in given:
-        if name not in known:
-          one = pydantic_core.InitErrorDetails(
-            type='extra_forbidden', loc=(name,), input=given[name]
-          )
-          raise ValidationError.from_exception_data(cls.__name__, [one])
+    """Leaves nulls out, and refuses the first field that is unknown."""
+    if not isinstance(given, dict):
+      return given
+    given = {name: value for name, value in given.items() if value is not None}
+    known = _names(cls)
+    for name in given:
+      if name not in known:
+        one = pydantic_core.InitErrorDetails(
+          type='extra_forbidden', loc=(name,), input=given[name]
+        )
+        raise ValidationError.from_exception_data(cls.__name__, [one])
     return given
+
+  @classmethod
+  def __get_pydantic_json_schema__(
+    cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+  ) -> dict[str, Any]:
+    """The schema, with null for all that may be left out."""
+    found = handler(core_schema)
+    schema = handler.resolve_ref_schema(found)
+    for name, one in schema['properties'].items():
+      if name in schema.get('required', ()):
+        continue
+      kinds = one.pop('anyOf', None)
+      about = {
+        key: one.pop(key)
+        for key in ('default', 'description', 'title')
+        if key in one
+      }
+      kinds = [one] if kinds is None else kinds
+      if {'type': 'null'} not in kinds:
+        kinds = [*kinds, {'type': 'null'}]
+      schema['properties'][name] = {'anyOf': kinds} | about
+    schema['additionalProperties'] = {'type': 'null'}
+    return found
 
   @property
   def size(self) -> int:
@@ -76,9 +124,16 @@ def read(kind: type[B], data: bytes) -> B:
 
   Raises:
     ApiError: 400, no JSON, or text that is no Unicode.
-    pydantic.ValidationError: a field is wrong.
+    RequestValidationError: a field is wrong; its first mistakes.
   """
-  found = kind.model_validate(_parse(data))
+  given = _parse(data)
+  try:
+    found = kind.model_validate(given)
+  except ValidationError as e:
+    errors = e.errors(include_url=False)
+    raise RequestValidationError(
+      [{**one, 'loc': ('body', *one['loc'])} for one in errors], body=given
+    ) from e
   found._size = len(data)
   return found
 
@@ -146,9 +201,7 @@ class StreamOptions(Body):
   include_usage: bool = Field(
     False, description='a last event with the usage, null in those before'
   )
-  include_obfuscation: Literal[False] = Field(
-    False, description='events are not padded'
-  )
+  include_obfuscation: Off = Field(False, description='events are not padded')
 
 
 class JsonSchema(Body):
@@ -159,15 +212,15 @@ class JsonSchema(Body):
   schema_: dict[str, Any] | bool = Field(
     alias='schema', description='what the text is an instance of'
   )
-  strict: Literal[True, None] = Field(
-    None, description='a schema is always kept to the letter'
+  strict: bool = Field(
+    True, description='any; a schema is always kept to the letter'
   )
 
 
 class ResponseFormat(Body):
   """The form of the text."""
 
-  type: Literal['text', 'json_schema'] = 'text'
+  type: Literal['text', 'json_object', 'json_schema'] = 'text'
   json_schema: JsonSchema | None = None
 
 
@@ -177,14 +230,14 @@ class Sampling(Body):
   model: str | None = Field(
     None, description='the name of the model, if any (/v1/models)'
   )
-  temperature: float | None = Field(
+  temperature: float = Field(
     1.0, ge=0, le=100, description='0 is greedy, 1 the model as trained'
   )
-  top_p: float | None = Field(
+  top_p: float = Field(
     1.0, ge=0, le=1, description='the most likely symbols that sum to this'
   )
-  n: int | None = Field(1, ge=1, lt=2**31, description='texts per prompt')
-  stream: bool | None = Field(False, description='send text as it is written')
+  n: int = Field(1, ge=1, lt=2**31, description='texts per prompt')
+  stream: bool = Field(False, description='send text as it is written')
   stream_options: StreamOptions | None = Field(
     None, description='only with stream'
   )
@@ -194,10 +247,10 @@ class Sampling(Body):
     lt=2**63,
     description='the same seed writes the same text; taken modulo 2^32',
   )
-  presence_penalty: float | None = Field(
+  presence_penalty: float = Field(
     0.0, ge=-2, le=2, description='off the logits of symbols seen lately'
   )
-  frequency_penalty: float | None = Field(
+  frequency_penalty: float = Field(
     0.0, ge=-2, le=2, description='the same for each time they were seen'
   )
   logit_bias: (
@@ -230,7 +283,8 @@ class Sampling(Body):
     None, description='a pattern that the text matches as a whole'
   )
   response_format: ResponseFormat | None = Field(
-    None, description='a JSON schema that the text is an instance of'
+    None,
+    description='any JSON object, or a schema that the text is an instance of',
   )
   beam_width: int = Field(
     0, ge=0, le=64, description='search with so many beams instead of drawing'
@@ -246,7 +300,7 @@ class CompletionBody(Sampling):
   prompt: str | Each[str] | Each[Id] | Each[Each[Id]] = Field(
     '', description='text to continue, or several; or the ids of symbols'
   )
-  max_tokens: int | None = Field(
+  max_tokens: int = Field(
     16, ge=0, lt=2**31, description='characters to write; 0 needs echo'
   )
   best_of: int | None = Field(
@@ -263,9 +317,10 @@ class CompletionBody(Sampling):
     None,
     ge=0,
     le=5,
-    description='log-probabilities of each symbol and of so many others',
+    description='log-probabilities of each symbol and of the so many most '
+    'likely; 0 is of those written only',
   )
-  echo: bool | None = Field(
+  echo: bool = Field(
     False, description='begin with the prompt, and with its logprobs'
   )
   suffix: None = Field(None, description='not supported: texts go on only')
@@ -304,9 +359,7 @@ class TokenizeBody(Body):
 
   model: str | None = None
   prompt: str = Field(description='the text')
-  add_special_tokens: Literal[False] = Field(
-    False, description='there are none to add'
-  )
+  add_special_tokens: Off = Field(False, description='there are none to add')
 
 
 class DetokenizeBody(Body):

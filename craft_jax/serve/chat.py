@@ -32,8 +32,6 @@ class Message(bodies.Body):
 
   role: Literal['system', 'developer', 'user', 'assistant']
   content: str | bodies.Each[Part]
-  # Clients send a reply back as it came.
-  refusal: None = Field(None, description='of a reply, where it is null')
   name: Annotated[str, Field(pattern=r'^[\w -]{1,64}$')] | None = Field(
     None, description='of the speaker, in place of User or Assistant'
   )
@@ -54,11 +52,12 @@ class ChatBody(bodies.Sampling):
   stop: str | list[str] | None = Field(
     None, description='up to 3 more texts before which the speech ends'
   )
-  logprobs: bool | None = Field(
-    False, description='log-probabilities of each symbol'
-  )
+  logprobs: bool = Field(False, description='log-probabilities of each symbol')
   top_logprobs: int | None = Field(
-    None, ge=0, le=5, description='and of so many others; needs logprobs'
+    None,
+    ge=0,
+    le=5,
+    description='and of the so many most likely; needs logprobs',
   )
 
 
@@ -123,12 +122,18 @@ def script(messages: list[Message]) -> str:
 
 
 class Head(answers.Head):
-  """What all objects of one chat have in common."""
+  """What all objects of one chat have in common.
+
+  Args:
+    model: its name.
+    most: likely symbols that are told of each.
+  """
 
   prefix = 'chatcmpl'
 
-  def __init__(self, model: str):
+  def __init__(self, model: str, most: int = 0):
     super().__init__(model)
+    self._most = most
     self._begun: set[int] = set()  # choices of which there were pieces
 
   def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
@@ -139,7 +144,7 @@ class Head(answers.Head):
         'message': {
           'role': 'assistant', 'content': choice['text'], 'refusal': None,
         },
-        'logprobs': _logprobs(choice['logprobs']),
+        'logprobs': _logprobs(choice['logprobs'], self._most),
         'finish_reason': choice['finish_reason'],
       }
       for choice in choices
@@ -158,15 +163,19 @@ class Head(answers.Head):
         {
           'index': choice['index'],
           'delta': delta,
-          'logprobs': _logprobs(choice['logprobs']),
+          'logprobs': _logprobs(choice['logprobs'], self._most),
           'finish_reason': choice['finish_reason'],
         }
       )
     return self._object('chat.completion.chunk', shown, more)
 
 
-def _logprobs(found: dict[str, Any] | None) -> dict[str, Any] | None:
-  """An object per symbol, where completions have lists."""
+def _logprobs(found: dict[str, Any] | None, most: int) -> dict[str, Any] | None:
+  """An object per symbol, where completions have lists.
+
+  Those tell the symbol that was written beside the most likely; here it counts
+  as one of them, or is left out.
+  """
   if found is None:
     return None
   content = []
@@ -178,7 +187,7 @@ def _logprobs(found: dict[str, Any] | None) -> dict[str, Any] | None:
     others = sorted((top or {}).items(), key=lambda pair: -pair[1])
     content.append(
       _entry(token, logprob)
-      | {'top_logprobs': [_entry(*other) for other in others]}
+      | {'top_logprobs': [_entry(*other) for other in others[:most]]}
     )
   return {'content': content, 'refusal': None}
 

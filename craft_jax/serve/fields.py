@@ -31,6 +31,7 @@ _NAMES = {
 _NAMED = re.compile(rf'\b({"|".join(_NAMES)})\b')
 _CONSTRAINTS = ('regex', 'json_schema', 'allowed_chars')
 _MOST_SEED = 2**32
+_ANY_OBJECT = {'type': 'object'}
 
 
 def check_model(name: str | None, served: str) -> None:
@@ -116,7 +117,10 @@ class Wanted:
         Request(**{name: value}).settings(trained.vocabulary, False)
       except UserError as e:
         field = _NAMES.get(name, name)
-        raise ApiError(400, f'{field}: {e}', param=field) from e
+        where = field
+        if name == 'json_schema' and value is not _ANY_OBJECT:
+          where = f'{field}.json_schema.schema'
+        raise ApiError(400, f'{where}: {e}', param=field) from e
 
 
 def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
@@ -126,7 +130,7 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
     ApiError: 400.
   """
   prompts = _prompts(body.prompt)
-  n = body.n or 1
+  n = body.n
   best_of = n if body.best_of is None else body.best_of
   if best_of < n:
     _refuse('best_of', f'best_of={best_of} has no n={n} texts to give')
@@ -142,7 +146,7 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
   stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
   if len(stop) > 4:
     _refuse('stop', f'{len(stop)} texts to stop at are more than 4')
-  max_tokens = 16 if body.max_tokens is None else body.max_tokens
+  max_tokens = body.max_tokens
   if max_tokens > limits.max_tokens:
     _refuse(
       'max_tokens',
@@ -159,19 +163,19 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
       max_chars=max_tokens or 1,
       num_samples=n,
       best_of=best_of if best_of > n else 0,
-      temperature=_or(body.temperature, 1.0),
+      temperature=body.temperature,
       top_k=body.top_k,
-      top_p=_or(body.top_p, 1.0),
+      top_p=body.top_p,
       beams=body.beam_width,
       seed=random.getrandbits(32) if seed is None else seed % _MOST_SEED,
       logprobs=body.logprobs,
-      echo=bool(body.echo),
+      echo=body.echo,
       ignore_end=body.ignore_eos,
       min_p=body.min_p,
       typical_p=body.typical_p,
       repetition_penalty=body.repetition_penalty,
-      presence_penalty=_or(body.presence_penalty, 0.0),
-      frequency_penalty=_or(body.frequency_penalty, 0.0),
+      presence_penalty=body.presence_penalty,
+      frequency_penalty=body.frequency_penalty,
       penalty_window=context,
       regex=body.regex,
       json_schema=_schema(body.response_format),
@@ -179,11 +183,6 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
       stop=tuple(stop),
     )
   return Wanted(body, prompts, request, not max_tokens)
-
-
-def _or(value: Any, usual: Any) -> Any:
-  """What null stands for."""
-  return usual if value is None else value
 
 
 def _check_stream(body: CompletionBody, chooses: bool) -> None:
@@ -203,18 +202,27 @@ def _prompts(given: Any) -> list[str | list[int]]:
     _refuse('prompt', 'prompt is an empty list; give a text')
   if isinstance(given[0], int):
     return [given]
-  if any(not one for one in given if isinstance(one, list)):
-    _refuse('prompt', 'a prompt is an empty list; give a text')
+  for i, one in enumerate(given):
+    if isinstance(one, list) and not one:
+      _refuse('prompt', f'prompt.{i} is an empty list; give a text')
   return list(given)
 
 
 def _schema(form: ResponseFormat | None) -> Any:
-  if form is None or form.type == 'text':
-    if form is not None and form.json_schema is not None:
-      _refuse('response_format', 'a json_schema needs type=json_schema')
+  if form is None:
     return None
+  if form.type != 'json_schema':
+    if form.json_schema is not None:
+      _refuse(
+        'response_format',
+        'response_format.json_schema needs response_format.type=json_schema',
+      )
+    return _ANY_OBJECT if form.type == 'json_object' else None
   if form.json_schema is None:
-    _refuse('response_format', 'type=json_schema needs a json_schema')
+    _refuse(
+      'response_format',
+      'response_format.json_schema is missing, which type=json_schema needs',
+    )
   return form.json_schema.schema_
 
 
@@ -224,7 +232,7 @@ def _biases(given: dict[str, float], trained: Trained) -> dict[int, float]:
     is_number = key.isascii() and key.isdigit() and len(key) < 10
     if not (is_number and int(key) < size):
       _refuse(
-        'logit_bias', f'logit_bias: {key!r} is no id from 0 to {size - 1}'
+        'logit_bias', f'logit_bias.{key}: this is no id from 0 to {size - 1}'
       )
     found[int(key)] = bias
   return found

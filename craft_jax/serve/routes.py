@@ -11,7 +11,6 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -78,12 +77,4 @@ async def _body(service: Service, request: Request, kind: type[Body]) -> Body:
   media = request.headers.get('content-type', '').partition(';')[0]
   if not data or not _JSON.fullmatch(media.strip().lower()):
     raise RequestValidationError([_MISSING])
-  try:
-    return await service.aside(len(data), read, kind, data)
-  except ValidationError as e:
-    raise RequestValidationError(
-      [
-        {**one, 'loc': ('body', *one['loc'])}
-        for one in e.errors(include_url=False)
-      ]
-    ) from e
+  return await service.aside(len(data), read, kind, data)

@@ -28,14 +28,14 @@ T = TypeVar('T')
 async def take(
   service: Service,
   body: CompletionBody,
-  head: type[answers.Head] = answers.Head,
+  head: Callable[[str], answers.Head] = answers.Head,
 ) -> 'Writing':
   """Takes a request for completions, or refuses it.
 
   Args:
     service: that answers.
     body: what is asked.
-    head: of the form that the answer has.
+    head: makes that of an answer, of the name of the model.
 
   Raises:
     ApiError: any.

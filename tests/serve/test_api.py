@@ -166,10 +166,14 @@ def test_ids_that_are_no_text(server, ids, shown, places):
 
 
 def test_no_logprobs_but_of_the_symbols(server):
-  found = server.complete(prompt='1', logprobs=0, max_tokens=4)
+  """As of OpenAI's: of k others and the one written, which are at most k+1."""
+  found = server.complete(prompt='1', logprobs=0, max_tokens=4, echo=True)
   found = found['choices'][0]['logprobs']
-  assert len(found['token_logprobs']) >= 4
-  assert found['top_logprobs'] == [None] * len(found['tokens'])
+  assert len(found['token_logprobs']) >= 5
+  pairs = zip(found['tokens'], found['token_logprobs'], strict=True)
+  first, *tops = found['top_logprobs']
+  assert first is None
+  assert tops == [{token: logprob} for token, logprob in list(pairs)[1:]]
 
 
 def test_scoring_writes_nothing(server):
@@ -258,7 +262,7 @@ REFUSED = [
   ({'regex': '(a'}, 'regex'),
   ({'regex': 'a{99999999}'}, 'regex'),
   ({'regex': 'b{20}'}, 'max_tokens'),
-  ({'response_format': {'type': 'json_object'}}, 'response_format'),
+  ({'response_format': {'type': 'json'}}, 'response_format'),
   ({'response_format': {'type': 'json_schema'}}, 'response_format'),
   ({'response_format': {'type': 'json_schema', 'json_schema': {
     'schema': {'type': 'nothing'}}}}, 'response_format'),
@@ -310,6 +314,126 @@ def test_other_statuses(server):
   assert status('/v1/completions', b'x' * (2 << 20)) == 413
   assert status('/v1/completions', b'prompt=a', {'content-type': 'a/b'}) == 400
   assert server.ask('/v1/models/toy')[0] == 200
+
+
+@pytest.mark.parametrize(
+  'path', ['/nowhere', '/v1/embeddings', '/v1/responses', '/v1/models/a/b']
+)
+def test_what_is_not_served_names_what_is(server, path):
+  status, _, body = server.ask(path, {'model': 'toy', 'input': 'a'})
+  says = json.loads(body)['error']['message']
+  assert status == 404 and len(says) <= 240
+  for name in (path, '/v1/completions', '/v1/chat/completions', '/score'):
+    assert name in says
+  status, _, body = server.ask('/v1/completions')
+  assert status == 405
+  assert json.loads(body)['error']['message'] == (
+    '/v1/completions takes POST, not GET'
+  )
+
+
+# What a client may send as null, and where; `...` stands for a good value.
+_PLACES = {
+  '/v1/completions': [{}, {'response_format': {'type': 'text'}}],
+  '/v1/chat/completions': [
+    {'messages': [{'role': 'user', 'content': 'a'}]},
+    {'stream': True, 'stream_options': {}},
+    {'response_format': {'type': 'json_schema',
+                         'json_schema': {'name': 'a', 'schema': True}}},
+  ],
+  '/validate': [{'regex': 'a'}],
+  '/score': [{'text': 'a'}],
+  '/tokenize': [{'prompt': 'a'}],
+  '/detokenize': [{'tokens': [97]}],
+}  # fmt: skip
+
+
+def _fields_of(document, schema):
+  while '$ref' in schema:
+    name = schema['$ref'].rpartition('/')[2]
+    schema = document['components']['schemas'][name]
+  return schema
+
+
+def test_null_leaves_any_field_out(server):
+  document = json.loads(server.ask('/openapi.json')[2])
+  for path, bodies in _PLACES.items():
+    schema = document['paths'][path]['post']['requestBody']['content']
+    schema = _fields_of(document, schema['application/json']['schema'])
+    needed = schema.get('required', ())
+    assert schema['additionalProperties'] == {'type': 'null'}
+    nulls = {n: None for n in schema['properties'] if n not in needed}
+    for body in bodies:
+      if path == '/v1/chat/completions':
+        body = {'messages': [{'role': 'user', 'content': 'a'}]} | body
+      for more in ({'tools': None, 'service_tier': None}, nulls):
+        status, _, got = server.ask(path, more | body)
+        assert status == 200, got
+      for name in needed:
+        status, _, got = server.ask(path, body | {name: None})
+        assert status == 400 and name in json.loads(got)['error']['message']
+
+
+@pytest.mark.parametrize('path, name', [
+  ('/v1/completions', 'stream'), ('/v1/completions', 'echo'),
+  ('/v1/completions', 'ignore_eos'), ('/v1/chat/completions', 'logprobs'),
+  ('/v1/completions', 'stream_options.include_usage'),
+  ('/v1/completions', 'stream_options.include_obfuscation'),
+  ('/v1/completions', 'response_format.json_schema.strict'),
+  ('/score', 'per_char'), ('/tokenize', 'add_special_tokens'),
+])  # fmt: skip
+@pytest.mark.parametrize('value', [0, 1, 0.0, 'false'])
+def test_what_is_true_or_false_is_no_number(server, path, name, value):
+  good = {
+    '/v1/completions': {'stream': True},
+    '/v1/chat/completions': {'messages': [{'role': 'user', 'content': 'a'}]},
+    '/score': {'text': 'a'}, '/tokenize': {'prompt': 'a'},
+  }  # fmt: skip
+  body = value
+  for part in reversed(name.split('.')):
+    body = {part: body}
+  if 'json_schema' in name:
+    body['response_format']['type'] = 'json_schema'
+    body['response_format']['json_schema']['schema'] = True
+  status, _, got = server.ask(path, good[path] | body)
+  assert status == 400, got
+  assert json.loads(got)['error']['message'].startswith(f'{name}: ')
+
+
+@pytest.mark.parametrize('body, path', [
+  ({'stream_options': {'other': 1}}, 'stream_options.other'),
+  ({'logit_bias': {'5': 101}}, 'logit_bias.5'),
+  ({'logit_bias': {'str': 1}}, 'logit_bias.str'),
+  ({'stop': ['a', 1]}, 'stop.1'),
+  ({'stop': {'str': 1}}, 'stop'),
+  ({'prompt': [[1], []]}, 'prompt.1'),
+  ({'response_format': {'type': 'yaml'}}, 'response_format.type'),
+  ({'response_format': {'type': 'json_schema'}},
+   'response_format.json_schema'),
+  ({'response_format': {'type': 'text', 'json_schema': {'schema': True}}},
+   'response_format.json_schema'),
+  ({'response_format': {'type': 'json_schema', 'json_schema': {}}},
+   'response_format.json_schema.schema'),
+  ({'response_format': {'type': 'json_schema', 'json_schema': {
+    'schema': {'properties': {'a': {'type': 'no'}}, 'type': 'object'}}}},
+   'response_format.json_schema.schema: schema #/properties/a'),
+])  # fmt: skip
+def test_a_mistake_within_is_named_by_its_path(server, body, path):
+  status, _, got = server.ask('/v1/completions', body)
+  error = json.loads(got)['error']
+  assert status == 400 and error['param'] == path.split('.')[0].split(':')[0]
+  assert re.match(rf'{re.escape(path)}(?![.\w])', error['message']), error
+
+
+@pytest.mark.parametrize('prompt', ['', '{', 'é'])
+@pytest.mark.parametrize('seed', [1, 2])
+def test_any_json_object(server, prompt, seed):
+  for most in (16, 200):
+    found = server.complete(
+      prompt=prompt, seed=seed, max_tokens=most,
+      response_format={'type': 'json_object'},
+    )  # fmt: skip
+    assert isinstance(json.loads(found['choices'][0]['text']), dict)
 
 
 def test_any_text_is_a_prompt(server):
