@@ -46,10 +46,16 @@ def room() -> Room | None:
       if s.get('bytes_limit')
     ]
     return Room(min(left), "the device's memory") if left else None
-  found = min(_process_limits(), default=None)
+  found = host_room()
   if found is None:
     return None
-  return Room(max(found.bytes, 0) / len(devices), found.source)
+  return Room(found.bytes / len(devices), found.source)
+
+
+def host_room() -> Room | None:
+  """What this process can still allocate on its host; None if nothing tells."""
+  found = min(_process_limits(), default=None)
+  return None if found is None else Room(max(found.bytes, 0), found.source)
 
 
 def _process_limits() -> Iterator[Room]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax import room
 from craft_jax.config import flatten
 from craft_jax.data import cache, sources, splits
 from craft_jax.data.sources import Document, Source
@@ -17,6 +18,12 @@ from craft_jax.settings import Config
 from craft_jax.text import clean as cleaning
 from craft_jax.text import utf8
 from craft_jax.text.vocabulary import Vocabulary
+
+# Least bytes of memory at the peak for a byte of text, by vocabulary; measured
+# on plain English and Russian (docs/data.md). Text that needs more is let
+# through, text that needs this much and has less cannot be prepared.
+_LEAST = {'byte': 4.6, 'char': 2.8}
+_LEAST_TEXT8 = 23.0  # `text8` takes the text apart word by word
 
 # Raised when the same settings and bytes would give other arrays.
 _VERSION = 2
@@ -101,11 +108,16 @@ def open_corpus(cfg: Config, vocabulary: Vocabulary | None = None) -> Corpus:
   if cfg.text.vocabulary == 'byte' and vocabulary == Vocabulary.byte():
     vocabulary = None  # what would be built: the same cache entry
   source = sources.open_source(cfg.data)
+  sizes = [d.size for part in source.parts.values() for d in part]
+  _check_room(source, max(sizes, default=0))  # one at a time is read for it
   key = _cache_key(cfg, vocabulary, source)
   folder = sources.cache_folder(cfg.data) / 'corpora' / key[:32]
   entry = cache.load(folder)
   reused = entry is not None
   if entry is None:
+    kind = vocabulary.kind if vocabulary else cfg.text.vocabulary
+    least = _LEAST_TEXT8 if 'text8' in cfg.text.clean else _LEAST[kind]
+    _check_room(source, int(least * sum(sizes)))
     facts, arrays = _prepare(cfg, vocabulary, source)
     if _cache_key(cfg, vocabulary, source) != key:
       raise UserError(f'{source.title} changed while it was read; run again')
@@ -117,6 +129,23 @@ def open_corpus(cfg: Config, vocabulary: Vocabulary | None = None) -> Corpus:
         '--config.data.cache_dir=DIR to another disk'
       )
   return _corpus_of(*entry, source, folder, reused)
+
+
+def _check_room(source: Source, needed: int) -> None:
+  """Refuses to prepare what memory cannot hold: the kernel kills without word.
+
+  Raises:
+    UserError: `needed` bytes are more than this process can have.
+  """
+  left = room.host_room()
+  if left is None or needed <= left.bytes:
+    return
+  raise UserError(
+    f'preparing {source.title} needs at least {needed / 1e9:,.2f} GB of '
+    f'memory, and {left.source} leaves {left.bytes / 1e9:,.2f} GB; give less '
+    'text, or prepare it on a larger machine (craft data prepare) with '
+    '--config.data.cache_dir=DIR and copy that folder here'
+  )
 
 
 def _cache_key(

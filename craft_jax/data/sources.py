@@ -41,10 +41,12 @@ class Document:
   Attributes:
     name: unique within its source, and the same on every machine.
     read: its bytes; raises `UserError` if they cannot be read.
+    size: how many bytes; 0 where only reading tells.
   """
 
   name: str
   read: Callable[[], bytes]
+  size: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,8 @@ def documents_at(
       raise UserError(f'{setting}={path} is empty; give a file with text')
     if kind := _foreign(head):
       raise UserError(f'{setting}={path} is {kind[0]}, no text; {kind[1]}')
-    return [Document(full.name, functools.partial(read_file, full))], ()
+    read = functools.partial(read_file, full)
+    return [Document(full.name, read, full.stat().st_size)], ()
   elif glob.has_magic(path):
     root, files = _globbed(full)
   else:
@@ -217,7 +220,11 @@ def documents_at(
       'file, a folder or a glob with text'
     )
   documents = [
-    Document(f.relative_to(root).as_posix(), functools.partial(read_file, f))
+    Document(
+      f.relative_to(root).as_posix(),
+      functools.partial(read_file, f),
+      f.stat().st_size,
+    )
     for f in texts
   ]
   others = {why: left.pop(why) for why in _NOT_READ if why in left}

@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from craft_jax import room
 from craft_jax.data import cache
 from craft_jax.data.corpus import open_corpus
 from craft_jax.errors import UserError
@@ -273,3 +274,24 @@ def test_two_writers_of_one_entry(tmp_path):
 def test_missing_text_is_one_line(tmp_path):
   with pytest.raises(UserError, match='does not exist'):
     open_corpus(config(tmp_path, path=str(tmp_path / 'none.txt')))
+
+
+def test_text_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
+  """Before it is read, and before it is prepared."""
+  path = tmp_path / 'large.txt'
+  with open(path, 'wb') as file:
+    file.write(b'some text\n')
+    file.truncate(1 << 40)  # a hole: it takes no room on the disk
+  with pytest.raises(UserError, match=r'at least 1,099\.51 GB of memory') as e:
+    open_corpus(config(tmp_path, path=str(path)))
+  assert '\n' not in str(e.value)
+  path = text_file(tmp_path, 'some text to read\n' * 100)
+  small = room.Room(4000.0, 'the control group')
+  monkeypatch.setattr(room, 'host_room', lambda: small)
+  with pytest.raises(UserError, match='the control group leaves'):
+    open_corpus(config(tmp_path, path=path))
+  assert not list(tmp_path.rglob('*.npy'))
+  monkeypatch.undo()
+  open_corpus(config(tmp_path, path=path))
+  monkeypatch.setattr(room, 'host_room', lambda: small)
+  assert open_corpus(config(tmp_path, path=path)).reused
