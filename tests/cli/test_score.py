@@ -162,7 +162,7 @@ def test_unknown_characters(craft, tmp_path):
     (['--text=a', '--stride=99'], '--stride=99 must be from 1'),
     (['--file=no/such/file'], 'no/such/file: No such file'),
     (['--text=a', '--step=7'], 'has no step 7'),
-    (['--text=a', '--html=no/such/page'], 'no/such/page: No such file'),
+    (['--text=a', '--html=no/such/page'], 'no/such/page: there is no folder'),
   ],
 )
 def test_mistakes(craft, byte_run, flags, words):
