@@ -21,6 +21,7 @@ import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError, one_line
 from craft_jax.settings import Config
 
@@ -409,7 +410,7 @@ def _whole(number: float) -> int:
 
 def to_json(cfg: Config) -> str:
   """The resolved config as indented JSON."""
-  return json.dumps(dataclasses.asdict(cfg), indent=2)
+  return strict_json.dumps(dataclasses.asdict(cfg), indent=2)
 
 
 def from_json(text: str | bytes) -> Config:

@@ -14,7 +14,7 @@ _LAYERS = {
   '': 0,  # craft_jax itself: the version, and a door (see below)
   'errors': 0,
   'terminal': 0,
-  'strict_json': 0,
+  'strict_json': -1,
   'extras': 0,
   'files': 0,
   'settings': 0,

@@ -1,7 +1,6 @@
 """Writes checkpoints in the background and keeps the ones worth keeping."""
 
 import contextlib
-import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from craft_jax import files
+from craft_jax import files, strict_json
 from craft_jax.checkpoint.meta import Meta
 from craft_jax.checkpoint.reader import (
   FILES,
@@ -178,7 +177,7 @@ class Checkpointer:
     path = step_path(self.workdir, meta.step)
     if not open_meta(self.workdir, meta.step).metrics:
       tree = meta.to_tree()['metrics']
-      files.write_atomic(path / METRICS, json.dumps(tree))
+      files.write_atomic(path / METRICS, strict_json.dumps(tree))
 
   def _verify(self, step: int, saved: Any) -> None:
     """In the background: awaits the commit, then reads every file back.
@@ -196,7 +195,7 @@ class Checkpointer:
           str(p.relative_to(path)): [p.stat().length, file_sha256(p)]
           for p in walk(path)
         }
-        files.write_atomic(path / FILES, json.dumps(wanted))
+        files.write_atomic(path / FILES, strict_json.dumps(wanted))
     except Exception as e:  # lost in this thread, it would pass for success
       self._failure = e
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from craft_jax import room
+from craft_jax import room, strict_json
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.interrupts import KINDS, as_child
 from craft_jax.settings import Config
@@ -35,7 +35,7 @@ def is_child() -> bool:
 
 def tell(facts: Mapping[str, Any]) -> None:
   """Leaves what the parent wants to know of a shortage."""
-  pathlib.Path(os.environ[_FILE]).write_text(json.dumps(dict(facts)))
+  pathlib.Path(os.environ[_FILE]).write_text(strict_json.dumps(dict(facts)))
 
 
 # --- in the parent -----------------------------------------------------------

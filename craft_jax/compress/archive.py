@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError
 
 MAGIC = b'\x8fcraft\r\n'
@@ -69,7 +70,7 @@ class Archive:
 
 def pack(archive: Archive) -> bytes:
   """The bytes of an archive."""
-  text = json.dumps(archive.conditions, separators=(',', ':')).encode()
+  text = strict_json.dumps(archive.conditions, separators=(',', ':')).encode()
   head = _HEAD.pack(
     MAGIC,
     FORMAT,

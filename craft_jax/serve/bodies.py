@@ -8,6 +8,7 @@ mistakes pydantic describes each.
 import codecs
 import functools
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -27,9 +28,11 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
+from craft_jax import strict_json
 from craft_jax.serve.errors import ApiError
 
 T = TypeVar('T')
+_MAY_OVERFLOW = re.compile(rb'[0-9.][eE][+]?[0-9]{2}|[0-9]{290}')
 Each = Annotated[list[T], Field(fail_fast=True)]
 Id = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -146,8 +149,11 @@ def _parse(data: bytes) -> Any:
   """
   data = data.removeprefix(codecs.BOM_UTF8)
   try:
+    # It makes Infinity of 1e400; only what may be that large is read twice.
+    if _MAY_OVERFLOW.search(data):
+      strict_json.loads(data)
     return pydantic_core.from_json(data, allow_inf_nan=False)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     error = e
   # The standard library's parser lets text pass that UTF-8 cannot have.
   try:

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import hmac
 import ipaddress
-import json
 import re
 import time
 import uuid
@@ -15,6 +14,7 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_jax import strict_json
 from craft_jax.serve.document import CHATS, COMPLETIONS
 from craft_jax.serve.errors import ApiError, closing
 from craft_jax.serve.limits import Rates
@@ -294,7 +294,7 @@ def _too_large(most: int) -> ApiError:
 
 async def refuse(send: Send, error: ApiError) -> None:
   """Sends an error."""
-  body = json.dumps(error.body()).encode()
+  body = strict_json.dumps(error.body()).encode()
   await _send(send, error.status, error.headers(), body)
 
 

@@ -1,11 +1,12 @@
 """What the server says of itself: a JSON object a line, never a prompt."""
 
 import contextlib
-import json
 import sys
 import time
 import traceback
 from typing import Any, TextIO
+
+from craft_jax import strict_json
 
 
 class Log:
@@ -21,7 +22,9 @@ class Log:
   def note(self, event: str, **more: Any) -> None:
     """A line; a value that is no JSON is shown as text."""
     stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
-    line = json.dumps({'time': stamp, 'event': event} | more, default=str)
+    line = strict_json.dumps(
+      {'time': stamp, 'event': event} | more, default=str
+    )
     # A log that nobody reads any more is no reason to serve nobody.
     with contextlib.suppress(OSError):
       print(line, file=self._file or sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import re
 import signal
 import socket
@@ -14,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from craft_jax import strict_json
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.guard import SAFE_HEADERS
 from craft_jax.serve.limits import Limits
@@ -164,7 +164,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
 
   def send_400_response(self, msg: str) -> None:
     """As uvicorn's, in the form of all other errors."""
-    body = json.dumps(ApiError(400, msg).body()).encode()
+    body = strict_json.dumps(ApiError(400, msg).body()).encode()
     headers = [
       (b'content-type', b'application/json'),
       (b'content-length', str(len(body)).encode()),

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from craft_jax import strict_json
 from craft_jax.serve.answers import Text
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.writing import Writing
@@ -53,7 +53,7 @@ def encoded(value: Any) -> str:
   """JSON, made in many short calls: each of them holds the interpreter."""
   if isinstance(value, dict) and not _is_flat(value.values()):
     return _joined(
-      '{}', (f'{json.dumps(k)}:{encoded(v)}' for k, v in value.items())
+      '{}', (f'{strict_json.dumps(k)}:{encoded(v)}' for k, v in value.items())
     )
   if isinstance(value, list) and not _is_flat(value):
     return _joined('[]', map(encoded, value))
@@ -73,7 +73,7 @@ def _joined(ends: str, pieces: Iterable[str]) -> str:
 
 
 def _dumped(value: Any) -> str:
-  return json.dumps(value, allow_nan=False, separators=(',', ':'))
+  return strict_json.dumps(value, separators=(',', ':'))
 
 
 def event(found: Any) -> bytes:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from craft_jax import config, files
+from craft_jax import config, files, strict_json
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.sweep.space import Dimension, corners, draw
@@ -100,7 +100,7 @@ def make_trials(
           f'two runs would be kept in {name}; write their values apart in '
           'more than signs'
         )
-      found[name] = Trial(name, json.loads(json.dumps(settings)))
+      found[name] = Trial(name, json.loads(strict_json.dumps(settings)))
   return list(found.values())
 
 
@@ -159,7 +159,7 @@ def samples(space: Sequence[Dimension], seed: int) -> list[Trial]:
   """
   points = list(itertools.islice(corners(space), _MOST_CHECKS))
   points += [draw(space, 1, seed + i)[0] for i in range(32)]
-  return [Trial('', json.loads(json.dumps(point))) for point in points]
+  return [Trial('', json.loads(strict_json.dumps(point))) for point in points]
 
 
 def shared(cfg: Config, varied: Iterable[str]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def shared(cfg: Config, varied: Iterable[str]) -> dict[str, Any]:
   left_out |= {name for name, _, f in config.settings() if f.metadata['free']}
   flat = config.flatten(cfg)
   kept = {name: v for name, v in flat.items() if name not in left_out}
-  return json.loads(json.dumps(kept))
+  return json.loads(strict_json.dumps(kept))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -219,7 +219,7 @@ def to_json(plan: Plan) -> str:
   for trial in tree['trials']:
     if trial['pruned'] is None:
       del trial['pruned']
-  return json.dumps(tree, indent=2) + '\n'
+  return strict_json.dumps(tree, indent=2) + '\n'
 
 
 def from_json(text: str | bytes) -> Plan:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax import strict_json
 from craft_jax.errors import UserError
 from craft_jax.text import utf8
 
@@ -190,7 +191,7 @@ class Vocabulary:
     """The vocabulary as one JSON object, ASCII only."""
     # One string per character: JSON would join two neighbouring surrogates.
     chars = list(self.chars)
-    return json.dumps(
+    return strict_json.dumps(
       {'kind': self.kind, 'unknown': self.unknown, 'chars': chars}
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from craft_jax import config as config_lib
-from craft_jax import extras, files
+from craft_jax import extras, files, strict_json
 from craft_jax.settings import Config
 from craft_jax.track.background import Background
 from craft_jax.track.layout import TENSORBOARD
@@ -99,7 +99,9 @@ class TensorBoardWriter:
   def finish(self, summary: Mapping[str, Any]) -> None:
     """Records the summary as text and closes."""
     summary = to_json(summary)
-    self._block('summary', json.dumps(summary, indent=2), summary['step'])
+    self._block(
+      'summary', strict_json.dumps(summary, indent=2), summary['step']
+    )
     self.close()
 
   def close(self) -> None:
@@ -160,7 +162,9 @@ class MlflowWriter:
       tags={k: str(facts[k]) for k in _TAGS if k in facts},
     )
     self._id, self._going = run.info.run_id, True
-    files.write_atomic(path, json.dumps({'uri': uri, 'run_id': self._id}))
+    files.write_atomic(
+      path, strict_json.dumps({'uri': uri, 'run_id': self._id})
+    )
     from mlflow.entities import Param
 
     params = [
@@ -233,7 +237,7 @@ class WandbWriter:
     del step
     path = epath.Path(workdir) / _WANDB_ID
     if not path.exists():
-      files.write_atomic(path, json.dumps({'id': secrets.token_hex(4)}))
+      files.write_atomic(path, strict_json.dumps({'id': secrets.token_hex(4)}))
     self._run = wandb.init(
       project=os.environ.get('WANDB_PROJECT', 'craft'),
       name=epath.Path(workdir).name,

@@ -12,7 +12,7 @@ from typing import IO
 
 from etils import epath
 
-from craft_jax import files
+from craft_jax import files, strict_json
 from craft_jax.errors import UserError
 
 LOCK = '.lock'
@@ -66,7 +66,9 @@ class Lock:
     self._file = file
     with contextlib.suppress(OSError):  # on a full disk it holds all the same
       file.truncate(0)
-      file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid()}))
+      file.write(
+        strict_json.dumps({'host': socket.gethostname(), 'pid': os.getpid()})
+      )
       file.flush()
 
   def renew(self) -> None:

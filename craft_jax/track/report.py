@@ -1,6 +1,5 @@
 """One HTML file about some runs: curves, differences, samples; no network."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax import strict_json
 from craft_jax.terminal import as_html
 from craft_jax.track import compare, curves
 from craft_jax.track.plot import COLORS, DASHES, thinned
@@ -57,7 +57,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
     ],
   }
   # '</script>' in a name must not end the script that holds it.
-  text = json.dumps(data, allow_nan=False).replace('<', '\\u003c')
+  text = strict_json.dumps(data).replace('<', '\\u003c')
   notes = ''.join(f'<li>{as_html(note)}</li>' for note in found.notes)
   return PAGE.format(
     title=as_html(_title(names)),

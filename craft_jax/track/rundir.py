@@ -19,7 +19,7 @@ import jax
 from etils import epath
 
 from craft_jax import config as config_lib
-from craft_jax import files, jax_settings, room
+from craft_jax import files, jax_settings, room, strict_json
 from craft_jax.errors import UserError
 from craft_jax.settings import Config
 from craft_jax.track.layout import (
@@ -110,7 +110,7 @@ class RunDir:
     """Adds JSON values to the metadata and writes the file whole."""
     self.metadata |= fields
     if self.writes:
-      text = json.dumps(self.metadata, indent=2)
+      text = strict_json.dumps(self.metadata, indent=2)
       _write(self.path / METADATA, text + '\n')
 
   def mend(self) -> str:

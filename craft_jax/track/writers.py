@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from etils import epath
 
-from craft_jax import files
+from craft_jax import files, strict_json
 from craft_jax.errors import UserError
 from craft_jax.track.layout import METRICS, SUMMARY
 
@@ -271,7 +271,7 @@ class JsonlWriter:
   def finish(self, summary: Mapping[str, Any]) -> None:
     """Writes `summary.json` and closes the file."""
     self.close()
-    text = json.dumps(to_json(summary), indent=2, allow_nan=False)
+    text = strict_json.dumps(to_json(summary), indent=2)
     try:
       files.write_atomic(self._summary, text + '\n')
     except OSError as e:
@@ -295,7 +295,7 @@ class JsonlWriter:
     self._seen |= {(row['step'], key) for key in row}
     self.count += 1
     # ASCII only: splitlines above must never meet U+2028 inside a row.
-    self._rows.append(json.dumps(row, allow_nan=False).encode() + b'\n')
+    self._rows.append(strict_json.dumps(row).encode() + b'\n')
     if not self._remote:
       self._write_rows()
     elif time.monotonic() - self._written > _REMOTE_SECONDS:

@@ -470,3 +470,23 @@ def test_an_end_is_told(visit, start_server):
   expect(page.get_by_role('alert')).to_contain_text('closing down')
   expect(page.get_by_role('status').first).to_contain_text('Looking for')
   assert len(_texts(page)[0]) > 20
+
+
+def test_what_would_be_obeyed_is_visible(page):
+  given = 'a\u202eb\x9bc\ufffdd'
+  page.get_by_label('Prompt', exact=True).fill(given)
+  page.get_by_role('button', name='Copy as curl').click()
+  expect(page.locator('#codeText')).to_have_value(
+    re.compile(r'a\\u202eb\\u009bc\\ufffdd')
+  )
+  page.keyboard.press('Escape')
+  page.get_by_role('button', name='Score the prompt').click()
+  letters = page.locator('.text [data-shown]')
+  expect(letters).to_have_count(3)
+  shown = letters.evaluate_all(
+    'all => all.map(e => [e.dataset.shown, getComputedStyle(e).unicodeBidi])'
+  )
+  assert shown == [
+    [code, 'isolate'] for code in (r'\u202e', r'\u009b', r'\ufffd')
+  ]
+  assert _texts(page) == [given]

@@ -56,10 +56,19 @@ function make(tag, attributes = {}, ...inside) {
 }
 
 const wait = (seconds) => new Promise((go) => setTimeout(go, seconds * 1000));
-const say = (text) => { $('status').textContent = text; };
+const say = (text) => { $('status').textContent = visible(text); };
+
+// What would turn letters round, hide, or be taken for a lost byte.
+const OBEYED = new RegExp('[\\0-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f'
+  + '\\u202a-\\u202e\\u2066-\\u2069\\ufffd\\ud800-\\udfff]', 'gu');
+const code = (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`;
+
+function visible(text) {
+  return text.replace(OBEYED, code);
+}
 
 function complain(text = '') {
-  $('error').textContent = text;
+  $('error').textContent = visible(text);
   $('error').hidden = !text;
 }
 
@@ -69,7 +78,7 @@ const isEnd = (token) => token === '<bos>' || token === '<eos>';
 function named(token) {  // a symbol as it is shown
   const names = {' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍'};
   if (!token || isEnd(token)) return 'end';
-  return names[token] ?? token.replace(/^bytes:/, '');
+  return names[token] ?? visible(token.replace(/^bytes:/, ''));
 }
 
 // --- the server ---
@@ -134,9 +143,9 @@ async function meet() {  // learns what the model and its settings are
         async (path) => (await ask(path)).json()));
     model = models.data[0];
     const kind = symbols.tokenizer_class === 'craft-byte' ? 'bytes' : 'characters';
-    $('facts').textContent = `${model.id} · step ${model.step.toLocaleString()}`
+    $('facts').textContent = `${visible(model.id)} · step ${model.step.toLocaleString()}`
       + ` · sees ${model.context} ${kind} back · ${symbols.vocab_size} symbols`;
-    document.title = `${model.id} · Craft`;
+    document.title = `${visible(model.id)} · Craft`;
     if (!Object.keys(inputs).length) {
       showSettings(paper.components.schemas.CompletionBody.properties);
     }
@@ -253,7 +262,7 @@ function asked() {  // the request, without what only this page needs
 // --- the form of the text, validated while it is typed ---
 
 function verdict(text, good = false) {
-  $('verdict').textContent = text;
+  $('verdict').textContent = visible(text);
   $('verdict').className = good ? 'good' : 'bad';
   $('rule').setAttribute('aria-invalid', String(Boolean(text) && !good));
 }
@@ -321,7 +330,8 @@ class Text {  // one choice: its characters, and the symbols of each
   }
 
   letter(text, kind) {
-    const span = make('span', {textContent: text});
+    const span = make('span', {textContent: text});  // whole, to be copied
+    if (visible(text) !== text) span.dataset.shown = visible(text);
     if (kind) span.dataset.kind = span.className = kind;
     this.letters.push({span, text, tokens: [], bits: 0});
     span.number = this.letters.length - 1;
@@ -575,7 +585,7 @@ async function copy(name, write) {
   complain();
   try {
     if (!model && !await meet()) return;
-    $('codeText').value = write(asked());
+    $('codeText').value = visible(write(asked()));  // the same text as JSON
   } catch (error) {
     explain(error);
     return;
