@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 
 import pytest
 
@@ -181,12 +182,7 @@ def test_problems_of_different_parts_come_together(check):
 
 
 def test_a_writer_that_is_not_installed(check, monkeypatch):
-  import importlib.util
-
-  find = importlib.util.find_spec
-  monkeypatch.setattr(
-    importlib.util, 'find_spec', lambda n: None if n == 'wandb' else find(n)
-  )
+  monkeypatch.setitem(sys.modules, 'wandb', None)
   code, rows = check('--config.log.writers=wandb')
   assert code == 2 and 'craft-jax[wandb]' in rows['writers'][0][1]
 

@@ -86,7 +86,10 @@ MISTAKES = [
     'needs an even model.width',
   ),
   (['--config.train.accumulate=7'], 'not divisible by train.accumulate=7'),
-  (['--config.train.steps=10'], 'must be below train.steps=10'),
+  (
+    ['--config.train.steps=10', '--config.optim.warmup_steps=10'],
+    'must be below train.steps=10',
+  ),
   (['--config.optim.decay_steps=10'], 'needs optim.schedule=wsd'),
   (
     ['--config.optim.schedule=wsd', '--config.optim.decay_steps=99999'],

@@ -388,7 +388,8 @@ def test_bayes_without_optuna(here, monkeypatch):
   done = here(*SET, '--search=bayes', '--trials=2')
   assert done.code == 2
   assert done.err == (
-    "craft: --search=bayes needs Optuna: pip install 'craft-jax[sweep]'\n"
+    'craft: --search=bayes needs optuna, which is not installed: '
+    "pip install 'craft-jax[sweep]'\n"
   )
 
 

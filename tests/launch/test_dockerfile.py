@@ -41,7 +41,7 @@ def test_targets():
   extras = tomllib.loads((_ROOT / 'pyproject.toml').read_text())['project'][
     'optional-dependencies'
   ]
-  assert {'cuda12', 'serve'} <= extras.keys()
+  assert {'cuda12', 'remote', 'serve'} <= extras.keys()
   for target in ('cpu', 'cuda12'):
     lines = _chain(target)
     assert lines[0][1] == 'python:3.11-slim'
@@ -51,7 +51,7 @@ def test_targets():
     assert copy[1:] == [f'--from=install-{target}', '/opt/craft', '/opt/craft']
     install = ' '.join(_stages()[f'install-{target}'][-1])
     assert '--constraint constraints.txt' in install
-    extra = {'cpu': 'serve', 'cuda12': 'cuda12,serve'}[target]
+    extra = {'cpu': 'remote,serve', 'cuda12': 'cuda12,remote,serve'}[target]
     assert install.endswith(f"'.[{extra}]'")
   assert list(_stages())[-1] == 'cpu'
 
