@@ -172,27 +172,33 @@ def test_there_are_as_many_kinds_as_are_meant():
 def test_no_operation_on_a_body_keeps_the_interpreter(monkeypatch, name):
   """Compiled code, which no thread interrupts, runs for short at a time.
 
-  Between two objects of a body some Python runs, `_names`.
+  Between two objects of a body some Python runs, `_names`. The least of three:
+  what other programs do to the caches of a core counts as time, too.
   """
-  path, text = _CASES[name]
+  longest = [_longest_operation(monkeypatch, *_CASES[name]) for _ in range(3)]
+  assert min(longest) < _BAR
+
+
+def _longest_operation(monkeypatch, path, text) -> float:
   names, times = bodies._names, []
 
   def marked(kind):
     times.append(time.thread_time())
     return names(kind)
 
-  monkeypatch.setattr(bodies, '_names', marked)
   gc.disable()  # as `Service.aside` does
   try:
-    times.append(time.thread_time())
-    with contextlib.suppress(ApiError, ValueError):
-      value = bodies.pydantic_core.from_json(text.encode())
+    with monkeypatch.context() as patch:
+      patch.setattr(bodies, '_names', marked)
       times.append(time.thread_time())
-      _KINDS[path].model_validate(value)
-    times.append(time.thread_time())
+      with contextlib.suppress(ApiError, ValueError):
+        value = bodies.pydantic_core.from_json(text.encode())
+        times.append(time.thread_time())
+        _KINDS[path].model_validate(value)
+      times.append(time.thread_time())
   finally:
     gc.enable()
-  assert max(b - a for a, b in itertools.pairwise(times)) < _BAR
+  return max(b - a for a, b in itertools.pairwise(times))
 
 
 def test_an_answer_is_encoded_in_pieces(monkeypatch):
