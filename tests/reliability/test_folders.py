@@ -12,7 +12,7 @@ from craft_jax.main import main
 _NAMES = [
   'lr=[0.1,0.2]', '[2024-01-01] try', '[!a]*b?{x}', '%s 50% %20', 'a b ',
   """it's "quoted" """, '$HOME `x` $(x)', 'a#b?c=d&e', 'a~b~', 'new\nline\ttab',
-  'größe 大 \U0001f600', 's3:', '-x', '.dot;b|c<d>!@,',
+  'größe 大 \U0001f600', 'a:b s3:', '-x', '.dot;b|c<d>!@,',
 ]  # fmt: skip
 
 
