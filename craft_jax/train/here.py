@@ -201,7 +201,7 @@ def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
     if int(state.step) != steps + 1:
       raise RunFailed('a step was not finite; use a lower optim.learning_rate')
     begin = time.perf_counter()
-    setup.checkpointer.save(state, setup.meta(steps + 1, {}))
+    setup.checkpointer.save(state, setup.meta(steps + 1, {}, 0))
     setup.checkpointer.wait()
     saving = time.perf_counter() - begin
     files = pathlib.Path(setup.run_dir.path, 'checkpoints').rglob('*')

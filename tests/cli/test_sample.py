@@ -365,7 +365,7 @@ def test_a_reader_that_leaves_is_no_error(workdir):
   """`craft sample | head -c 1`, as processes."""
   command = [
     sys.executable, '-m', 'craft_jax.main', 'sample', f'--workdir={workdir}',
-    '--prompt=a', '--max-chars=100000', '--ignore-end',
+    '--step=1', '--prompt=a', '--max-chars=100000', '--ignore-end',
   ]  # fmt: skip
   with subprocess.Popen(
     command,
