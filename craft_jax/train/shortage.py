@@ -146,7 +146,8 @@ def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
   needed, free = state_bytes * (most - there), disk_free(workdir)
   assert free is not None, 'a local folder'
   text = (
-    f'{most - there} checkpoint(s) of {amount(state_bytes)} need '
+    f'{most - there} checkpoint{"s" * (most - there > 1)} of '
+    f'{amount(state_bytes)} need '
     f'{amount(needed)} of {amount(free)} free'
   )
   if needed > free:

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -288,7 +289,8 @@ def test_a_disk_too_small_is_refused_at_the_start(
   assert main(['train', *flags, f'--workdir={small_disk}/run']) == 2
   error = capsys.readouterr().err
   assert error.count('\n') == 1
-  assert 'checkpoint(s) of' in error and 'give a --workdir on another' in error
+  assert re.search(r'\d+ checkpoints? of [\d.]+ .?B need', error)
+  assert 'give a --workdir on another' in error
   assert list(small_disk.iterdir()) == []
 
 

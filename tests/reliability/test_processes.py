@@ -120,7 +120,7 @@ def alone(tmp_path_factory, text):
       'train', *flags, f'--workdir={workdir}',
       f'--config.mesh.cpu_devices={count}',
     )  # fmt: skip
-    error = runs.finish(process)
+    error = runs.finish(process, seconds=600)
     assert process.returncode == 0, error
     return workdir
 
@@ -135,12 +135,15 @@ def test_unequal_processes_run_the_same(tmp_path, text, alone, count):
   arguments = ['train', *runs.flags(text, *_LONG, *_PARTS[count])]
   arguments.append(f'--workdir={workdir}')
   started = runs.start_together(count, arguments, first=_UNEQUAL.format)
-  runs.wait_until(lambda: len(checkpoint.steps(workdir)) > 0, started[0])
+  # Four processes that wait for each other take minutes on two busy cores.
+  runs.wait_until(
+    lambda: len(checkpoint.steps(workdir)) > 0, started[0], seconds=600
+  )
   started[-1].send_signal(signal.SIGTERM)
   errors = [runs.finish(process) for process in started]
   assert [p.returncode for p in started] == [75] * count, errors
   started = runs.start_together(count, arguments, first=_UNEQUAL.format)
-  errors = [runs.finish(process) for process in started]
+  errors = [runs.finish(process, seconds=900) for process in started]
   assert [p.returncode for p in started] == [0] * count, '\n'.join(errors)
   assert checkpoint.steps(workdir)[-1] == 1500
   assert runs.digests(workdir) == runs.digests(alone(count))

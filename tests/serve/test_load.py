@@ -593,7 +593,7 @@ def test_what_is_not_finished_is_told_so(start_server, kind):
     begin = time.monotonic()
     server.process.send_signal(kind)
     end = _until_end(streamed)
-    assert b'"code": "closing"' in end and b'data: [DONE]\n\n' in end
+    assert b'"code":"closing"' in end and b'data: [DONE]\n\n' in end
     assert _until_end(whole).startswith(b'HTTP/1.1 503')
     assert b'HTTP/1.1 200' not in _until_end(scored)
     assert server.process.wait(30) == 0
@@ -615,7 +615,7 @@ def test_a_second_ctrl_c_waits_for_nothing(start_server):
     assert server.process.poll() is None
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(60) == 0
-    assert b'"code": "closing"' in _until_end(streamed)
+    assert b'"code":"closing"' in _until_end(streamed)
 
 
 @pytest.mark.slow
