@@ -25,7 +25,7 @@ from craft_jax.checkpoint.reader import (
   step_to_use,
   steps,
 )
-from craft_jax.checkpoint.writer import Checkpointer
+from craft_jax.checkpoint.writer import Checkpointer, quiet
 
 __all__ = [
   'Checkpointer',
@@ -36,6 +36,7 @@ __all__ = [
   'find_damage',
   'leaf_paths',
   'open_meta',
+  'quiet',
   'report',
   'resolve_step',
   'restore_params',

@@ -1,14 +1,18 @@
 """Writes checkpoints in the background and keeps the ones worth keeping."""
 
 import contextlib
+import logging as py_logging
 import shutil
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 
 from craft_jax import files, strict_json
@@ -38,6 +42,28 @@ _UNFINISHED = '.orbax-checkpoint-tmp'  # in the names of Orbax's own, too
 _SHARED_WRITE_BYTES = 1 << 24  # from here on replicas write a slice each
 # A full disk reaches us as any of these, by who noticed it first.
 _SAVE_ERRORS = (OSError, ValueError, RuntimeError)
+
+
+def quiet() -> None:
+  """Stops Orbax and TensorStore from printing failures they also raise.
+
+  Orbax logs a traceback of each. TensorStore reports the end of every write to
+  Orbax's event loop, which the first failed write has closed by then, and
+  prints a traceback of each report that fails. asyncio and Python tell of the
+  writes that nobody waited for or began.
+  """
+  logging.set_verbosity(logging.FATAL)
+  py_logging.getLogger('asyncio').setLevel(py_logging.CRITICAL)
+  warnings.filterwarnings(
+    'ignore', 'coroutine .* was never awaited', RuntimeWarning
+  )
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      before(unraisable)
+
+  sys.unraisablehook = hook
 
 
 class Checkpointer:

@@ -104,17 +104,14 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   if not args.workdir and distributed.asked(args):
     raise UserError('several processes need one --workdir; give it')
 
-  from absl import logging
-
-  from craft_jax import compile_cache
+  from craft_jax import checkpoint, compile_cache
   from craft_jax.data.sources import cache_folder
   from craft_jax.sharding import processes
   from craft_jax.track.writers import to_json
   from craft_jax.train.loop import train
   from craft_jax.train.shortage import OutOfMemory, TooLarge
 
-  # Orbax logs a traceback of each failure that it also raises.
-  logging.set_verbosity(logging.FATAL)
+  checkpoint.quiet()
   compile_cache.use(cache_folder(cfg.data))
   try:
     summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)

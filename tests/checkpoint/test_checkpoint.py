@@ -5,6 +5,8 @@ import math
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 from typing import Any
 
 import flax.struct
@@ -421,3 +423,42 @@ def test_a_mismatch_names_the_array(two_steps):
     checkpoint.restore_params(
       two_steps, 2, abstract(make_state(width=5)).params
     )
+
+
+_FOLDER_GOES = """
+import pathlib, sys, time
+import jax.numpy as jnp
+from craft_jax import checkpoint
+from craft_jax.errors import UserError
+from craft_jax.settings import Config
+from craft_jax.text.vocabulary import Vocabulary
+
+checkpoint.quiet()
+state = {
+  'step': jnp.int32(3), 'data_offset': jnp.int32(0), 'opt_state': (),
+  'params': {f'{i}': jnp.ones((300, 300)) for i in range(60)}, 'ema': None,
+}
+meta = checkpoint.Meta(3, Config(), Vocabulary.byte(), 'abc', {})
+for i in range(20):
+  folder = pathlib.Path(sys.argv[1], str(i))
+  saver = checkpoint.Checkpointer(folder)
+  saver.save(state, meta)
+  time.sleep(0.004 * i)  # each attempt fails at another place
+  folder.rename(f'{folder}-moved')
+  try:
+    saver.close()
+  except UserError as e:
+    print(e)
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_fails_says_nothing_else(tmp_path):
+  done = subprocess.run(
+    [sys.executable, '-c', _FOLDER_GOES, tmp_path],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0 and done.stderr == ''
+  lines = done.stdout.splitlines()
+  assert lines and all('mend the folder' in line for line in lines)

@@ -82,7 +82,7 @@ def whole(trained):
     (['compress', 'none'], 'none: No such file'),
     (['compress', 'a', '--streams=0'], '--streams=0 must be from 1'),
     (['compress', 'a', '--output=.'], '--output=. is a folder'),
-    (['compress', 'a', '--output=no/a'], 'no folder no for the output'),
+    (['compress', 'a', '--output=no/a'], 'there is no folder no'),
     (['compress', 'a', '--step=7'], 'has no step 7'),
     (['decompress', 'a'], 'a does not end in .craft; give --output'),
     (['decompress', 'a', '--output=b'], 'a is not an archive'),
