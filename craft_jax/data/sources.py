@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shlex
 import sysconfig
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -472,7 +473,7 @@ def _tfds_builder(data: Data) -> Any:
   name, folder = data.tfds_name, data.tfds_dir
   check_local(folder, 'data.tfds_dir')
   prepare = (
-    f'prepare it where TensorFlow is installed: tfds build {name} '
+    f'prepare it where TensorFlow is installed: tfds build {shlex.quote(name)} '
     '--file_format=array_record, and give its folder as data.tfds_dir'
   )
   if folder and not pathlib.Path(folder).expanduser().is_dir():

@@ -3,6 +3,8 @@
 import os
 import pty
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -134,3 +136,24 @@ def test_a_lost_terminal(tmp_path, text):
   assert checkpoint.find_damage(workdir, step) == ''
   trained = [r['step'] for r in runs.rows(workdir) if 'loss' in r]
   assert trained == list(range(1, step + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('closed', [(1,), (2,), (0, 1, 2)], ids=str)
+def test_a_scheduler_that_closed_the_streams(tmp_path, text, closed):
+  """It restarts what ends with 75, and nothing else."""
+  workdir = tmp_path / 'run'
+  words = [sys.executable, '-m', 'craft_jax.main', 'train',
+           *runs.flags(text), f'--workdir={workdir}']  # fmt: skip
+  shut = ' '.join(f'{number}>&-' for number in closed)
+  process = subprocess.Popen(
+    ['bash', '-c', f'exec "$@" {shut}', 'bash', *words],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+    env=os.environ | {'PYTHONPATH': str(runs.ROOT)},
+  )
+  runs.wait_until(lambda: len(runs.rows(workdir)) > 3, process)
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=240) == 75
+  step = checkpoint.steps(workdir)[-1]
+  assert checkpoint.find_damage(workdir, step) == ''
