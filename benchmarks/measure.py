@@ -130,9 +130,10 @@ def lengthened(
 def report(
   question: str,
   seconds: Mapping[str, Sequence[float]],
-  base: str,
+  base: str | Mapping[str, str],
   per: int = 1,
   bars: Mapping[str, float] | None = None,
+  unit: str = 'ms/step',
   **more: Any,
 ) -> None:
   """Prints a table of medians and ratios, then one JSON object.
@@ -143,9 +144,10 @@ def report(
   Args:
     question: what is measured.
     seconds: of each variant.
-    base: the variant the others are divided by.
+    base: the variant the others are divided by, or of each its own.
     per: steps in each time.
     bars: greatest ratio wanted of a variant.
+    unit: of the times, for the table.
     **more: see `conclude`.
   """
   milliseconds = {
@@ -154,9 +156,9 @@ def report(
   _table(
     question,
     'milliseconds',
-    'ms/step',
+    unit,
     milliseconds,
-    dict.fromkeys(seconds, base),
+    dict.fromkeys(seconds, base) if isinstance(base, str) else base,
     bars or {},
     'ratio at most',
     jax.device_count(),

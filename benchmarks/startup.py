@@ -14,7 +14,14 @@ its folder (modules loaded, devices up), `prepare` with config.json (the corpus
 is open), `state` with an empty metrics.jsonl (parameters on the devices);
 `compile` is from its summary, and `first step` is the rest.
 
+`--commands` asks what it costs to start with a trained model instead: the
+processor time, user and system, of whole commands on a run of `base` after ten
+steps, cold and warm. `load` is `craft_jax.load` and 64 characters from Python.
+The evaluation is of a text of a few kilobytes, for most of its time would be
+spent on what is evaluated.
+
   python benchmarks/startup.py [--data tinyshakespeare.txt] [--pairs 7]
+  python benchmarks/startup.py --commands [--pairs 3]
 """
 
 import functools
@@ -22,6 +29,7 @@ import itertools
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -37,6 +45,11 @@ from craft_jax.track.layout import CONFIG, METRICS, SUMMARY
 from craft_jax.track.lock import LOCK
 
 _BARS = {'cold': 12.0, 'warm': 5.0}  # seconds
+_WARM_BAR = 0.5  # of the processor time of a cold start
+_LOAD = (
+  'import craft_jax, sys; '
+  "craft_jax.load(sys.argv[1]).generate('def ', max_chars=64)"
+)
 _LOOK_SECONDS = 0.005
 _ROOT = pathlib.Path(__file__).parents[1]
 # What would lead a run past the caches that are given to it.
@@ -122,9 +135,70 @@ def _flags(settings: list[str]) -> list[str]:
   return [f'--config.{setting}' for setting in settings]
 
 
+def _processor_seconds(words: Sequence[str], caches: pathlib.Path) -> float:
+  """User and system time of Python with these words."""
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  subprocess.run(
+    [sys.executable, *words],
+    env=environment(caches),
+    stdout=subprocess.DEVNULL,
+    check=True,
+  )
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def commands(pairs: int) -> None:
+  """Prints the processor seconds of commands that load a trained model."""
+  with tempfile.TemporaryDirectory() as folder:
+    warm = pathlib.Path(folder, 'caches')
+    text = pathlib.Path(folder, 'text.txt')
+    text.write_text('def square(x):\n  return x * x\n\n' * 400)
+    craft, workdir = ('-m', 'craft_jax.main'), os.path.join(folder, 'run')
+    train = [*craft, 'train', '--config=base', f'--workdir={workdir}',
+             '--quiet', '--config.data.source=path',
+             f'--config.data.path={text}', '--config.data.split=fraction',
+             '--config.train.steps=10']  # fmt: skip
+    _processor_seconds(train, warm)
+    where = f'--workdir={workdir}'
+    programs = {
+      'sample': [*craft, 'sample', where, '--prompt=def ', '--max-chars=64'],
+      'eval': [*craft, 'eval', where],
+      'score': [*craft, 'score', where, f'--file={text}'],
+      'load': ['-c', _LOAD, workdir],
+    }
+
+    def cold(words: Sequence[str]) -> float:
+      with tempfile.TemporaryDirectory() as caches:
+        return _processor_seconds(words, pathlib.Path(caches))
+
+    variants: dict[str, Callable[[], float]] = {}
+    for name, words in programs.items():
+      variants[f'{name}, cold'] = functools.partial(cold, words)
+      variants[f'{name}, warm'] = functools.partial(
+        _processor_seconds, words, warm
+      )
+    found = measure.in_turns(variants, pairs)
+  measure.report(
+    'What does it cost to start with a trained model?',
+    found,
+    {name: name.replace('warm', 'cold') for name in variants},
+    bars={name: _WARM_BAR for name in variants if 'warm' in name},
+    unit='ms',
+    case='commands',
+  )
+
+
 def main() -> None:
   """Prints the seconds; the bars are 12 cold and 5 warm."""
-  args = measure.arguments(__doc__ or '', 7).parse_args()
+  parser = measure.arguments(__doc__ or '', 7)
+  parser.add_argument(
+    '--commands', action='store_true', help='commands on a trained model'
+  )
+  args = parser.parse_args()
+  if args.commands:
+    commands(args.pairs)
+    return
   flags = _flags(measure.overrides(args))
 
   def cold() -> dict[str, Any]:
