@@ -1,23 +1,29 @@
 """Files that are whole or absent: write beside, flush to disk, rename."""
 
+import atexit
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import secrets
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from etils import epath
 
-from craft_jax import extras
+from craft_jax import stores
 from craft_jax.errors import UserError
 
+AnyPath: TypeAlias = pathlib.Path | epath.Path
 _SCHEME = re.compile('[A-Za-z][A-Za-z0-9+.-]*://')
 # What paths of epath make of URLs, or take for them.
 _NEARLY = re.compile('(gs|s3|az|hf|file|https?):/|/+(gs|s3|az|hf)(/|$)')
+_PATTERN = re.compile(r'[*?\[]')  # what the libraries of stores expand
 # No file can be made beside this one, or none may take its name: a folder
 # that is read-only, a file that is mounted by itself.
 _ONLY_IN_PLACE = (
@@ -28,6 +34,11 @@ _ONLY_IN_PLACE = (
 def is_remote(path: epath.PathLike) -> bool:
   """Whether `path` is a URL, of an object store such as `gs://`."""
   return _SCHEME.match(os.fspath(path)) is not None
+
+
+def as_path(path: epath.PathLike) -> AnyPath:
+  """A path that reads where `path` is: here, or in an object store."""
+  return epath.Path(path) if is_remote(path) else pathlib.Path(path)
 
 
 def check_place(path: epath.PathLike, name: str) -> None:
@@ -44,8 +55,28 @@ def check_place(path: epath.PathLike, name: str) -> None:
       f'{name}={path} is neither a folder nor gs://BUCKET/FOLDER; of object '
       'stores only gs:// can be used'
     )
-  with extras.needed(f'{name}={path}', 'remote'):
-    import gcsfs  # noqa: F401
+  # Removing gs://bucket/a[1] would remove gs://bucket/a1.
+  if found := _PATTERN.search(os.fspath(path)):
+    raise UserError(
+      f'{name}={path} has {found[0]!r}, which in an object store stands for '
+      'other names; give a folder without it'
+    )
+  stores.load(os.fspath(path), name)
+
+
+def size(path: AnyPath) -> int:
+  """Bytes of a file."""
+  if isinstance(path, pathlib.Path):
+    return path.stat().st_size
+  return path.stat().length
+
+
+@functools.cache
+def scratch() -> pathlib.Path:
+  """A local folder for copies of what is in a store; goes with the program."""
+  folder = tempfile.TemporaryDirectory(prefix='craft-')
+  atexit.register(folder.cleanup)
+  return pathlib.Path(folder.name)
 
 
 def check_local(path: epath.PathLike, name: str) -> None:
@@ -79,6 +110,7 @@ def check_output(path: str, flag: str, *inputs: str) -> None:
     UserError: it is a folder, has no folder to be in, or is an input.
   """
   if is_remote(path):
+    check_place(path, flag)
     return
   if os.path.isdir(path) or path.endswith(os.sep):
     raise UserError(f'{flag}={path} is a folder; give the name of a file')
@@ -107,12 +139,13 @@ def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
 
   Raises:
     OSError: the folder is missing, read-only or full, or `path` is a folder;
-      a regular file is then as before.
+      a regular file is then as before. `StoreError` of an object store.
   """
   data = data.encode() if isinstance(data, str) else data
   if is_remote(path):
     check_place(path, 'the file')
-    epath.Path(path).write_bytes(data)
+    with stores.failing_as_os_errors():
+      epath.Path(path).write_bytes(data)
     return
   name = os.fspath(path)
   try:

@@ -12,12 +12,12 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 import craft_jax
-from craft_jax import jax_settings, terminal, xla_flags
+from craft_jax import jax_settings, stores, terminal, xla_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import (
   INTERRUPTED,
@@ -194,8 +194,6 @@ _DEVICE_ERRORS = {
 }
 
 
-# Whose errors tell that an object store does not answer, or refuses.
-_STORE_LIBRARIES = ('aiohttp', 'gcsfs', 'google')
 # What is in the errors of collectives when another process has gone.
 _PEER_SIGNS = (
   'Gloo ', 'NCCL', 'oordination service', 'coordination_service', 'heartbeat',
@@ -308,7 +306,10 @@ def main(argv: Sequence[str]) -> int:
     )
     module, args = parse(name, rest)
     _check_places(args)
-    with _store_errors(), jax_settings.pinned_everywhere() as set_aside:
+    with (
+      stores.failing_as_os_errors(),
+      jax_settings.pinned_everywhere() as set_aside,
+    ):
       if set_aside:
         _say(
           f'{" and ".join(set_aside)} set aside: keys, types, checks and '
@@ -325,6 +326,8 @@ def main(argv: Sequence[str]) -> int:
     # The reader (`| head`) has gone: nobody is left to tell.
     _discard(sys.stdout)
     return 0
+  except stores.StoreError as e:
+    return _complain(stores.message(e), 1)
   except OSError as e:
     if e.errno in _NO_ROOM:
       where = e.filename or 'where the output goes'
@@ -370,7 +373,7 @@ def _lacks_platform() -> bool:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-  """Refuses a folder whose scheme nothing here can read or write."""
+  """Refuses a folder that nothing here can read or write."""
   dirs = getattr(args, 'dirs', None) or []
   given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
   given.append(('--workdir', getattr(args, 'workdir', None) or ''))
@@ -379,20 +382,8 @@ def _check_places(args: argparse.Namespace) -> None:
       from craft_jax import files
 
       files.check_place(folder, name)
-
-
-@contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
-  """Turns what the libraries of object stores raise into one line."""
-  try:
-    yield
-  except Exception as e:
-    if type(e).__module__.partition('.')[0] not in _STORE_LIBRARIES:
-      raise
-    raise RunFailed(
-      f'the object store cannot be used ({one_line(e)}); look at the name of '
-      'the bucket, the credentials and the network'
-    ) from e
+      if files.is_remote(folder):
+        stores.check_answers(folder, name)
 
 
 def _complain(message: str, code: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from craft_jax import files
+from craft_jax import files, stores
 from craft_jax.checkpoint.meta import Meta, leaf_paths, tree_sha256
 from craft_jax.errors import UserError, one_line
 
@@ -38,11 +38,15 @@ _hashed: dict[str, tuple[int, ...]] = {}
 def steps(workdir: epath.PathLike) -> list[int]:
   """The committed steps in ascending order; [] where there are none."""
   folder = epath.Path(workdir) / FOLDER
-  if not folder.is_dir():
-    return []
   if not files.is_remote(folder):  # a rename commits a step: its name tells
-    names = os.listdir(folder)
+    names = os.listdir(folder) if folder.is_dir() else []
     return sorted(int(name) for name in names if _STEP.fullmatch(name))
+  # Not by `is_dir`, which takes a store that fails for one without the folder:
+  # the run would start over.
+  try:
+    next(iter(folder.iterdir()))
+  except (FileNotFoundError, StopIteration):
+    return []
   found = ocp.step.standard_name_format().find_all(folder)
   return sorted(metadata.step for metadata in found)
 
@@ -208,6 +212,8 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
   except UserError as e:
     return str(e)
   except STORAGE_ERRORS as e:
+    if stores.is_failure(e) and not isinstance(e, FileNotFoundError):
+      raise  # it may be whole: nobody could look
     return one_line(e)
   return ''
 
@@ -218,9 +224,10 @@ def has_sums(workdir: epath.PathLike, step: int) -> bool:
 
 
 def _identity(path: epath.Path) -> tuple[int, ...]:
-  """What changes when a local file does; () in an object store."""
+  """What changes when a file does; () where nothing tells."""
   if files.is_remote(path):
-    return ()
+    there = path.stat()
+    return (there.length, there.mtime) if there.mtime else ()
   s = os.stat(path)
   return s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 
-from craft_jax import files, strict_json
+from craft_jax import files, stores, strict_json
 from craft_jax.checkpoint.meta import Meta
 from craft_jax.checkpoint.reader import (
   FILES,
@@ -164,7 +164,8 @@ class Checkpointer:
     """A part of saving a step; where one process fails, all of them do."""
     failure: BaseException | None = None
     try:
-      function()
+      with stores.failing_as_os_errors():
+        function()
     except _SAVE_ERRORS as e:
       failure = e
     self._agree(step, failure)

@@ -7,7 +7,8 @@ against what the device can do, and what to try next. The trace stays in
 --output, for TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
 https://ui.perfetto.dev).
 
-With --workdir it is the config of a run, and the trace is kept with it.
+With --workdir it is the config of a run, and the trace is kept with it where
+that is on a disk.
 
 examples:
   craft profile --config=base
@@ -19,7 +20,7 @@ import argparse
 import pathlib
 import time
 
-from craft_jax import strict_json, xla_flags
+from craft_jax import files, strict_json, xla_flags
 from craft_jax.cli import saved_config
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
@@ -65,10 +66,15 @@ def run(args: argparse.Namespace) -> int:
   for flag in ('steps', 'top'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag} must be at least 1')
+  files.check_local(args.output or '', '--output')
   stamp = time.strftime('%Y%m%d-%H%M%S')
   if args.workdir:
     cfg = _config_of(args)
-    default = pathlib.Path(args.workdir, layout.PROFILES, stamp)
+    if files.is_remote(args.workdir):  # JAX writes a trace to a disk
+      name = args.workdir.rstrip('/').rpartition('/')[2]
+      default = pathlib.Path(layout.PROFILES, f'{name}-{stamp}')
+    else:
+      default = pathlib.Path(args.workdir, layout.PROFILES, stamp)
   else:
     spec = args.config or 'base'
     cfg = load_config(spec, args.overrides)

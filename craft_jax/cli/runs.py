@@ -313,7 +313,6 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _plot(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax.files import is_remote
   from craft_jax.track import plot
 
   metrics = [name for name in args.metric.split(',') if name]
@@ -322,10 +321,9 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
-  # Of a run in an object store there is only a copy that goes.
-  if not args.output and len(found) == 1 and not is_remote(found[0].name):
+  if not args.output and len(found) == 1:
     name = f'{"-".join(metrics)}-{args.x}.png'
-    output = os.fspath(found[0].path / layout.PLOTS / name)
+    output = os.path.join(found[0].name, layout.PLOTS, name)
   drawn = plot.draw(found, output, metrics, args.x, args.smooth, args.log)
   text = f'{output}: {drawn} curves of {len(found)} runs'
   data = {'output': output, 'curves': drawn, 'runs': len(found)}
@@ -353,28 +351,15 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
-  _check_here(args.dirs)
-  paths = dict.fromkeys(pathlib.Path(folder) for folder in args.dirs)
+  paths = dict.fromkeys(files.as_path(folder) for folder in args.dirs)
   return _deleted([clean.removable(path) for path in paths], args.yes)
 
 
 def _gc(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.track import clean
 
-  _check_here(args.dirs)
   found, _ = open_runs(args.dirs)
   return _deleted(clean.garbage(found), args.yes)
-
-
-def _check_here(dirs: Sequence[str]) -> None:
-  from craft_jax import files
-
-  for folder in dirs:
-    if files.is_remote(folder):
-      raise UserError(
-        f'{folder} is in an object store, where nothing tells whether a run is '
-        'going on; delete it with the tool of the store'
-      )
 
 
 def _deleted(items: Sequence[Any], yes: bool) -> tuple[str, Any]:

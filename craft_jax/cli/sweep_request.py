@@ -127,16 +127,11 @@ def _check_common(args: argparse.Namespace, varied: Sequence[str]) -> None:
     raise UserError('seed is in --set, and --seeds sets it too; drop one')
 
 
-def _folder(workdir: str | None, spec: str) -> pathlib.Path:
+def _folder(workdir: str | None, spec: str) -> files.AnyPath:
   if workdir == '':
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
   if workdir is None:
     base, _, variant = spec.partition(':')
     words = ['sweep', pathlib.Path(base).stem, variant]
     return pathlib.Path('runs', '-'.join(filter(None, words)))
-  if files.is_remote(workdir):
-    raise UserError(
-      f'{workdir} is in an object store; a sweep is kept in a local or shared '
-      'folder'
-    )
-  return pathlib.Path(workdir)
+  return files.as_path(workdir)

@@ -20,7 +20,7 @@ import sys
 import time
 from typing import Any
 
-from craft_jax import strict_json, xla_flags
+from craft_jax import files, strict_json, xla_flags
 from craft_jax.cli import auto_batch, distributed, saved_config
 from craft_jax.config import load_config
 from craft_jax.errors import UserError
@@ -135,7 +135,7 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 
 def _config(args: argparse.Namespace) -> Config:
   """What --config says, else the run's own settings, else `base`."""
-  saved = pathlib.Path(args.workdir or '', layout.CONFIG)
+  saved = files.as_path(args.workdir or '') / layout.CONFIG
   if args.config is None and args.workdir and saved.is_file():
     return saved_config.changed(args.workdir, args.overrides)
   return load_config(args.config or 'base', args.overrides)
@@ -180,14 +180,19 @@ def report(summary: dict[str, Any], steps: int) -> str:
     lines.append('  the same command without --stop-at-step goes on from here')
   at, prompt = f'--workdir={workdir}', f'--prompt={summary.get("prompt", "")}'
   following = [['sample', at, prompt], ['eval', at]]
-  if other := _beside(pathlib.Path(workdir)):
+  if other := _beside(files.as_path(workdir)):
     following.append(['runs', 'compare', str(other), workdir])
   lines += [f'  {shlex.join([*_program(), *words])}' for words in following]
   return '\n'.join(lines)
 
 
-def _beside(workdir: pathlib.Path) -> pathlib.Path | None:
-  """The run that ended last of those in the same folder, if there are any."""
+def _beside(workdir: files.AnyPath) -> pathlib.Path | None:
+  """The run that ended last of those in the same folder, if there are any.
+
+  An object store is not searched for it.
+  """
+  if not isinstance(workdir, pathlib.Path):
+    return None
   ended = [
     path
     for path in workdir.parent.glob(f'*/{layout.SUMMARY}')

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -238,7 +237,7 @@ def from_json(text: str | bytes) -> Plan:
     raise ValueError(f'not a plan: {e}') from e
 
 
-def read(folder: pathlib.Path) -> Plan | None:
+def read(folder: files.AnyPath) -> Plan | None:
   """The plan of a folder; None where none was made.
 
   Raises:
@@ -262,7 +261,7 @@ def read(folder: pathlib.Path) -> Plan | None:
   return None
 
 
-def write(folder: pathlib.Path, plan: Plan) -> None:
+def write(folder: files.AnyPath, plan: Plan) -> None:
   """Keeps the plan, whole or not at all."""
   folder.mkdir(parents=True, exist_ok=True)
   files.write_atomic(folder / PLAN, to_json(plan))

@@ -3,25 +3,25 @@
 import dataclasses
 import json
 import math
-import pathlib
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from craft_jax import config
+from craft_jax import config, files
 from craft_jax.errors import INTERRUPTED, UserError, one_line
 from craft_jax.interrupts import Interrupts
 from craft_jax.sweep import bayes, plan
+from craft_jax.sweep.logs import Logs
 from craft_jax.sweep.plan import Plan, Trial
 from craft_jax.sweep.processes import Process
 from craft_jax.sweep.space import Dimension
 from craft_jax.track import columns, curves, digest, layout, runs
 
-LOGS = 'logs'
 PLANNED, PRUNED = 'planned', 'pruned'  # beside the states of a run
 _POLL = 0.2  # seconds
 _PULSE = 60.0  # seconds between two lines on a run that goes on
+_REMOTE_LOOK = 5.0  # seconds between two looks at a run in an object store
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Request:
     shares: the environment of each run at a time.
   """
 
-  folder: pathlib.Path
+  folder: files.AnyPath
   spec: str
   overrides: Sequence[str]
   space: Sequence[Dimension]
@@ -73,7 +73,7 @@ class Outcome:
   code: int | None = None
 
 
-def state_of(folder: pathlib.Path, trial: Trial) -> str:
+def state_of(folder: files.AnyPath, trial: Trial) -> str:
   """`planned`, `pruned`, or the state that its run directory tells."""
   if trial.pruned is not None:
     return PRUNED
@@ -84,15 +84,15 @@ def state_of(folder: pathlib.Path, trial: Trial) -> str:
     return PLANNED
 
 
-def evaluations(path: pathlib.Path, metric: str) -> dict[int, float]:
+def evaluations(path: files.AnyPath, metric: str) -> dict[int, float]:
   """A metric of a run by step, where it is finite."""
-  table = columns.read(path, columns.EVAL, [metric])
+  table = columns.read(runs.figures_of(path), columns.EVAL, [metric])
   steps, values = table['step'], table.get(metric, ())
   pairs = zip(steps, values, strict=False)
   return {int(step): float(v) for step, v in pairs if math.isfinite(v)}
 
 
-def best_of(path: pathlib.Path, metric: str) -> float | None:
+def best_of(path: files.AnyPath, metric: str) -> float | None:
   """The best of a metric of a run, or None."""
   pick = max if metric in curves.HIGHER_IS_BETTER else min
   return pick(evaluations(path, metric).values(), default=None)
@@ -128,6 +128,11 @@ class Sweep:
     self._pruning: set[str] = set()
     self._seen: dict[str, int] = {}
     self._pulse: dict[str, float] = {}
+    self._logs = Logs(request.folder)
+    # Between two looks at the same run, each of which asks the store.
+    self._rest = _REMOTE_LOOK if files.is_remote(request.folder) else 0.0
+    self._looked: dict[str, float] = {}
+    self._values: dict[str, dict[int, float]] = {}  # of those that have ended
     for trial in start.trials:
       state = state_of(request.folder, trial)
       if state == PRUNED:
@@ -183,12 +188,12 @@ class Sweep:
         Process(
           trial.name,
           self._request.flags(trial),
-          self._request.folder / LOGS / f'{trial.name}.log',
+          self._logs.file(trial.name),
           free[0],
           self._request.shares[free[0]],
         )
       )
-      self._pulse[trial.name] = time.monotonic()
+      self._pulse[trial.name] = self._looked[trial.name] = time.monotonic()
 
   def _next(self) -> Trial | None:
     """The next run to start; the search adds it where all have begun."""
@@ -222,21 +227,25 @@ class Sweep:
   # --- while they run ---------------------------------------------------------
 
   def _look_at(self, process: Process) -> None:
+    if time.monotonic() - self._looked[process.name] < self._rest:
+      return
+    self._looked[process.name] = time.monotonic()
     path = self._request.folder / process.name
     if self.plan.search == 'bayes' and self._request.prune:
       self._consider(process, path)
     if time.monotonic() - self._pulse[process.name] < _PULSE:
       return
     self._pulse[process.name] = time.monotonic()
-    found = digest.read(path)
+    self._logs.send(process.name)
+    found = digest.read(runs.figures_of(path))
     if found.step:
       text, loss = f'step {found.step}', found.last.get('loss')
       self._tell(process.name, text + (f', loss {loss:.4f}' if loss else ''))
 
-  def _consider(self, process: Process, path: pathlib.Path) -> None:
+  def _consider(self, process: Process, path: files.AnyPath) -> None:
     """Asks a run that has no prospects to end, once per evaluation."""
     try:
-      size = (path / layout.METRICS).stat().st_size
+      size = files.size(path / layout.METRICS)
     except FileNotFoundError:
       return
     if process.stopping or size == self._seen.get(process.name):
@@ -264,10 +273,18 @@ class Sweep:
         continue
       outcome = self.outcomes.get(trial.name)
       status = states[outcome.status] if outcome else bayes.RUNNING
-      path = self._request.folder / trial.name
-      values = evaluations(path, self._request.metric)
-      found.append(bayes.Past(trial.settings, values, status))
+      found.append(bayes.Past(trial.settings, self._values_of(trial), status))
     return found
+
+  def _values_of(self, trial: Trial) -> dict[int, float]:
+    """The metric by step; of a run that has ended it is read once."""
+    if trial.name in self._values:
+      return self._values[trial.name]
+    path = self._request.folder / trial.name
+    values = evaluations(path, self._request.metric)
+    if trial.name in self.outcomes:
+      self._values[trial.name] = values
+    return values
 
   @property
   def _higher(self) -> bool:
@@ -277,10 +294,11 @@ class Sweep:
 
   def _ended(self, process: Process, code: int) -> None:
     name = process.name
+    self._logs.send(name)
     path = self._request.folder / name
     figures = evaluations(path, self._request.metric)
     if code == INTERRUPTED and name in self._pruning:
-      step = digest.read(path).step
+      step = digest.read(runs.figures_of(path)).step
       self._keep([
         dataclasses.replace(trial, pruned=step) if trial.name == name else trial
         for trial in self.plan.trials
@@ -291,7 +309,8 @@ class Sweep:
     elif code == -signal.SIGTERM and process.stopping:  # as it was starting
       outcome = Outcome(layout.STOPPED, 'stopped before it began', code)
     elif code:
-      outcome = Outcome(layout.FAILED, _failure(process, code), code)
+      why = _failure(process, code, self._logs.name(name))
+      outcome = Outcome(layout.FAILED, why, code)
     else:
       (trial,) = (t for t in self.plan.trials if t.name == name)
       state = state_of(self._request.folder, trial)
@@ -317,11 +336,11 @@ class Sweep:
     self._say(f'[{number}/{self._request.total}] {name}: {text}')
 
 
-def _failure(process: Process, code: int) -> str:
+def _failure(process: Process, code: int, log: str) -> str:
   said = process.last_words()
   if code < 0:
     said = f'killed by {signal.Signals(-code).name}'
-  return f'{said} (exit code {code}; {process.log})'
+  return f'{said} (exit code {code}; {log})'
 
 
 def as_dict(

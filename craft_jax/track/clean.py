@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 from etils import epath
 
+from craft_jax import files
 from craft_jax.errors import UserError
 from craft_jax.track import layout
+from craft_jax.track import runs as runs_lib
 from craft_jax.track.lock import is_held
 from craft_jax.track.runs import Run, is_run
 
@@ -31,15 +33,17 @@ class Item:
     why: in a few words.
   """
 
-  path: pathlib.Path
+  path: files.AnyPath
   bytes: int
   why: str
 
 
-def size_of(path: pathlib.Path) -> int:
+def size_of(path: files.AnyPath) -> int:
   """Bytes of a file, or of the files in a folder."""
   if not path.is_dir():
-    return path.stat().st_size
+    return files.size(path)
+  if not isinstance(path, pathlib.Path):
+    return sum(size_of(inner) for inner in path.iterdir())
   total = 0
   for folder, _, names in os.walk(path):
     for name in names:
@@ -59,16 +63,23 @@ def checkpoints(path: epath.PathLike) -> list[int]:
   return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
-def removable(path: pathlib.Path) -> Item:
+def removable(path: files.AnyPath) -> Item:
   """A run directory to delete.
 
   Raises:
-    UserError: it is no run, or it is going on.
+    UserError: it is no run, or it is going on; or it is in an object store and
+      may be going on.
   """
   if not is_run(path):
     raise UserError(f'{path} is not a run directory; nothing was deleted')
   if is_held(path):
     raise UserError(f'{path} is going on; end it first; nothing was deleted')
+  if files.is_remote(path) and runs_lib.load(path).status == layout.RUNNING:
+    raise UserError(
+      f'{path} says that it is going on, and an object store has no locks to '
+      'tell; if it was killed, delete it with the tool of the store; nothing '
+      'was deleted'
+    )
   return Item(path, size_of(path), 'asked for')
 
 
@@ -77,17 +88,21 @@ def garbage(runs: Iterable[Run]) -> list[Item]:
 
   Runs that failed, were killed or stopped before their first checkpoint:
   nothing of them can be resumed or sampled. Of the others, what a kill left
-  half-written. Runs that go on are not touched.
+  half-written (nothing is, in an object store). Runs that go on are not
+  touched.
   """
   found = []
   for run in runs:
     if run.status == layout.RUNNING:
       continue
-    if run.status != layout.FINISHED and not checkpoints(run.path):
+    path = files.as_path(run.name)
+    if run.status != layout.FINISHED and not checkpoints(path):
       why = f'{run.status} at step {run.digest.step} without a checkpoint'
-      found.append(Item(run.path, size_of(run.path), why))
+      found.append(Item(path, size_of(path), why))
       continue
-    for entry in sorted(run.path.iterdir()):
+    if not isinstance(path, pathlib.Path):
+      continue
+    for entry in sorted(path.iterdir()):
       if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file():
         continue
       if time.time() - entry.stat().st_mtime > _OLD_SECONDS:
@@ -104,6 +119,9 @@ def delete(items: Iterable[Item]) -> None:
   for item in items:
     if item.path.is_dir():
       removable(item.path)
-      shutil.rmtree(item.path)
+      if isinstance(item.path, pathlib.Path):
+        shutil.rmtree(item.path)
+      else:
+        item.path.rmtree()
     else:
       item.path.unlink(missing_ok=True)

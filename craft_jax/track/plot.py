@@ -164,7 +164,7 @@ def save(figure: Any, output: str, dpi: int) -> None:
   """
   drawn = io.BytesIO()
   figure.savefig(drawn, dpi=dpi, format=pathlib.Path(output).suffix[1:])
-  pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+  files.as_path(output).parent.mkdir(parents=True, exist_ok=True)
   files.write_atomic(output, drawn.getvalue())
 
 

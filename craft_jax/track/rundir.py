@@ -213,14 +213,15 @@ def open_run(
   except OSError as e:
     raise UserError(f'cannot make the run directory {path}: {e}') from e
   earlier = []
-  if (path / METADATA).exists():
-    try:
-      old = json.loads((path / METADATA).read_text())
-      earlier = [*old.pop('earlier', []), old]
-    except (ValueError, AttributeError) as e:
-      raise UserError(
-        f'{path / METADATA} is damaged ({e}); move it away to continue'
-      ) from e
+  try:
+    old = json.loads((path / METADATA).read_text())
+    earlier = [*old.pop('earlier', []), old]
+  except FileNotFoundError:
+    pass
+  except (ValueError, AttributeError) as e:
+    raise UserError(
+      f'{path / METADATA} is damaged ({e}); move it away to continue'
+    ) from e
   text = config_lib.to_json(cfg) + '\n'
   _write(path / CONFIG, text)
   run = RunDir(path, {}, config=text, inode=_inode(path))

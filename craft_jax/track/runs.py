@@ -1,15 +1,12 @@
 """Run directories as records: finding them, their state, their facts."""
 
-import atexit
 import contextlib
 import dataclasses
 import datetime
-import functools
 import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -111,26 +108,27 @@ class Run:
     return found
 
 
-def is_run(folder: pathlib.Path) -> bool:
+def is_run(folder: files.AnyPath) -> bool:
   """Whether a folder is a run directory."""
   return (folder / layout.CONFIG).is_file() and (
     folder / layout.METADATA
   ).is_file()
 
 
-def find(folders: Iterable[str]) -> list[pathlib.Path]:
+def find(folders: Iterable[str]) -> list[files.AnyPath]:
   """Run directories that are, or are in, the folders; each once, in order.
 
   Raises:
     UserError: no such folder.
   """
-  found: dict[pathlib.Path, None] = {}
+  found: dict[files.AnyPath, None] = {}
   for folder in folders:
-    remote = files.is_remote(folder)
-    path = epath.Path(folder) if remote else pathlib.Path(folder)
+    path = files.as_path(folder)
     if not path.is_dir():
       raise UserError(f'no folder {folder}; give one that holds runs')
-    found |= dict.fromkeys(_within_store(path) if remote else _within(path))
+    found |= dict.fromkeys(
+      _within_store(path) if files.is_remote(path) else _within(path)
+    )
   return list(found)
 
 
@@ -153,27 +151,26 @@ def _within_store(path: epath.Path) -> Iterator[epath.Path]:
       yield from _within_store(entry)
 
 
-@functools.cache
-def _copies() -> pathlib.Path:
-  """A folder for what is read of object stores; goes with the program."""
-  folder = tempfile.TemporaryDirectory(prefix='craft-runs-')
-  atexit.register(folder.cleanup)
-  return pathlib.Path(folder.name)
+def figures_of(run: epath.PathLike) -> pathlib.Path:
+  """Where the figures of a run can be read as local files.
 
-
-def _copied(run: epath.Path) -> pathlib.Path:
-  """A local copy of what a run in an object store tells of itself."""
+  That is the run itself, or of one in an object store a copy of what it tells
+  of itself, which is brought up to date.
+  """
+  if not files.is_remote(run):
+    return pathlib.Path(run)
+  run = epath.Path(run)
   name = hashlib.sha256(os.fspath(run).encode()).hexdigest()[:16]
-  folder = _copies() / name
+  folder = files.scratch() / name
   folder.mkdir(exist_ok=True)
   for file in (
     layout.CONFIG, layout.METADATA, layout.METRICS, layout.SUMMARY
   ):  # fmt: skip
     with contextlib.suppress(FileNotFoundError):
+      there = (run / file).stat()
       (folder / file).write_bytes((run / file).read_bytes())
-      seen = (run / file).stat().mtime
-      if seen:
-        os.utime(folder / file, (seen, seen))
+      if there.mtime:
+        os.utime(folder / file, (there.mtime, there.mtime))
   return folder
 
 
@@ -183,23 +180,23 @@ def load(run: epath.PathLike) -> Run:
   Raises:
     UserError: it is no run, or its files are damaged.
   """
-  remote = files.is_remote(run)
-  path = _copied(epath.Path(run)) if remote else pathlib.Path(run)
+  path = figures_of(run)
   if not is_run(path):
     raise UserError(
       f'{os.fspath(run)} is not a run directory; craft runs list shows those '
       'there are'
     )
+  name = os.fspath(files.as_path(run))
   config, metadata = (
-    _json(path / name) for name in (layout.CONFIG, layout.METADATA)
+    _json(path / file, name) for file in (layout.CONFIG, layout.METADATA)
   )
   try:
-    summary = _json(path / layout.SUMMARY)
+    summary = _json(path / layout.SUMMARY, name)
   except UserError:
     summary = {}
   return Run(
     path=path,
-    name=os.fspath(run if remote else path),
+    name=name,
     settings=dict(flattened(config)),
     metadata=metadata,
     summary=summary,
@@ -271,13 +268,14 @@ def seconds_between(start: str, end: str) -> float:
   return (last - first).total_seconds()
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: pathlib.Path, run: str) -> dict[str, Any]:
+  shown = os.path.join(run, path.name)  # `path` may be a copy
   try:
     found = json.loads(path.read_bytes())
   except (OSError, ValueError) as e:
-    raise UserError(f'{path} is damaged ({e}); it is left out') from e
+    raise UserError(f'{shown} is damaged ({e}); it is left out') from e
   if not isinstance(found, dict):
-    raise UserError(f'{path} is damaged (no object); it is left out')
+    raise UserError(f'{shown} is damaged (no object); it is left out')
   return found
 
 

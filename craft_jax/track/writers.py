@@ -241,10 +241,15 @@ class JsonlWriter:
   def _kept_rows(self, step: int) -> list[tuple[dict[str, Any], bytes]]:
     """The whole rows up to `step`: parsed, and as they stand in the file."""
     self.cut = 0
-    if step <= 0 or not self._path.exists():
+    if step <= 0:
+      return []
+    try:
+      # Not after `exists`, which takes a store that fails for one without it.
+      lines = self._path.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
       return []
     kept = []
-    for line in self._path.read_bytes().splitlines(keepends=True):
+    for line in lines:
       try:
         row = json.loads(line)
       except ValueError:

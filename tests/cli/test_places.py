@@ -38,3 +38,10 @@ def test_store_without_a_bucket(capsys):
   for place in ('gs://', 'gs:///run', 'gs:/bucket/run', '/gs/bucket/run'):
     assert main(['eval', f'--workdir={place}']) == 2
     assert 'gs://BUCKET/FOLDER' in capsys.readouterr().err
+
+
+def test_store_with_a_pattern(capsys):
+  """Deleting gs://bucket/a[1] must not delete gs://bucket/a1."""
+  for place in ('gs://bucket/lr=[0.1]', 'gs://bucket/a*', 'gs://bucket/a?'):
+    assert main(['runs', 'rm', place, '--yes']) == 2
+    assert 'stands for other names' in capsys.readouterr().err
