@@ -3,16 +3,18 @@
 import atexit
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import pathlib
 import re
 import secrets
+import shutil
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 from etils import epath
 
@@ -23,6 +25,8 @@ AnyPath: TypeAlias = pathlib.Path | epath.Path
 _SCHEME = re.compile('[A-Za-z][A-Za-z0-9+.-]*://')
 # What paths of epath make of URLs, or take for them.
 _NEARLY = re.compile('(gs|s3|az|hf|file|https?):/|/+(gs|s3|az|hf)(/|$)')
+_SCRATCH = 'craft-store-'
+_LOCKS: list[IO[str]] = []
 _PATTERN = re.compile(r'[*?\[]')  # what the libraries of stores expand
 # No file can be made beside this one, or none may take its name: a folder
 # that is read-only, a file that is mounted by itself.
@@ -50,10 +54,10 @@ def check_place(path: epath.PathLike, name: str) -> None:
   """
   if not is_remote(path) and not _NEARLY.match(os.fspath(path)):
     return
-  if not re.match('gs://[^/]', os.fspath(path)):
+  if not re.match('(gs|s3)://[^/]', os.fspath(path)):
     raise UserError(
-      f'{name}={path} is neither a folder nor gs://BUCKET/FOLDER; of object '
-      'stores only gs:// can be used'
+      f'{name}={path} is neither a folder nor gs://BUCKET/FOLDER or '
+      's3://BUCKET/FOLDER; other object stores cannot be used'
     )
   # Removing gs://bucket/a[1] would remove gs://bucket/a1.
   if found := _PATTERN.search(os.fspath(path)):
@@ -73,10 +77,23 @@ def size(path: AnyPath) -> int:
 
 @functools.cache
 def scratch() -> pathlib.Path:
-  """A local folder for copies of what is in a store; goes with the program."""
-  folder = tempfile.TemporaryDirectory(prefix='craft-')
+  """A local folder for copies of what is in a store; goes with the program.
+
+  What killed programs left goes too.
+  """
+  folder = tempfile.TemporaryDirectory(prefix=_SCRATCH)
   atexit.register(folder.cleanup)
-  return pathlib.Path(folder.name)
+  here = pathlib.Path(folder.name)
+  # The kernel lets go of the lock when the program ends, however it ends.
+  lock = (here / '.new').open('w')
+  fcntl.flock(lock, fcntl.LOCK_EX)
+  _LOCKS.append(lock)
+  (here / '.new').rename(here / '.lock')
+  for other in here.parent.glob(f'{_SCRATCH}*/.lock'):
+    with contextlib.suppress(OSError), other.open() as file:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      shutil.rmtree(other.parent)
+  return here
 
 
 def check_local(path: epath.PathLike, name: str) -> None:

@@ -377,13 +377,16 @@ def _check_places(args: argparse.Namespace) -> None:
   dirs = getattr(args, 'dirs', None) or []
   given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
   given.append(('--workdir', getattr(args, 'workdir', None) or ''))
-  for name, folder in given:
-    if folder:
-      from craft_jax import files
+  given = [(name, folder) for name, folder in given if folder]
+  if not given:
+    return
+  from craft_jax import files
 
-      files.check_place(folder, name)
-      if files.is_remote(folder):
-        stores.check_answers(folder, name)
+  for name, folder in given:
+    files.check_place(folder, name)
+  for name, folder in given:
+    if files.is_remote(folder):
+      stores.check_answers(folder, name)
 
 
 def _complain(message: str, code: int) -> int:

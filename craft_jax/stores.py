@@ -11,10 +11,12 @@ from craft_jax import extras
 from craft_jax.errors import UserError, one_line
 
 # By the scheme of a URL: the module that epath needs for it.
-_MODULES = {'gs': 'gcsfs'}
+_MODULES = {'gs': 'gcsfs', 's3': 's3fs'}
 # Whose errors tell that a store does not answer, or refuses.
-_LIBRARIES = ('aiohttp', 'gcsfs', 'google', 'requests')
-_LOGGERS = ('gcsfs', 'google.auth')
+_LIBRARIES = (
+  'aiobotocore', 'aiohttp', 'botocore', 'gcsfs', 'google', 'requests', 's3fs',
+)  # fmt: skip
+_LOGGERS = ('aiobotocore', 'botocore', 'gcsfs', 'google.auth', 's3fs')
 _loaded: set[str] = set()  # schemes
 
 
@@ -31,10 +33,16 @@ def is_failure(error: BaseException) -> bool:
     return True
   if not _loaded:
     return False
-  if type(error).__module__.partition('.')[0] in _LIBRARIES:
-    return True
-  # What the system raises has a number; what gcsfs makes of an answer has not.
-  return isinstance(error, OSError) and error.errno is None
+  # What the system raises has a number, what they make of an answer has none;
+  # or it has a cause, which is theirs.
+  made = isinstance(error, OSError) and (
+    error.errno is None or _is_theirs(error.__cause__)
+  )
+  return made or _is_theirs(error)
+
+
+def _is_theirs(error: BaseException | None) -> bool:
+  return type(error).__module__.partition('.')[0] in _LIBRARIES
 
 
 def message(error: BaseException) -> str:
@@ -44,6 +52,14 @@ def message(error: BaseException) -> str:
     f'the object store cannot be used ({said}); look at the name of the '
     'bucket, the credentials and the network'
   )
+
+
+def modified(path: os.PathLike[str] | str) -> float:
+  """When an object was written, in seconds since 1970."""
+  import fsspec
+
+  store, name = fsspec.url_to_fs(os.fspath(path))
+  return store.modified(name).timestamp()
 
 
 @contextlib.contextmanager
@@ -81,6 +97,25 @@ def load(path: str, name: str) -> None:
     logging.getLogger(logger).setLevel(logging.CRITICAL)
 
 
+def _ask_google(bucket: str, prefix: str) -> None:
+  import gcsfs
+
+  gcsfs.GCSFileSystem().call(
+    'GET', 'b/{}/o', bucket, prefix=prefix, maxResults=1, json_out=True
+  )
+
+
+def _ask_s3(bucket: str, prefix: str) -> None:
+  import s3fs
+
+  s3fs.S3FileSystem().call_s3(
+    'list_objects_v2', Bucket=bucket, Prefix=prefix, MaxKeys=1
+  )
+
+
+_ASK = {'gs': _ask_google, 's3': _ask_s3}
+
+
 def check_answers(path: os.PathLike[str] | str, name: str) -> None:
   """Asks the store for one name below `path`.
 
@@ -90,13 +125,10 @@ def check_answers(path: os.PathLike[str] | str, name: str) -> None:
     UserError: there is no such bucket, or it may not be read, or nobody
       answers, after some retries.
   """
-  import gcsfs
-
-  bucket, _, prefix = os.fspath(path).partition('://')[2].partition('/')
+  scheme, _, rest = os.fspath(path).partition('://')
+  bucket, _, prefix = rest.partition('/')
   try:
-    gcsfs.GCSFileSystem().call(
-      'GET', 'b/{}/o', bucket, prefix=prefix, maxResults=1, json_out=True
-    )
+    _ASK[scheme](bucket, prefix)
   except FileNotFoundError as e:
     raise UserError(
       f'{name}={path}: there is no bucket {bucket}; make it, or mend the name'

@@ -20,7 +20,7 @@
 #   --help          print this
 #
 # The workdir is /work/NAME unless --workdir says otherwise; it must be below
-# /work or of gs://, since all pods share it. A failed run ends no other. Grids and random
+# /work, or of gs:// or s3://, since all pods share it. A failed run ends no other. Grids and random
 # searches only. Needs kubectl and any Python 3 ($PYTHON, or python3).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -79,8 +79,8 @@ flags=("$@")
 workdir=$(find_workdir ${flags[@]+"${flags[@]}"})
 case $workdir in
   '') flags+=("--workdir=/work/$name") ;;
-  /work/* | gs://?*) ;;
-  *) mistake "--workdir is below /work or gs://BUCKET/..., not '$workdir'" ;;
+  /work/* | gs://?* | s3://?*) ;;
+  *) mistake "--workdir is below /work, gs://BUCKET or s3://BUCKET, not '$workdir'" ;;
 esac
 
 # Fills in JSON, which is YAML, so that no value can break out. Each $ of a

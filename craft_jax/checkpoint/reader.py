@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,12 +16,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from craft_jax import files, stores
+from craft_jax.checkpoint import staging
 from craft_jax.checkpoint.meta import Meta, leaf_paths, tree_sha256
+from craft_jax.checkpoint.staging import FILES, walk
 from craft_jax.errors import UserError, one_line
 
 FOLDER = 'checkpoints'
 METRICS = 'metrics.json'
-FILES = 'files.json'
 _STEP = re.compile(r'0|[1-9][0-9]*')
 _MOST_COMPRESSED = 64  # by a writer that compresses; noise hardly shrinks
 Warn = Callable[[str], None]
@@ -44,11 +45,23 @@ def steps(workdir: epath.PathLike) -> list[int]:
   # Not by `is_dir`, which takes a store that fails for one without the folder:
   # the run would start over.
   try:
-    next(iter(folder.iterdir()))
-  except (FileNotFoundError, StopIteration):
+    names = [path.name for path in folder.iterdir()]
+  except FileNotFoundError:
+    names = []
+  if staging.is_staged(folder):
+    numbers = [int(name) for name in names if _STEP.fullmatch(name)]
+    return [n for n in sorted(numbers) if _is_sent(folder / str(n))]
+  if not names:
     return []
   found = ocp.step.standard_name_format().find_all(folder)
   return sorted(metadata.step for metadata in found)
+
+
+def _is_sent(path: epath.Path) -> bool:
+  try:
+    return FILES in {file.name for file in path.iterdir()}
+  except FileNotFoundError:  # deleted meanwhile
+    return False
 
 
 def open_meta(workdir: epath.PathLike, step: int) -> Meta:
@@ -181,9 +194,9 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
   stays as it is, and opens the arrays. Where a kill came between the commit
   and `files.json`, the arrays are read instead.
   """
-  path = step_path(workdir, step)
   try:
     open_meta(workdir, step)
+    path = staging.local(step_path(workdir, step))
     if not has_sums(workdir, step):
       restore_raw(workdir, step)
       return ''
@@ -209,6 +222,8 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
         return f'{name} has changed since it was written'
       _hashed[os.fspath(path / name)] = seen
     stored_arrays(path / 'state')  # whole files may not be whole arrays
+  except staging.NoRoom:
+    raise
   except UserError as e:
     return str(e)
   except STORAGE_ERRORS as e:
@@ -240,7 +255,7 @@ def restore_raw(workdir: epath.PathLike, step: int) -> dict[str, Any]:
   Raises:
     UserError: the arrays claim to be far larger than the files are.
   """
-  path = step_path(workdir, step) / 'state'
+  path = staging.local(step_path(workdir, step)) / 'state'
   handler = ocp.PyTreeCheckpointHandler()
   stored = stored_arrays(path)
   claimed = sum(
@@ -309,7 +324,7 @@ def restore_params(
   Raises:
     UserError: an array is missing or of another shape or dtype, named.
   """
-  path = step_path(workdir, step) / 'state'
+  path = staging.local(step_path(workdir, step)) / 'state'
   stored = stored_arrays(path)
   name = 'ema' if ema and leaf_paths(stored.get('ema')) else 'params'
   check_matches({name: stored.get(name)}, {name: abstract_params}, path.parent)
@@ -381,14 +396,6 @@ def folder_of(workdir: epath.PathLike) -> epath.Path:
   if files.is_remote(folder):
     return folder
   return files.LocalPath(os.path.abspath(folder))
-
-
-def walk(folder: epath.Path) -> Iterator[epath.Path]:
-  for path in sorted(folder.iterdir()):
-    if path.is_dir():
-      yield from walk(path)
-    else:
-      yield path
 
 
 def file_sha256(path: epath.Path) -> str:

@@ -16,9 +16,9 @@ from absl import logging
 from etils import epath
 
 from craft_jax import files, stores, strict_json
+from craft_jax.checkpoint import staging
 from craft_jax.checkpoint.meta import Meta
 from craft_jax.checkpoint.reader import (
-  FILES,
   METRICS,
   Warn,
   best_of,
@@ -33,8 +33,8 @@ from craft_jax.checkpoint.reader import (
   steps,
   stored_arrays,
   to_stderr,
-  walk,
 )
+from craft_jax.checkpoint.staging import FILES, walk
 from craft_jax.errors import UserError, one_line
 from craft_jax.sharding import processes
 
@@ -141,10 +141,13 @@ class Checkpointer:
         self._together(step, lambda: self._add_metrics(meta))
       return False
     self._together(step, lambda: self._make_room(step, state))
+    path = step_path(self.workdir, step)
+    staged = staging.is_staged(path)
+    place = staging.place_to_save(step) if staged else path
     self._together(
       step,
       lambda: self._orbax.save(
-        step_path(self.workdir, step),
+        place,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(state),
           meta=ocp.args.JsonSave(meta.to_tree()),
@@ -156,7 +159,9 @@ class Checkpointer:
     saved = jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
     )
-    self._thread = threading.Thread(target=self._verify, args=(step, saved))
+    self._thread = threading.Thread(
+      target=self._verify, args=(step, saved, place)
+    )
     self._thread.start()
     return True
 
@@ -193,9 +198,11 @@ class Checkpointer:
 
     A save that fails half way is atomic too, but slow and full of words.
     """
+    need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+    if staging.is_staged(self.workdir):
+      return max(0, need - staging.room())
     if files.is_remote(self.workdir):
       return 0
-    need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     return max(0, need - shutil.disk_usage(folder_of(self.workdir)).free)
 
   def _add_metrics(self, meta: Meta) -> None:
@@ -206,8 +213,10 @@ class Checkpointer:
       tree = meta.to_tree()['metrics']
       files.write_atomic(path / METRICS, strict_json.dumps(tree))
 
-  def _verify(self, step: int, saved: Any) -> None:
+  def _verify(self, step: int, saved: Any, place: epath.Path) -> None:
     """In the background: awaits the commit, then reads every file back.
+
+    From `place` the step is sent to a store that Orbax does not write to.
 
     The arrays are opened as a reader would: files may all be there and yet not
     be found as arrays.
@@ -216,12 +225,13 @@ class Checkpointer:
       self._orbax.wait_until_finished()
       if processes.is_first():
         path = step_path(self.workdir, step)
-        check_matches(stored_arrays(path / 'state'), saved, path)
+        check_matches(stored_arrays(place / 'state'), saved, path)
+        wanted = _sums(place)
+        if place != path:
+          staging.send(place, path)
+          if _sums(path) != wanted:
+            raise OSError('other files came back than were sent')
         open_meta(self.workdir, step)
-        wanted = {
-          str(p.relative_to(path)): [p.stat().length, file_sha256(p)]
-          for p in walk(path)
-        }
         files.write_atomic(path / FILES, strict_json.dumps(wanted))
     except Exception as e:  # lost in this thread, it would pass for success
       self._failure = e
@@ -283,7 +293,7 @@ class Checkpointer:
       step = resolve_step(self.workdir, 'latest', self._warn)
     self._damaged = {s for s in steps(self.workdir) if s > step}
     meta = open_meta(self.workdir, step)
-    path = step_path(self.workdir, step) / 'state'
+    path = staging.local(step_path(self.workdir, step)) / 'state'
     check_matches(stored_arrays(path), abstract_state, path.parent)
     return restore_tree(path, abstract_state), meta
 
@@ -355,17 +365,30 @@ def _array_handler() -> ocp.PyTreeCheckpointHandler:
   )
 
 
+def _sums(folder: epath.Path) -> dict[str, list[Any]]:
+  """Size and sha256 of the files in a folder."""
+  return {
+    str(file.relative_to(folder)): [file.stat().length, file_sha256(file)]
+    for file in walk(folder)
+  }
+
+
 def _clear(folder: epath.Path) -> None:
   """Removes what saves and deletions left half done."""
   if not folder.is_dir():  # an object store has no empty folders
     return
+  staged = staging.is_staged(folder)
+  whole = {str(step) for step in steps(folder.parent)} if staged else set()
   for path in folder.iterdir():
-    if _UNFINISHED in path.name:
+    if _UNFINISHED in path.name or (staged and path.name not in whole):
       path.rmtree()
 
 
 def _delete(path: epath.Path) -> None:
   """Removes a step; a kill in between leaves what the next start removes."""
+  if staging.is_staged(path):
+    staging.delete(path)
+    return
   if not files.is_remote(path):
     path = path.rename(path.with_name(f'{path.name}{_UNFINISHED}-deleted'))
   path.rmtree()

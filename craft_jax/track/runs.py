@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from craft_jax import files
+from craft_jax import files, stores
 from craft_jax.errors import UserError
 from craft_jax.track import digest, layout
 from craft_jax.track.lock import is_held
@@ -167,10 +167,9 @@ def figures_of(run: epath.PathLike) -> pathlib.Path:
     layout.CONFIG, layout.METADATA, layout.METRICS, layout.SUMMARY
   ):  # fmt: skip
     with contextlib.suppress(FileNotFoundError):
-      there = (run / file).stat()
+      written = stores.modified(run / file)
       (folder / file).write_bytes((run / file).read_bytes())
-      if there.mtime:
-        os.utime(folder / file, (there.mtime, there.mtime))
+      os.utime(folder / file, (written, written))
   return folder
 
 

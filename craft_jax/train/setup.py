@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from craft_jax import checkpoint, config, keys
-from craft_jax.checkpoint import Checkpointer, Meta
+from craft_jax.checkpoint import Checkpointer, Meta, staging
 from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
 from craft_jax.errors import RunFailed, UserError
@@ -225,6 +225,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
   processes.check_program('the config', _comparable(cfg))
   processes.opened_by_all(lambda: exports.check_installed(cfg))
+  processes.opened_by_all(lambda: _check_reach(workdir))
   mesh = mesh_lib.make_mesh(cfg)
   with contextlib.ExitStack() as stack:
     lock = processes.opened_by_all(lambda: _own(workdir, stack))
@@ -298,6 +299,15 @@ def _comparable(cfg: Config) -> str:
   """The settings that all processes must share: not where a host has files."""
   flat = config.flatten(cfg)
   return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
+
+
+def _check_reach(workdir: epath.PathLike) -> None:
+  if processes.several() and staging.is_staged(workdir):
+    raise UserError(
+      f'{workdir}: a run of several processes cannot be kept there, since each '
+      'saves its part through its own disk; use gs:// or a file system that '
+      'all hosts share'
+    )
 
 
 def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:

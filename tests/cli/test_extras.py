@@ -25,7 +25,7 @@ _WANTED = {
   'mlflow': (
     ['mlflow', 'sqlalchemy', 'alembic'], [*_TRAIN, _WRITERS + 'mlflow']
   ),
-  'remote': (['gcsfs'], ['eval', '--workdir=gs://bucket/run']),
+  'remote': (['gcsfs', 's3fs'], ['runs', 'list', 'gs://b/run', 's3://b/run']),
   'runs': (['matplotlib'], ['runs', 'plot', '.']),
   'serve': (
     ['fastapi', 'prometheus_client', 'uvicorn'], ['serve', '--workdir=run']

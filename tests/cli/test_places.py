@@ -19,7 +19,7 @@ _COMMANDS = [
   ['train', '--config=text', '--config.data.path={}', '--workdir=run'],
 ]
 _PLACES = [
-  's3://bucket/run', 'az://bucket/run', 'file:///run', 'http://host/run',
+  'az://bucket/run', 'file:///run', 'http://host/run',
   'hf://user/run', 'foo://run', 'GS://bucket/run', 's3:/bucket/run',
 ]  # fmt: skip
 
@@ -35,13 +35,13 @@ def test_place_that_cannot_be(words, tmp_path, monkeypatch, capsys):
 
 
 def test_store_without_a_bucket(capsys):
-  for place in ('gs://', 'gs:///run', 'gs:/bucket/run', '/gs/bucket/run'):
+  for place in ('gs://', 's3:///run', 'gs:/bucket/run', '/s3/bucket/run'):
     assert main(['eval', f'--workdir={place}']) == 2
-    assert 'gs://BUCKET/FOLDER' in capsys.readouterr().err
+    assert 'gs://BUCKET/FOLDER or s3://BUCKET' in capsys.readouterr().err
 
 
 def test_store_with_a_pattern(capsys):
   """Deleting gs://bucket/a[1] must not delete gs://bucket/a1."""
-  for place in ('gs://bucket/lr=[0.1]', 'gs://bucket/a*', 'gs://bucket/a?'):
+  for place in ('gs://bucket/lr=[0.1]', 's3://bucket/a*', 'gs://bucket/a?'):
     assert main(['runs', 'rm', place, '--yes']) == 2
     assert 'stands for other names' in capsys.readouterr().err

@@ -368,7 +368,7 @@ SET = ['--set', 'model.width=64,128']
      'cannot be told in advance'),
     (['--search=bayes', '--trials=2', '--set', 'model.dropout=0..2'],
      'model.dropout=2.0 must be at most'),
-    ([*SET, '--workdir=s3://b/s'], 'only gs://'),
+    ([*SET, '--workdir=az://b/s'], 's3://BUCKET/FOLDER'),
     ([*SET, '--workdir='], 'is empty'),
     ([*SET, '--workdir=my.txt'], 'is a file'),
     (['--set', 'train.steps=1..200', '--set', 'model.depth=1..99'],

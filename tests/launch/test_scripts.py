@@ -86,7 +86,7 @@ _BAD = [
   ('sweep_pods.sh', [*_SWEEP, '--runs=0'], '--runs'),
   ('sweep_pods.sh', [*_SWEEP, '--at-a-time=0'], '--at-a-time'),
   ('sweep_pods.sh', [*_SWEEP, '--name=A_b'], '--name'),
-  ('sweep_pods.sh', [*_SWEEP, '--', '--workdir=s3://b/s'], '--workdir'),
+  ('sweep_pods.sh', [*_SWEEP, '--', '--workdir=az://b/s'], '--workdir'),
 ]
 
 
