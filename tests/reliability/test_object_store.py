@@ -202,7 +202,7 @@ def test_sweep(store, text):
     '--trials=2', '--jobs=2',
   ]  # fmt: skip
   process = start(*command)
-  deadline = time.monotonic() + 120
+  deadline = time.monotonic() + 240
   while not list(epath.Path(folder).glob('*/metadata.json')):
     assert process.poll() is None, process.communicate()[1]
     assert time.monotonic() < deadline
