@@ -34,14 +34,16 @@ while [ $# -gt 0 ]; do
 done
 paths=("$@")
 
-# run_pytest PYTHON SCOPE: one process per core, at most four.
+# run_pytest PYTHON SCOPE: one process per core, at most four. Each takes a half
+# of all tests in their order, which keeps most files whole, and whoever is done
+# takes from another.
 run_pytest() {
   local select=()
   [ "$2" = fast ] && select=(-m 'not slow')
   say "pytest ($2) on $("$1" --version), JAX" \
     "$("$1" -c 'import importlib.metadata as m; print(m.version("jax"))')"
-  "$1" -m pytest -n auto --maxprocesses=4 ${select[@]+"${select[@]}"} \
-    ${paths[@]+"${paths[@]}"}
+  "$1" -m pytest -n auto --maxprocesses=4 --dist=worksteal \
+    ${select[@]+"${select[@]}"} ${paths[@]+"${paths[@]}"}
 }
 
 python=$(choose_python)

@@ -7,10 +7,11 @@ imports `craft_jax` or touches a backend.
 import gc
 import os
 import pathlib
+import pkgutil
 import runpy
 import signal
 
-import beartype
+import beartype.claw
 import jax
 import jaxtyping
 import pytest
@@ -69,7 +70,7 @@ def bounded_mappings():
 
 
 # As type checkers do, take an int where a float is announced.
-_CONF = beartype.BeartypeConf(is_pep484_tower=True)
+_CONF = beartype.BeartypeConf(is_pep484_tower=True, claw_is_pep526=False)
 
 
 def check_shapes(function):
@@ -83,8 +84,29 @@ def check_shapes(function):
   return beartype.beartype(function, conf=_CONF)
 
 
-# In tests only; a plain run pays nothing for the annotations.
-jaxtyping.install_import_hook('craft_jax', f'{__name__}.check_shapes')
+# In tests only; a plain run pays nothing for the annotations. To compare shapes
+# is dear where calls are small and many: the compiler of constraints, which has
+# no arrays with shapes, took three times as long.
+_WITHOUT_SHAPES = 'craft_jax.constrain'
+beartype.claw.beartype_package(_WITHOUT_SHAPES, conf=_CONF)
+_PACKAGE = pathlib.Path(__file__).parents[1] / 'craft_jax'
+jaxtyping.install_import_hook(
+  [
+    name
+    for module in pkgutil.iter_modules([str(_PACKAGE)], 'craft_jax.')
+    if (name := module.name) != _WITHOUT_SHAPES
+  ],
+  f'{__name__}.check_shapes',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Files with slow tests come first: no process is left with one at the end.
+
+  The tests of a file stay together, for they share what takes long to make.
+  """
+  slow = {item.path for item in items if item.get_closest_marker('slow')}
+  items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope='session')

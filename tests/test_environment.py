@@ -2,12 +2,15 @@
 
 import warnings
 
+import beartype.roar
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from craft_jax import constrain
 from craft_jax.model import cache
+from craft_jax.text.vocabulary import Vocabulary
 
 
 def _cache() -> cache.Cache:
@@ -46,3 +49,8 @@ def test_ranks_are_not_promoted():
 def test_warnings_are_errors():
   with pytest.raises(UserWarning, match='heard'):
     warnings.warn('heard', stacklevel=1)
+
+
+def test_wrong_type_is_caught_where_there_are_no_shapes():
+  with pytest.raises(beartype.roar.BeartypeCallHintParamViolation):
+    constrain.compile_regex(3, Vocabulary.byte())

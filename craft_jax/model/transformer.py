@@ -115,7 +115,8 @@ class Decoder:
   """The four functions of a model (DESIGN: `init apply init_cache extend`).
 
   A plain holder of static settings: every method is pure. Parameters may be
-  those of `init`, or what `quantize` makes of them.
+  those of `init`, or what `quantize` makes of them. Models of equal settings
+  are equal, so that what is compiled for one serves the others of the process.
   """
 
   def __init__(
@@ -132,6 +133,14 @@ class Decoder:
     self._block = Block(cfg, precision, vocabulary_size)
     self._norm = Norm(cfg.norm)
     self._head = Dense(vocabulary_size, precision, cfg.zero_init, name='head')
+
+  def __eq__(self, other: object) -> bool:
+    if self is other:
+      return True
+    return type(self) is type(other) and vars(self) == vars(other)
+
+  def __hash__(self) -> int:
+    return hash((self.cfg, self.vocabulary_size, self.precision, self.cache))
 
   # --- parameters ---
 

@@ -1,5 +1,6 @@
 """Rematerialisation, unrolling, dropout, initialisation, counts."""
 
+import dataclasses
 import functools
 import math
 
@@ -252,3 +253,18 @@ def test_flops_by_hand():
   )
   products = 2 * (4 * 12 * 12 + 2 * 12 * 48) + 12 * 7
   assert flops_per_symbol(cfg, 7) == 6 * products + 12 * 12 * (16 + 64)
+
+
+def test_models_are_equal_where_their_settings_are():
+  cfg = Model(width=16, num_heads=2, precision='float32')
+  model, again, changed = (build(cfg, 11) for _ in range(3))
+  assert model == again and hash(model) == hash(again)
+  wider = dataclasses.replace(cfg, width=32)
+  rounded = dataclasses.replace(cfg, precision='bfloat16')
+  for other in (
+    build(wider, 11), build(rounded, 11), build(cfg, 12),
+    build(cfg, 11, 'int8'),
+  ):  # fmt: skip
+    assert model != other
+  changed.apply = None
+  assert model != changed

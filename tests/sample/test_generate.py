@@ -194,6 +194,8 @@ def test_other_settings_compile_nothing(toy):
     for chars in (3, 40):
       texts(*toy, prompts, settings, chars=chars, seed=chars)
   texts(*toy, [CHARS.encode('the rise')] * 2)  # another length, same bucket
+  # Nor does another model of the same settings, as another load gives.
+  texts(*make(seed=1), prompts)
   assert [program._cache_size() for program in programs] == before
 
 

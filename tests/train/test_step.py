@@ -97,45 +97,71 @@ def test_ema(toy):
   assert after.eval_params is after.ema
 
 
+# What a batch that starts with symbol 0 to 3 is multiplied by, and whether
+# its loss is too: as data, so that one program is compiled for all.
+_VALUES = (np.nan, np.inf, np.nan, np.inf)
+_LOSS_TOO = (False, False, True, True)
+
+
 class _Poisoned(Decoder):
-  """A model whose gradient, or loss and gradient, is not finite.
+  """A model whose gradient, or loss and gradient, is not finite."""
 
-  Only for a batch that starts with symbol 0.
-  """
-
-  def __init__(self, cfg, value, loss_too):
+  def __init__(self, cfg):
     super().__init__(cfg, V, 'float32')
 
     @jax.custom_vjp
-    def poison(x, bad):
-      return jnp.where(bad & loss_too, x * value, x)
+    def poison(x, value, loss_too):
+      return jnp.where(loss_too, x * value, x)
 
-    def backward(bad, g):
+    def backward(value, g):
       # A factor of 1 would not do elsewhere: 0 * NaN is NaN.
-      return jnp.where(bad, g * value, g), None
+      return jnp.where(value == 1, g, g * value), None, None
 
-    poison.defvjp(lambda x, bad: (poison(x, bad), bad), backward)
+    poison.defvjp(
+      lambda x, value, loss_too: (poison(x, value, loss_too), value), backward
+    )
     self._poison = poison
 
   def apply(self, params, x_BT, segment_BT=None, key=None):
     logits = super().apply(params, x_BT, segment_BT, key)
-    return self._poison(logits, x_BT[0, 0] == 0)
+    kind = jnp.minimum(x_BT[0, 0], 4)
+    value, loss_too = (
+      jnp.asarray(column)[kind] for column in ((*_VALUES, 1), (*_LOSS_TOO, 0))
+    )
+    return self._poison(logits, value, loss_too.astype(bool))
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf])
-@pytest.mark.parametrize('loss_too', [True, False])
-def test_a_bad_step_changes_nothing(toy, value, loss_too):
-  cfg = toy('train.ema=0.9')
-  model = _Poisoned(cfg.model, value, loss_too)
-  step, state = make(cfg, model)
-  batch = random_batch(0)
-  good = batch._replace(x_BT=batch.x_BT.at[0, 0].set(1))
-  bad = batch._replace(x_BT=batch.x_BT.at[0, 0].set(0))
+def starting_with(batch, symbol):
+  return batch._replace(x_BT=batch.x_BT.at[0, 0].set(symbol))
+
+
+_GOOD = len(_VALUES)  # the first symbol of a batch that is not poisoned
+
+
+@pytest.fixture(scope='module')
+def poisoned():
+  """`poisoned(cfg)`: `make` of a poisoned model, once for each config."""
+  made = {}
+
+  def get(cfg):
+    wanted = (cfg.train.bad_step, cfg.train.ema)
+    if wanted not in made:
+      made[wanted] = make(cfg, _Poisoned(cfg.model))
+    return made[wanted]
+
+  return get
+
+
+@pytest.mark.parametrize('kind', range(len(_VALUES)))
+def test_a_bad_step_changes_nothing(toy, poisoned, kind):
+  step, state = poisoned(toy('train.ema=0.9'))
+  good = starting_with(random_batch(0), _GOOD)
+  bad = starting_with(random_batch(0), kind)
   state, sums = step(state, good, jax.random.key(0))
   assert sums['good'] == 1 and state.step == 1
   after, sums = step(state, bad, jax.random.key(0))
   assert sums['good'] == 0
-  assert np.isfinite(sums['loss']) == (not loss_too)
+  assert np.isfinite(sums['loss']) == (not _LOSS_TOO[kind])
   assert digest(after) == digest(state)
 
 
@@ -162,15 +188,11 @@ def test_a_call_is_its_steps(toy):
   assert not rows['loss'][6:].any() and finite
 
 
-@pytest.mark.parametrize('value', [np.nan, np.inf])
-@pytest.mark.parametrize('loss_too', [True, False])
-def test_skipping_is_as_if_the_step_had_not_been(toy, value, loss_too):
-  cfg = toy('train.ema=0.9', 'train.bad_step=skip')
-  model = _Poisoned(cfg.model, value, loss_too)
-  step, state = make(cfg, model)
-  good = [random_batch(i) for i in range(3)]
-  good = [b._replace(x_BT=b.x_BT.at[0, 0].set(1)) for b in good]
-  bad = good[0]._replace(x_BT=good[0].x_BT.at[0, 0].set(0))
+@pytest.mark.parametrize('kind', range(len(_VALUES)))
+def test_skipping_is_as_if_the_step_had_not_been(toy, poisoned, kind):
+  step, state = poisoned(toy('train.ema=0.9', 'train.bad_step=skip'))
+  good = [starting_with(random_batch(i), _GOOD) for i in range(3)]
+  bad = starting_with(good[0], kind)
   key = jax.random.key(0)
   with_it, without = state, state
   for batch in (good[0], bad, bad, good[1], good[2]):
@@ -239,12 +261,9 @@ def test_the_checksum_sees_symbols_and_places():
 
 def test_a_call_ends_at_a_bad_step(toy):
   cfg = toy()
-  model = _Poisoned(cfg.model, np.nan, False)
-  step, state = make(cfg, model)
-  batches = [random_batch(i) for i in range(6)]
+  step, state = make(cfg, _Poisoned(cfg.model))
   batches = [
-    b._replace(x_BT=b.x_BT.at[0, 0].set(0 if i == 3 else 1))
-    for i, b in enumerate(batches)
+    starting_with(random_batch(i), 0 if i == 3 else _GOOD) for i in range(6)
   ]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
 
