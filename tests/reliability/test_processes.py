@@ -18,8 +18,8 @@ _PARTS = {
 
 # Long enough for many choices of how many steps a dispatch takes.
 _LONG = [
-  'train.steps=600', 'train.steps_per_call=0', 'log.every=40',
-  'eval.every=200', 'checkpoint.every=200', 'log.sample_chars=0',
+  'train.steps=1500', 'train.steps_per_call=0', 'log.every=100',
+  'eval.every=500', 'checkpoint.every=500', 'log.sample_chars=0',
 ]  # fmt: skip
 
 
@@ -110,7 +110,7 @@ if {0}:
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory, text):
-  """600 steps of one process on a mesh of so many CPU devices."""
+  """1,500 steps of one process on a mesh of so many CPU devices."""
 
   @functools.cache
   def train(count: int):
@@ -145,7 +145,7 @@ def test_unequal_processes_run_the_same(tmp_path, text, alone, count):
   started = runs.start_together(count, arguments, first=_UNEQUAL.format)
   errors = [runs.finish(process, seconds=900) for process in started]
   assert [p.returncode for p in started] == [0] * count, '\n'.join(errors)
-  assert checkpoint.steps(workdir)[-1] == 600
+  assert checkpoint.steps(workdir)[-1] == 1500
   assert runs.digests(workdir) == runs.digests(alone(count))
 
 
