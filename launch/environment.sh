@@ -80,10 +80,17 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
 
-# offer_clients: OpenAI's and Vercel's clients for Node, and Debian's Node where
-# there is none. Never fails.
+# offer_clients PYTHON: what others have written to ask servers of OpenAI's API.
+# Never fails.
 offer_clients() {
   local folder=${XDG_CACHE_HOME:-$HOME/.cache}/craft-clients
+  offer_node_clients "$folder"
+  offer_python_clients "$folder/python" "$1"
+}
+
+# offer_node_clients DIR: and Debian's Node where there is none.
+offer_node_clients() {
+  local folder=$1
   local wanted=(
     ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 openai@6.49.0 zod@4.6.7
   )
@@ -99,6 +106,26 @@ offer_clients() {
     timeout 180 npm install --silent --no-audit --no-fund --save-exact \
       --prefix "$folder" "${wanted[@]}" </dev/null >/dev/null 2>&1; then
     printf '%s' "${wanted[*]}" >"$folder/craft-installed"
+  else
+    say 'they cannot be had: the tests that need them are skipped'
+  fi
+}
+
+# offer_python_clients DIR PYTHON: an environment of their own, as they need
+# other versions of what Craft needs too.
+offer_python_clients() {
+  local dir=$1
+  local wanted=(
+    instructor==1.17.0 langchain-openai==1.7.4 litellm==1.110.2 llm==0.36
+  )
+  [ "$(cat "$dir/craft-installed" 2>/dev/null)" = "${wanted[*]}" ] &&
+    "$dir/bin/python" -c '' 2>/dev/null && return
+  say "looking for ${wanted[*]} to test with (a minute, once)"
+  # Not compiled: most of what they bring is never imported.
+  if "$2" -m venv --clear "$dir" >/dev/null 2>&1 &&
+    timeout 300 "$dir/bin/python" -m pip install --quiet --no-compile \
+      --disable-pip-version-check "${wanted[@]}" </dev/null >/dev/null 2>&1; then
+    printf '%s' "${wanted[*]}" >"$dir/craft-installed"
   else
     say 'they cannot be had: the tests that need them are skipped'
   fi
