@@ -131,8 +131,8 @@ offer_python_clients() {
   fi
 }
 
-# offer_programs PYTHON: a Chromium, zsh, fish and SLURM for the tests that use
-# them, where they can be had in a few minutes. Never fails.
+# offer_programs PYTHON: a Chromium, zsh, fish, proxies and SLURM for the tests
+# that use them, where they can be had in a few minutes. Never fails.
 offer_programs() {
   local name wanted=() browser=
   for name in chromium chromium-browser google-chrome; do
@@ -142,8 +142,9 @@ offer_programs() {
   for name in zsh fish; do
     type -P "$name" >/dev/null || wanted+=("$name")
   done
-  # Debian's nginx is in /usr/sbin, which a user's PATH may lack.
+  # Debian's proxies are in /usr/sbin, which a user's PATH may lack.
   PATH=$PATH:/usr/sbin type -P nginx >/dev/null || wanted+=(nginx-light)
+  PATH=$PATH:/usr/sbin type -P haproxy >/dev/null || wanted+=(haproxy)
   # SLURM runs jobs as root only.
   [ "$(id -u)" != 0 ] || type -P slurmctld >/dev/null ||
     wanted+=(slurm-wlm munge)
