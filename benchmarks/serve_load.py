@@ -97,7 +97,7 @@ def _open(port: int, seconds: float, per_second: float) -> Load:
 
 
 @contextlib.contextmanager
-def _serving(command: Sequence[str], folder: pathlib.Path) -> Iterator[int]:
+def serving(command: Sequence[str], folder: pathlib.Path) -> Iterator[int]:
   """A server as a process; its port, which it says first."""
   with (folder / 'errors').open('w+') as errors:
     process = subprocess.Popen(
@@ -116,8 +116,8 @@ def _serving(command: Sequence[str], folder: pathlib.Path) -> Iterator[int]:
       process.wait()
 
 
-def _trained(folder: pathlib.Path, settings: Sequence[str]) -> pathlib.Path:
-  """A run of one step."""
+def one_step_run(folder: pathlib.Path, settings: Sequence[str]) -> pathlib.Path:
+  """A run of `shakespeare` of one step, of symbols of its own."""
   text, workdir = folder / 'text.txt', folder / 'run'
   text.write_text(''.join(_prompt() + _SYMBOLS for _ in range(400)))
   flags = [
@@ -165,7 +165,7 @@ def _peers(
   for name, flags in ((_PEER, ['--threads']), (f'{_PEER}, a lock', [])):
     command = [script, json.dumps(shape), *flags]
     try:
-      port = stack.enter_context(_serving(command, folder))
+      port = stack.enter_context(serving(command, folder))
     except RuntimeError as e:
       print(f'{name} is left out: {str(e).splitlines()[-1]}')
       continue
@@ -198,11 +198,11 @@ def main() -> None:
     tempfile.TemporaryDirectory() as folder,
   ):
     root = pathlib.Path(folder)
-    workdir = _trained(root, args.set)
+    workdir = one_step_run(root, args.set)
     alone = _engine(workdir, args.seconds / 2)
     serve = ['-m', 'craft_jax.main', 'serve', f'--workdir={workdir}',
              '--port=0', f'--slots={_SLOTS}']  # fmt: skip
-    port = stack.enter_context(_serving(serve, root))
+    port = stack.enter_context(serving(serve, root))
     per_client = alone() / _CHARS / _CLIENTS  # requests a second
 
     def asked(clients: int) -> dict[str, float]:

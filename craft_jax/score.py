@@ -28,6 +28,7 @@ Scored = tuple[Float[Array, 'B T'], Float[Array, 'B T K'], Int[Array, 'B T K']]
 T = TypeVar('T')
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 26  # of one dispatch: 256 MiB in float32
+MOST_READS = _MOST_LOGITS  # symbols of one dispatch, where nobody waits for it
 
 
 class Piece(NamedTuple):
@@ -106,6 +107,7 @@ def score_pieces(
   stride: int = 0,
   separator: int | None = None,
   num_top: int = 0,
+  most_reads: int = MOST_READS,
 ) -> Iterator[Piece]:
   """Scores every symbol of every text but its first, once.
 
@@ -123,6 +125,7 @@ def score_pieces(
     separator: id between documents, at which attention stops under
       `model.documents`; None where a text is one document.
     num_top: K, most likely symbols to report beside each.
+    most_reads: symbols of one dispatch, but for one of a single window.
 
   Yields:
     The pieces of a text in order; texts may take turns.
@@ -134,7 +137,7 @@ def score_pieces(
   if any(len(tokens) < 2 for tokens in texts):
     raise ValueError('every text needs a symbol after the given one')
   before: tuple[list[_Row], Any] | None = None
-  for rows, x_BT, y_BT in _batches(model, texts, stride):
+  for rows, x_BT, y_BT in _batches(model, texts, stride, most_reads):
     segment_BT = np.cumsum(x_BT == separator, axis=1, dtype=np.int32)
     # Fetched one batch late, so that the device never waits for the host.
     now = rows, window_nats(model, params, x_BT, y_BT, segment_BT, num_top)
@@ -193,11 +196,12 @@ def texts_steps(
   *,
   stride: int = 0,
   num_top: int = 0,
+  most_reads: int = MOST_READS,
 ) -> Generator[int, None, list[Piece]]:
   """`texts_scores` by windows; yields the symbols that each has read."""
   found: list[list[Piece]] = [[] for _ in texts]
   for piece in score_pieces(
-    model, params, texts, stride=stride, num_top=num_top
+    model, params, texts, stride=stride, num_top=num_top, most_reads=most_reads
   ):
     found[piece.text].append(piece)
     yield window_reads(len(texts[piece.text]), model.cfg.context)
@@ -209,14 +213,14 @@ def texts_steps(
 
 
 def _batches(
-  model: Decoder, texts: Sequence[np.ndarray], stride: int
+  model: Decoder, texts: Sequence[np.ndarray], stride: int, most_reads: int
 ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
   """Full batches of windows of one bucket, then the rest of each bucket."""
   waiting: dict[int, list[_Row]] = {}
   for T, row in _rows(texts, model.cfg.context, stride):
     rows = waiting.setdefault(T, [])
     rows.append(row)
-    if len(rows) == _rows_of_batch(model.vocabulary_size, T):
+    if len(rows) == _rows_of_batch(model.vocabulary_size, T, most_reads):
       yield rows, *_arrays(texts, rows, T)
       waiting[T] = []
   for T, rows in waiting.items():
@@ -235,9 +239,10 @@ def _rows(
       yield T, _Row(i, k * stride, context - stride if k else 0)
 
 
-def _rows_of_batch(vocabulary_size: int, T: int) -> int:
-  """Rows of a full batch: a power of two, fewer if its logits were too many."""
-  fit = max(_MOST_LOGITS // (T * vocabulary_size), 1)
+def _rows_of_batch(vocabulary_size: int, T: int, most_reads: int) -> int:
+  """Rows of a full batch: a power of two, fewer where it would be too large."""
+  most = min(_MOST_LOGITS // vocabulary_size, most_reads)
+  fit = max(most // T, 1)
   return min(1 << (fit.bit_length() - 1), _MOST_ROWS)
 
 

@@ -75,8 +75,12 @@ def score_steps(
   each: bool = False,
   adaptation: Adaptation | None = None,
   cache: bool = False,
+  most_reads: int = score.MOST_READS,
 ) -> Generator[int, None, list[Scored]]:
-  """`score_texts` a window at a time; yields the symbols that each has read."""
+  """`score_texts` a window at a time; yields the symbols that each has read.
+
+  `most_reads` is as of `score.score_pieces`.
+  """
   stride = score.check_stride(stride, trained.cfg.model.context)
   vocabulary = trained.vocabulary
   start = start_symbols(vocabulary, trained.meta.documents)
@@ -85,8 +89,9 @@ def score_steps(
   totals = [0.0] * len(texts)
   kept: list[list[np.ndarray]] = [[] for _ in texts]
   for piece in score.score_pieces(
-    trained.model, trained.params, tokens, stride=stride
-  ):
+    trained.model, trained.params, tokens, stride=stride,
+    most_reads=most_reads,
+  ):  # fmt: skip
     totals[piece.text] += float(piece.nats.sum(dtype=np.float64))
     # Without a need for them, the scores of a huge text are only added up.
     if each or cache:

@@ -80,10 +80,17 @@ make_environment() {
   printf '%s\n' "$sum" >"$dir/craft-installed$extras"
 }
 
-# offer_clients: OpenAI's and Vercel's clients for Node, and Debian's Node where
-# there is none. Never fails.
+# offer_clients PYTHON: what others have written to ask servers of OpenAI's API.
+# Never fails.
 offer_clients() {
   local folder=${XDG_CACHE_HOME:-$HOME/.cache}/craft-clients
+  offer_node_clients "$folder"
+  offer_python_clients "$folder/python" "$1"
+}
+
+# offer_node_clients DIR: and Debian's Node where there is none.
+offer_node_clients() {
+  local folder=$1
   local wanted=(
     ai@6.0.326 @ai-sdk/openai-compatible@2.0.92 openai@6.49.0 zod@4.6.7
   )
@@ -104,8 +111,28 @@ offer_clients() {
   fi
 }
 
-# offer_programs PYTHON: a Chromium, zsh, fish and SLURM for the tests that use
-# them, where they can be had in a few minutes. Never fails.
+# offer_python_clients DIR PYTHON: an environment of their own, as they need
+# other versions of what Craft needs too.
+offer_python_clients() {
+  local dir=$1
+  local wanted=(
+    instructor==1.17.0 langchain-openai==1.7.4 litellm==1.110.2 llm==0.36
+  )
+  [ "$(cat "$dir/craft-installed" 2>/dev/null)" = "${wanted[*]}" ] &&
+    "$dir/bin/python" -c '' 2>/dev/null && return
+  say "looking for ${wanted[*]} to test with (a minute, once)"
+  # Not compiled: most of what they bring is never imported.
+  if "$2" -m venv --clear "$dir" >/dev/null 2>&1 &&
+    timeout 300 "$dir/bin/python" -m pip install --quiet --no-compile \
+      --disable-pip-version-check "${wanted[@]}" </dev/null >/dev/null 2>&1; then
+    printf '%s' "${wanted[*]}" >"$dir/craft-installed"
+  else
+    say 'they cannot be had: the tests that need them are skipped'
+  fi
+}
+
+# offer_programs PYTHON: a Chromium, zsh, fish, proxies and SLURM for the tests
+# that use them, where they can be had in a few minutes. Never fails.
 offer_programs() {
   local name wanted=() browser=
   for name in chromium chromium-browser google-chrome; do
@@ -115,8 +142,9 @@ offer_programs() {
   for name in zsh fish; do
     type -P "$name" >/dev/null || wanted+=("$name")
   done
-  # Debian's nginx is in /usr/sbin, which a user's PATH may lack.
+  # Debian's proxies are in /usr/sbin, which a user's PATH may lack.
   PATH=$PATH:/usr/sbin type -P nginx >/dev/null || wanted+=(nginx-light)
+  PATH=$PATH:/usr/sbin type -P haproxy >/dev/null || wanted+=(haproxy)
   # SLURM runs jobs as root only.
   [ "$(id -u)" != 0 ] || type -P slurmctld >/dev/null ||
     wanted+=(slurm-wlm munge)

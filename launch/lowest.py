@@ -12,7 +12,7 @@ def lowest(project: dict) -> list[str]:
   extras = project['optional-dependencies']
   return [
     re.sub(r'\[.*?\]', '', line).replace('>=', '==')
-    for line in project['dependencies'] + extras['tfds']
+    for line in project['dependencies'] + extras['serve'] + extras['tfds']
   ]
 
 

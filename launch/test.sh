@@ -3,7 +3,7 @@
 #
 #   --fast          no slow tests; under five minutes on two cores (default)
 #   --all           slow tests too (default where the variable CI is set);
-#                   installs a Chromium, zsh and fish where it can
+#                   installs programs and clients to test with where it can
 #   --interpreters  fast tests also on every other Python >= 3.11 found
 #   --lowest        fast tests also with the lowest versions that
 #                   pyproject.toml allows
@@ -78,7 +78,7 @@ fi
 
 if [ $scope = all ]; then
   offer_programs "$bin/python"
-  offer_clients
+  offer_clients "$bin/python"
 fi
 
 # Last, so that pytest's closing line closes the whole.

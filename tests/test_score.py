@@ -133,11 +133,14 @@ def test_lengths_share_programs(setting):
   assert score.window_nats._cache_size() == compiled
 
 
-def test_batches_are_bounded(setting, monkeypatch):
+@pytest.mark.parametrize('most, reads', [
+  (5 * CONTEXT, 1 << 20), (1 << 20, 5 * CONTEXT)
+])  # fmt: skip
+def test_batches_are_bounded(setting, monkeypatch, most, reads):
   _, vocabulary, model, params = setting
   tokens = vocabulary.encode(TEXT)
   expected = score.token_nats(model, params, tokens, stride=4)
-  monkeypatch.setattr(score, '_MOST_LOGITS', 5 * CONTEXT * vocabulary.size)
+  monkeypatch.setattr(score, '_MOST_LOGITS', most * vocabulary.size)
   rows = []
   apply = score.window_nats
 
@@ -146,7 +149,10 @@ def test_batches_are_bounded(setting, monkeypatch):
     return apply(model, params, x_BT, *rest)
 
   monkeypatch.setattr(score, 'window_nats', watched)
-  nats = score.token_nats(model, params, tokens, stride=4)
+  (found,) = score.finished(
+    score.texts_steps(model, params, [tokens], stride=4, most_reads=reads)
+  )
+  nats = found.nats
   assert max(rows) == 4 and len(rows) > 3
   np.testing.assert_allclose(nats, expected, rtol=1e-4, atol=1e-5)
 

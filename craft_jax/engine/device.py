@@ -5,7 +5,6 @@ import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,67 +13,21 @@ from jaxtyping import Array, Bool, Float, Int
 from craft_jax import keys
 from craft_jax.data.windows import bucket
 from craft_jax.engine import tables as tables_lib
-from craft_jax.model.cache import Cache
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample import decode as decode_lib
+from craft_jax.sample import prefix as prefix_lib
 from craft_jax.sample import slots as slots_lib
 from craft_jax.sample.choose import RowSettings
 from craft_jax.sample.decode import Written
 from craft_jax.sample.drafts import FIRST_HIT, Drafts
 from craft_jax.sample.generate import decoding_params
+from craft_jax.sample.prefix import Prefix
 from craft_jax.sample.rows import setting_arrays
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.sample.slots import Slots
 from craft_jax.sample.tables import Tables
 from craft_jax.text.vocabulary import Vocabulary
 from craft_jax.types import Params
-
-
-@flax.struct.dataclass
-class Prefix:
-  """What the model has read of one window.
-
-  Attributes:
-    cache: of one row, as long as the context.
-    segment_B: document number of the last symbol.
-  """
-
-  cache: Cache
-  segment_B: Int[Array, 'B']
-
-
-@functools.partial(jax.jit, static_argnames='model')
-def empty_prefix(model: Decoder) -> Prefix:
-  """Nothing read yet."""
-  return Prefix(model.init_cache(1, model.cfg.context), jnp.zeros(1, jnp.int32))
-
-
-@functools.partial(jax.jit, static_argnames=('model', 'vocabulary'))
-def read_chunk(
-  model: Decoder,
-  vocabulary: Vocabulary,
-  params: Params,
-  prefix: Prefix,
-  chunk_BT: Int[Array, 'B T'],
-  length_B: Int[Array, 'B'],
-) -> Prefix:
-  """Reads further symbols of a window. The prefix stays, others may go on it.
-
-  Args:
-    model: the model.
-    vocabulary: its symbols.
-    params: its parameters.
-    prefix: what was read before.
-    chunk_BT: the symbols, one row, padded to any T.
-    length_B: how many they are.
-  """
-  real_BT = jnp.arange(chunk_BT.shape[1])[None] < length_B[:, None]
-  begins_BT = ((chunk_BT == vocabulary.bos) & real_BT).astype(jnp.int32)
-  segment_BT = prefix.segment_B[:, None] + jnp.cumsum(begins_BT, axis=1)
-  # The logits are not used, so the head is compiled away.
-  cache, _ = model.extend(params, prefix.cache, chunk_BT, length_B, segment_BT)
-  return Prefix(cache, segment_BT[:, -1])
-
 
 # What a row has beside its settings, its key as two numbers.
 _FIELDS = ('last', 'position', 'chars', 'state', 'left')
@@ -292,7 +245,7 @@ class Device:
     self._params = decoding_params(model, params)
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
     self.store = tables_lib.TableStore(capacity, self._device)
-    self.empty: Prefix = self._put(empty_prefix(model))
+    self.empty: Prefix = self._put(prefix_lib.empty_prefix(model))
     zero_B = np.zeros(slots, np.int32)
     settings = setting_arrays([SampleSettings()] * slots, vocabulary.size)
     self._slots = slots_lib.open_slots(
@@ -313,15 +266,8 @@ class Device:
 
   def read(self, prefix: Prefix, ids: np.ndarray, longest: int) -> Prefix:
     """Reads `ids`, at most `longest`, after a prefix."""
-    T = bucket(len(ids), longest)
-    chunk_BT = np.full((1, T), self._vocabulary.pad, np.int32)
-    chunk_BT[0, : len(ids)] = ids
-    return read_chunk(
-      self._model,
-      self._vocabulary,
-      self._params,
-      prefix,
-      *self._put((chunk_BT, np.array([len(ids)], np.int32))),
+    return prefix_lib.read(
+      self._model, self._vocabulary, self._params, prefix, ids, longest
     )
 
   def insert(

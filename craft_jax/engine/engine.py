@@ -18,6 +18,7 @@ from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
 from craft_jax.model.transformer import Decoder
 from craft_jax.sample.drafts import FORCED, Drafts
+from craft_jax.sample.prefix import CHUNK
 from craft_jax.sample.rows import (
   Piece,
   Row,
@@ -74,7 +75,7 @@ class Engine:
     vocabulary: Vocabulary,
     slots: int = 16,
     steps: int = 0,
-    chunk: int = 256,
+    chunk: int = CHUNK,
     reading: int = 1024,
     waiting: int = 256,
     prefix_bytes: int = 1 << 28,

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 
 from craft_jax.constrain import Automaton
-from craft_jax.engine.device import Prefix
 from craft_jax.errors import UserError
+from craft_jax.sample.prefix import Prefix
 from craft_jax.sample.rows import Row
 from craft_jax.sample.settings import SampleSettings
 

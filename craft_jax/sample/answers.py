@@ -9,7 +9,7 @@ import numpy as np
 
 from craft_jax import score
 from craft_jax.errors import UserError
-from craft_jax.sample.beam import beam_search, check_search
+from craft_jax.sample.beam import check_search, search_steps
 from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.generate import (
   Piece,
@@ -232,9 +232,14 @@ def add_echoes(trained: Trained, answers: Sequence[Answer]) -> None:
 
 
 def echo_steps(
-  trained: Trained, answers: Sequence[Answer]
+  trained: Trained,
+  answers: Sequence[Answer],
+  most_reads: int = score.MOST_READS,
 ) -> Generator[int, None, None]:
-  """`add_echoes` a window at a time; yields the symbols that each has read."""
+  """`add_echoes` a window at a time; yields the symbols that each has read.
+
+  `most_reads` is as of `score.score_pieces`.
+  """
   asked = [
     answer
     for answer in answers
@@ -248,6 +253,7 @@ def echo_steps(
     trained.params,
     [answer.prepared.ids for answer in asked],
     num_top=top_bucket(most, trained.vocabulary.size),
+    most_reads=most_reads,
   )
   for answer, one in zip(asked, scored, strict=True):
     number = answer.prepared.request.logprobs or 0
@@ -257,6 +263,48 @@ def echo_steps(
     for sample in answer.drawn:
       sample.prompt_logprobs = (-one.nats).tolist()
       sample.prompt_top = top
+
+
+def beam_steps(
+  trained: Trained, params: Params, one: Prepared
+) -> Generator[int, None, tuple[Answer, list[Piece]]]:
+  """The best texts of a beam search, fewer if there are no more.
+
+  Args:
+    trained: the model.
+    params: its `decoding_params`.
+    one: the request.
+
+  Yields:
+    The symbols that each dispatch has written.
+
+  Returns:
+    The answer, and each of its texts as a piece.
+  """
+  request, vocabulary = one.request, trained.vocabulary
+  found = yield from search_steps(
+    trained.model,
+    params,
+    vocabulary,
+    one.ids,
+    request.beams,
+    request.max_chars,
+    request.length_penalty,
+    one.settings,
+  )
+  pieces = [
+    Piece(
+      i,
+      decoder_after(vocabulary, one.ids, one.settings).feed(text.ids),
+      text.finish_reason,
+      text.ids,
+    )
+    for i, text in enumerate(found[: request.num_samples])
+  ]
+  answer = Answer(one, len(pieces))
+  for sample, piece in zip(answer.drawn, pieces, strict=True):
+    sample.add(piece, vocabulary)
+  return answer, pieces
 
 
 class Answers:
@@ -331,30 +379,9 @@ class Answers:
       yield pieces
 
   def _search(self, one: Prepared) -> list[Piece]:
-    """The best texts of a beam search, fewer if there are no more."""
-    request, vocabulary = one.request, self._trained.vocabulary
-    found = beam_search(
-      self._trained.model,
-      self._params,
-      vocabulary,
-      one.ids,
-      request.beams,
-      request.max_chars,
-      request.length_penalty,
-      one.settings,
-    )[: request.num_samples]
-    answer = Answer(one, len(found))
-    pieces = [
-      Piece(
-        i,
-        decoder_after(vocabulary, one.ids, one.settings).feed(text.ids),
-        text.finish_reason,
-        text.ids,
-      )
-      for i, text in enumerate(found)
-    ]
-    for sample, piece in zip(answer.drawn, pieces, strict=True):
-      sample.add(piece, vocabulary)
+    answer, pieces = score.finished(
+      beam_steps(self._trained, self._params, one)
+    )
     self.answers.append(answer)
     return pieces
 

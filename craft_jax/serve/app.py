@@ -124,8 +124,9 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   @app.post(
     '/score', summary='How likely texts are', responses=refusals(*ANY, 404)
   )
-  async def score(body: bodies.ScoreBody) -> dict[str, Any]:
-    return {'model': service.name, 'texts': await service.score(body)}
+  async def score(body: bodies.ScoreBody, request: Request) -> dict[str, Any]:
+    async with stream.awaited(request.receive, service.limits.deadline):
+      return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
     '/validate',
@@ -133,8 +134,11 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='Whether the model can write in a form',
     responses=refusals(*ANY, 404),
   )
-  async def validate(body: bodies.ValidateBody) -> dict[str, Any]:
-    return await writing.validate(service, body)
+  async def validate(
+    body: bodies.ValidateBody, request: Request
+  ) -> dict[str, Any]:
+    async with stream.awaited(request.receive, service.limits.deadline):
+      return await writing.validate(service, body)
 
   @app.post(
     '/tokenize',

@@ -128,8 +128,9 @@ class Admission:
   written with all slots in use; that rate is measured all the time. Texts go
   after all that was taken before, and begin at once while slots are free and
   their constraint has room. What runs beside the slots (searches, scores)
-  takes turns: it is delayed by all that was taken before, but by no score more
-  than itself takes. Only used from the event loop.
+  takes turns: it is delayed by all that was taken before, but by nothing more
+  than itself takes, except that a search begins when those before it are
+  finished. Only used from the event loop.
 
   Args:
     slots: texts that are written at once.
@@ -205,11 +206,13 @@ class Admission:
     free = self.texts < self._slots and self._has_room(work)
     return 0.0 if free or not self.rate else self.left / self.rate
 
-  def _wait_beside(self, beside: float) -> float:
+  def _wait_beside(self, beside: float, searches: bool) -> float:
     if not (beside and self.rate):
       return 0.0
     ahead = sum(
-      claim.beside if claim.whole else min(claim.beside, beside)
+      claim.beside
+      if searches and claim.work.beams
+      else min(claim.beside, beside)
       for claim in self._claims
     )
     return ahead / self.rate
@@ -226,7 +229,7 @@ class Admission:
     """
     drawn, beside = self.drawn(work), self.beside(work)
     self.check_alone(drawn + beside, param)
-    wait = self._wait_beside(beside)
+    wait = self._wait_beside(beside, bool(work.beams))
     if work.texts:
       wait += self._wait_for_slot(work)
     self._check_wait(wait)
@@ -290,14 +293,12 @@ class Claim:
     left: symbols to write in slots.
     texts: slots that it keeps from others.
     beside: symbols to do beside the slots.
-    whole: whether these cannot be interrupted.
   """
 
   def __init__(self, admission: Admission, work: Work):
     self._admission, self.work = admission, work
     self.left, self.beside = admission.drawn(work), admission.beside(work)
     self.texts = admission.slots_of(work) if work.texts else 0.0
-    self.whole = bool(work.beams)
     # Of one symbol and one text: those that keep others from several slots are
     # as much as all of these.
     self._each = self.texts / work.texts if work.texts else 1.0

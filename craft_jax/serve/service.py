@@ -1,6 +1,7 @@
 """A model that answers requests: all of the server but HTTP."""
 
 import asyncio
+import contextlib
 import dataclasses
 import gc
 import time
@@ -28,6 +29,9 @@ from craft_jax.types import Params
 T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
 Steps = Generator[float, None, T]
+# Symbols that a score reads in one dispatch, which texts in slots wait for: as
+# many as the engine reads of prompts between two of its own.
+MOST_READS = 1 << 10
 _TURN = 0.02  # seconds of a thread in which it goes on with the same
 _SMALL = 1 << 14  # bytes; what is done with them takes about a millisecond
 _PROBE_CHARS = 32  # of each text that is written to measure the rate
@@ -100,6 +104,7 @@ class Pool:
     self,
     steps: 'Steps[T]',
     told: Callable[[float, float], Any] = lambda done, seconds: None,
+    held: asyncio.Lock | None = None,
   ) -> T:
     """What a generator returns, whose steps take turns with those of others.
 
@@ -110,6 +115,7 @@ class Pool:
       steps: yields how much each of its steps has done.
       told: called in the event loop with how much was done in one turn, and the
         seconds.
+      held: from the first turn to the last, by one at a time.
 
     Raises:
       ApiError: 429, too many wait.
@@ -124,13 +130,14 @@ class Pool:
     self._number += 1
     loop = asyncio.get_running_loop()
     try:
-      while True:
-        done, seconds, result = await loop.run_in_executor(
-          self._executor, self._turn, steps
-        )
-        told(done, seconds)
-        if result:
-          return result[0]
+      async with held or contextlib.nullcontext():
+        while True:
+          done, seconds, result = await loop.run_in_executor(
+            self._executor, self._turn, steps
+          )
+          told(done, seconds)
+          if result:
+            return result[0]
     finally:
       self._number -= 1
 
@@ -140,6 +147,7 @@ class Pool:
     begin, done = time.monotonic(), 0.0
     result: list[T] = []
     try:
+      done += next(steps)
       while time.monotonic() - begin < _TURN:
         done += next(steps)
     except StopIteration as e:
@@ -179,6 +187,7 @@ class Service:
   Attributes:
     capacity: of the tables of constraints.
     compiler: where constraints are compiled.
+    searching: held by the beam search that is under way.
 
   Raises:
     UserError: there is no room for any constraint.
@@ -197,6 +206,7 @@ class Service:
     self.compiler = Pool('compiler', limits.max_compiling, 'constraints')
     self._aside = Pool('aside', limits.max_connections, 'requests')
     self._side = Pool('side', limits.max_searches, 'searches and scores')
+    self.searching = asyncio.Lock()
     self._worker: Worker | None = None
     self.metrics.slots.set(slots)
     self.metrics.states.set(self.capacity.most)
@@ -316,6 +326,7 @@ class Service:
     steps: Steps[T],
     speed: Speed,
     told: Callable[[float], Any] = lambda done: None,
+    held: asyncio.Lock | None = None,
   ) -> T:
     """What a search or a score needs, in turns with the others in their thread.
 
@@ -323,6 +334,7 @@ class Service:
       steps: yields how much each has done.
       speed: that is measured by it.
       told: called with how much was done in each turn.
+      held: by one at a time.
 
     Raises:
       ApiError: 429; 400 for what a step finds wrong with its input.
@@ -337,7 +349,7 @@ class Service:
       told(done)
 
     try:
-      return await self._side.run_steps(steps, measured)
+      return await self._side.run_steps(steps, measured, held)
     except UserError as e:
       raise ApiError(400, str(e)) from e
 
@@ -388,8 +400,9 @@ class Service:
     def steps() -> Steps[list[dict[str, Any]]]:
       named = [(str(i), text.encode()) for i, text in enumerate(texts)]
       found = yield from surprisal.score_steps(
-        trained, named, stride=body.stride, each=body.per_char
-      )
+        trained, named, stride=body.stride, each=body.per_char,
+        most_reads=MOST_READS,
+      )  # fmt: skip
       shown = []
       for result in found:
         shown.append(_shown(result, body.per_char))

@@ -115,8 +115,7 @@ class Events(Response):
       ApiError: it was refused, failed, or took too long.
       Gone: nobody wants it any more.
     """
-    if self._deadline:
-      self._end = asyncio.get_running_loop().time() + self._deadline
+    self._end = _end(self._deadline)
     async with _answered(self._writing, receive, self._deadline, self._end):
       await self._writing.begin()
       self._first = await anext(self._data)
@@ -178,6 +177,26 @@ class Events(Response):
 
 
 @contextlib.asynccontextmanager
+async def awaited(receive: Receive, deadline: float) -> AsyncIterator[None]:
+  """Ends what is done within when nobody wants it any more.
+
+  Raises:
+    ApiError: it took too long.
+    Gone: the client has gone away.
+  """
+  try:
+    async with watched(receive), asyncio.timeout_at(_end(deadline)):
+      yield
+  except TimeoutError:
+    raise out_of_time(deadline) from None
+
+
+def _end(deadline: float) -> float | None:
+  """When a request that begins now has to be answered."""
+  return asyncio.get_running_loop().time() + deadline if deadline else None
+
+
+@contextlib.asynccontextmanager
 async def _answered(
   writing: Writing, receive: Receive, deadline: float, end: float | None
 ) -> AsyncIterator[None]:
@@ -208,9 +227,7 @@ async def finished(writing: Writing, receive: Receive, deadline: float) -> None:
     ApiError: it failed, or took too long.
     Gone: nobody wants it any more.
   """
-  now = asyncio.get_running_loop().time()
-  end = now + deadline if deadline else None
-  async with _answered(writing, receive, deadline, end):
+  async with _answered(writing, receive, deadline, _end(deadline)):
     await writing.begin()
     async for _ in writing.news():
       pass

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from craft_jax.engine.requests import Request as EngineRequest
 from craft_jax.sample.answers import (
   Answer,
-  Answers,
   Prepared,
+  beam_steps,
   echo_steps,
 )
 from craft_jax.score import num_reads
@@ -18,7 +18,7 @@ from craft_jax.serve.answers import Text
 from craft_jax.serve.bodies import CompletionBody, ValidateBody
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.limits import Claim, Work
-from craft_jax.serve.service import Model, Service, Steps
+from craft_jax.serve.service import MOST_READS, Model, Service, Steps
 from craft_jax.serve.worker import Job
 from craft_jax.trained import Trained
 
@@ -161,7 +161,7 @@ class Writing:
     request = self._wanted.request
     if request.echo and request.logprobs is not None:
       await self._service.on_side(
-        echo_steps(self._model.trained, self._answers),
+        echo_steps(self._model.trained, self._answers, MOST_READS),
         self._service.admission.scores,
         self._claim.advanced,
       )
@@ -269,17 +269,22 @@ class Writing:
   async def _search(self) -> None:
     """The best texts of beam searches."""
     trained, params = self._model.trained, self._model.params
-    found = Answers(trained, self._prepared, params)
-    request = self._wanted.request
 
-    def steps() -> Steps[None]:
-      for _ in found:
-        yield request.beams * request.max_chars
+    def steps() -> Steps[list[Answer]]:
+      found = []
+      for one in self._prepared:
+        answer, _ = yield from beam_steps(trained, params, one)
+        found.append(answer)
+      return found
 
-    await self._service.on_side(
-      steps(), self._service.admission.beams, self._claim.advanced
+    # Each holds a cache for all of its beams.
+    found = await self._service.on_side(
+      steps(),
+      self._service.admission.beams,
+      self._claim.advanced,
+      self._service.searching,
     )
-    self._answers = found.answers
+    self._answers = found
     vocabulary = trained.vocabulary
-    drawn = [sample for group in found.answers for sample in group.drawn]
+    drawn = [sample for group in found for sample in group.drawn]
     self.texts = [Text(i, s, vocabulary) for i, s in enumerate(drawn)]

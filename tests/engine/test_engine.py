@@ -16,6 +16,7 @@ from craft_jax.engine.requests import Request
 from craft_jax.engine.scheduler import Full
 from craft_jax.errors import UserError
 from craft_jax.model import build
+from craft_jax.sample import prefix as prefix_lib
 from craft_jax.sample.drafts import FORCED, Drafts
 from craft_jax.sample.generate import decoding_params, generate
 from craft_jax.sample.settings import SampleSettings
@@ -270,12 +271,12 @@ def test_logits_after_a_prompt_in_any_chunks(changes):
   ids = CHARS.encode('the nation is on its rise so').astype(np.int32)
 
   def logits(chunk, prefix=None, done=0):
-    prefix = prefix or device_lib.empty_prefix(model)
+    prefix = prefix or prefix_lib.empty_prefix(model)
     for start in range(done, len(ids) - 1, chunk):
       part = ids[start : min(start + chunk, len(ids) - 1)]
       padded = np.zeros((1, chunk), np.int32)
       padded[0, : len(part)] = part
-      prefix = device_lib.read_chunk(
+      prefix = prefix_lib.read_chunk(
         model, CHARS, params, prefix, jnp.asarray(padded),
         jnp.array([len(part)]),
       )  # fmt: skip
@@ -381,7 +382,7 @@ def test_cancelling_leaves_the_others_alone(toy):
 
 def caches():
   programs = (
-    device_lib.empty_prefix, device_lib.read_chunk, device_lib.place,
+    prefix_lib.empty_prefix, prefix_lib.read_chunk, device_lib.place,
     device_lib.decode, tables_lib.write_rows,
   )  # fmt: skip
   return [program._cache_size() for program in programs]

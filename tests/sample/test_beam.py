@@ -12,7 +12,9 @@ import pytest
 from craft_jax.constrain import compile_regex
 from craft_jax.errors import UserError
 from craft_jax.model import build
-from craft_jax.sample.beam import beam_search
+from craft_jax.sample import beam as beam_lib
+from craft_jax.sample import prefix as prefix_lib
+from craft_jax.sample.beam import beam_search, search_steps
 from craft_jax.sample.settings import SampleSettings
 from craft_jax.settings import Model
 from craft_jax.text.vocabulary import Vocabulary
@@ -115,6 +117,49 @@ def test_more_beams_are_no_worse(toy):
     for width in (2, 8, 64)
   ]
   assert scores[0] <= scores[2] + 1e-5 and scores[1] <= scores[2] + 1e-5
+
+
+@pytest.mark.parametrize('width', [1, 5, 64])
+@pytest.mark.parametrize('end', [False, True])
+def test_no_dispatch_is_long(toy, monkeypatch, width, end):
+  """A search of any size is cut, and finds what a whole one does."""
+  model, params = toy
+  prompt, settings = AB.encode('abbaab'), SampleSettings(end=end)
+  monkeypatch.setattr(beam_lib, '_SYMBOLS', 10)
+  monkeypatch.setattr(beam_lib, 'CHUNK', 2)
+  written, read = [], []
+  write, read_chunk = beam_lib._write, prefix_lib.read_chunk
+
+  def watched_write(*args):
+    begin, until = map(int, args[5:7])
+    written.append((begin, until))
+    return write(*args)
+
+  def watched_read(*args):
+    read.append(int(args[-1][0]))
+    return read_chunk(*args)
+
+  monkeypatch.setattr(beam_lib, '_write', watched_write)
+  monkeypatch.setattr(prefix_lib, 'read_chunk', watched_read)
+  done = []
+  steps = search_steps(model, params, AB, prompt, width, 7, settings=settings)
+  with pytest.raises(StopIteration) as ended:
+    while True:
+      done.append(next(steps))
+  found = ended.value.value
+  assert read == [2, 2, 1]
+  assert [begin for begin, _ in written] == [0, *(u for _, u in written[:-1])]
+  most = max(10 // width, 1)
+  assert all(until - begin <= most for begin, until in written)
+  if not end:
+    assert len(written) == -(-7 // most)
+  assert done == [0, 0, 0, *(width * (u - b) for b, u in written)]
+  monkeypatch.undo()
+  whole = beam_search(model, params, AB, prompt, width, 7, settings=settings)
+  assert [f.ids for f in found] == [f.ids for f in whole]
+  np.testing.assert_allclose(
+    [f.score for f in found], [f.score for f in whole], atol=1e-5
+  )
 
 
 def test_bytes_are_valid_utf8():

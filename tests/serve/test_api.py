@@ -374,6 +374,19 @@ def test_null_leaves_any_field_out(server):
         assert status == 400 and name in json.loads(got)['error']['message']
 
 
+@pytest.mark.parametrize('strict', [False, True, None])
+def test_a_schema_is_kept_whether_it_is_called_strict_or_not(server, strict):
+  schema = {'enum': ['one', 'two', 3]}
+  form = {'name': 'x', 'strict': strict, 'schema': schema}
+  found = server.complete(
+    prompt='a',
+    max_tokens=9,
+    seed=1,
+    response_format={'type': 'json_schema', 'json_schema': form},
+  )
+  assert json.loads(found['choices'][0]['text']) in schema['enum']
+
+
 @pytest.mark.parametrize('path, name', [
   ('/v1/completions', 'stream'), ('/v1/completions', 'echo'),
   ('/v1/completions', 'ignore_eos'), ('/v1/chat/completions', 'logprobs'),

@@ -9,6 +9,9 @@ import subprocess
 import jsonschema
 import pytest
 
+from tests.serve import python_clients
+
+_HERE = pathlib.Path(__file__).parent
 _FOLDER = (
   pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache'))
   / 'craft-clients'
@@ -87,6 +90,17 @@ async function vercel() {
 """
 
 
+def _run(command, **environment):
+  """What a program has printed after FOUND."""
+  done = subprocess.run(
+    command, env=os.environ | environment,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+  )  # fmt: skip
+  lines = [x for x in done.stdout.split('\n') if x.startswith('FOUND ')]
+  assert done.returncode == 0 and lines, done.stdout
+  return json.loads(lines[0].removeprefix('FOUND '))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('client', ['openai', 'vercel'])
 def test_a_client_for_node(server, tmp_path, client):
@@ -95,14 +109,10 @@ def test_a_client_for_node(server, tmp_path, client):
     pytest.skip('no clients for Node: launch/test.sh --all installs them')
   program = tmp_path / 'program.cjs'
   program.write_text(_PROGRAM)
-  done = subprocess.run(
+  found = _run(
     [node, program, server.url, server.name, json.dumps(_SCHEMA), client],
-    env=os.environ | {'NODE_PATH': str(_FOLDER / 'node_modules')},
-    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-  )  # fmt: skip
-  lines = [x for x in done.stdout.split('\n') if x.startswith('FOUND ')]
-  assert done.returncode == 0 and lines, done.stdout
-  found = json.loads(lines[0].removeprefix('FOUND '))
+    NODE_PATH=str(_FOLDER / 'node_modules'),
+  )
   assert found['text'] == found['whole'] != ''
   assert found['usage'] == found['wholeUsage']
   jsonschema.validate(found['object'], _SCHEMA)
@@ -112,3 +122,27 @@ def test_a_client_for_node(server, tmp_path, client):
     assert found['again'] == 'chat.completion'
   else:
     assert isinstance(found['free'], dict)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('client', python_clients.CLIENTS)
+def test_a_client_for_python(server, tmp_path, client):
+  python = _FOLDER / 'python' / 'bin' / 'python'
+  if not (_FOLDER / 'python' / 'craft-installed').exists():
+    pytest.skip('no clients for Python: launch/test.sh --all installs them')
+  found = _run(
+    [python, _HERE / 'python_clients.py', client, server.url, server.name,
+     tmp_path],
+    LITELLM_LOCAL_MODEL_COST_MAP='True',  # instead of a download
+  )  # fmt: skip
+  assert found['text'] == found['whole'] != ''
+  assert found['usage'] == found['whole_usage'] > 0
+  assert isinstance(found['again'], str)
+  assert found.get('plain') != ''
+  assert len(found['objects']) >= 2
+  for one in found['objects']:
+    jsonschema.validate(one, _SCHEMA)
+  assert isinstance(found['free'], dict)
+  for name, (status, says) in found['refused'].items():
+    served = '/v1/completions' if status == 404 else 'response_format'
+    assert status in (400, 404) and served in says, (name, status, says)

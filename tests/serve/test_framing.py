@@ -125,37 +125,57 @@ def test_who_is_refused_while_sending_reads_why(server):
     assert _statuses(found) == [400], found
 
 
-@pytest.fixture
-def proxy(server, tmp_path):
-  """The port of an nginx before the server."""
-  if (program := shutil.which('nginx', path='/usr/sbin:/usr/bin')) is None:
-    pytest.skip('nginx is not installed (apt-get install nginx-light)')
-  with socket.socket() as taken:
-    taken.bind(('127.0.0.1', 0))
-    port = taken.getsockname()[1]
-  config = tmp_path / 'nginx.conf'
-  config.write_text(
-    f'pid {tmp_path}/pid; error_log {tmp_path}/errors; daemon off;\n'
+def _nginx(folder, port, upstream):
+  return (
+    f'pid {folder}/pid; error_log {folder}/errors; daemon off;\n'
     'master_process off; events {}\n'
-    f'http {{ access_log off; client_body_temp_path {tmp_path}/body;\n'
-    f'proxy_temp_path {tmp_path}/proxy; fastcgi_temp_path {tmp_path}/f;\n'
-    f'uwsgi_temp_path {tmp_path}/u; scgi_temp_path {tmp_path}/s;\n'
-    f'upstream craft {{ server 127.0.0.1:{server.port}; keepalive 4; }}\n'
+    f'http {{ access_log off; client_body_temp_path {folder}/body;\n'
+    f'proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;\n'
+    f'uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n'
+    f'upstream craft {{ server 127.0.0.1:{upstream}; keepalive 4; }}\n'
     f'server {{ listen 127.0.0.1:{port}; location / {{\n'
     'proxy_pass http://craft; proxy_http_version 1.1;\n'
     'proxy_set_header Connection ""; proxy_set_header Host localhost;\n'
     'proxy_request_buffering off; } } }\n'
   )
-  process = subprocess.Popen(
-    [program, '-e', str(tmp_path / 'errors'), '-c', str(config)]
+
+
+def _haproxy(folder, port, upstream):
+  return (
+    'defaults\n  mode http\n  timeout connect 5s\n  timeout client 30s\n'
+    f'  timeout server 30s\nlisten craft\n  bind 127.0.0.1:{port}\n'
+    '  http-reuse always\n  http-request set-header Host localhost\n'
+    f'  server craft 127.0.0.1:{upstream}\n'
   )
+
+
+_PROXIES = {
+  'nginx': (_nginx, ['-e', 'stderr', '-c'], 'nginx-light'),
+  'haproxy': (_haproxy, ['-db', '-f'], 'haproxy'),
+}
+
+
+@pytest.fixture(params=_PROXIES)
+def proxy(server, tmp_path, request):
+  """The port of a reverse proxy before the server."""
+  configured, flags, package = _PROXIES[request.param]
+  path = '/usr/sbin:/usr/bin'  # a user's own may lack the first
+  if (program := shutil.which(request.param, path=path)) is None:
+    pytest.skip(f'{request.param} is not installed (apt-get install {package})')
+  with socket.socket() as taken:
+    taken.bind(('127.0.0.1', 0))
+    port = taken.getsockname()[1]
+  config, errors = tmp_path / 'config', tmp_path / 'errors'
+  config.write_text(configured(tmp_path, port, server.port))
+  with errors.open('wb') as file:
+    process = subprocess.Popen([program, *flags, str(config)], stderr=file)
   try:
     for _ in range(100):
       try:
         socket.create_connection(('127.0.0.1', port), 1).close()
         break
       except OSError:
-        assert process.poll() is None, (tmp_path / 'errors').read_text()
+        assert process.poll() is None, errors.read_text()
         time.sleep(0.05)
     yield port
   finally:

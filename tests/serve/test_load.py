@@ -17,10 +17,11 @@ import time
 
 import pytest
 
+from craft_jax.serve import service as service_lib
 from craft_jax.serve import stream, writing
-from craft_jax.serve.bodies import CompletionBody
+from craft_jax.serve.bodies import CompletionBody, ScoreBody
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Work
+from craft_jax.serve.limits import Admission, Limits, Work
 from craft_jax.serve.service import Pool
 from tests.serve.conftest import TEXT, Server, in_process, written
 
@@ -146,22 +147,23 @@ def _busy_with(*works):
 
 
 _SCORE = Work(scored=2000)  # 1.25 s until scores are measured
-_BEAMS = Work(prompts=160, beams=4, chars=47)  # 2 s, not to be interrupted
+_BEAMS = Work(prompts=160, beams=4, chars=47)  # 1.98 s
 
 
 @pytest.mark.parametrize('ahead, asked, seconds', [
-  # A score is not delayed by more than it takes itself, a search by nothing.
+  # Nothing is delayed by more than it takes itself, but a search by searches.
   ([_SCORE] * 4, Work(beams=1, chars=4), 4 * 0.04),
   ([_SCORE] * 4, _SCORE, 5.0),
   ([_SCORE] * 2, Work(scored=1 << 16), 2.5),
   ([_BEAMS] * 3, Work(beams=1, chars=4), 5.94),
-  ([_BEAMS, _SCORE], Work(scored=160), 1.98 + 0.1),
+  ([_BEAMS, _SCORE], Work(scored=160), 0.1 + 0.1),
+  ([_BEAMS, _SCORE], Work(scored=160, beams=1, chars=4), 1.98 + 0.14),
   # Texts go after texts, whatever runs beside them; an echo after both.
   ([_SCORE, _BEAMS], Work(texts=9, chars=9), 0.0),
   ([Work(texts=2, chars=200)], Work(texts=1, chars=1), 4.0),
   ([Work(texts=2, chars=200)], _SCORE, 0.0),
   ([Work(texts=2, chars=200), _BEAMS], Work(texts=1, chars=1, scored=160),
-   4.0 + 1.98),
+   4.0 + 0.1),
   # Prompts that are read into slots are work too, and so are all texts of n.
   ([Work(texts=1, chars=1), Work(prompts=4784, texts=1, chars=100)],
    Work(texts=1, chars=1), 4.0),
@@ -253,6 +255,44 @@ def test_the_long_takes_turns_with_the_short():
     assert not pool.busy
 
   asyncio.run(all())
+
+
+def test_a_search_takes_turns_and_searches_do_not(
+  model_dir, tmp_path, monkeypatch
+):
+  """A score is answered within the largest search; a search comes after it."""
+  monkeypatch.setattr(service_lib, '_TURN', 0.0)  # a step in each
+  turns, turn = [], Pool._turn
+
+  def watched(pool, steps):
+    turns.append(steps)
+    return turn(pool, steps)
+
+  monkeypatch.setattr(Pool, '_turn', watched)
+  search = CompletionBody(
+    prompt='12 squared', max_tokens=54, beam_width=64, ignore_eos=True
+  )
+  limits = Limits(max_wait=1e6, deadline=0)
+
+  async def all():
+    async with in_process(model_dir, tmp_path, limits) as service:
+      alone = await written(service, search)
+      turns.clear()
+      first, second, scored = await asyncio.gather(
+        written(service, search), written(service, search),
+        service.score(ScoreBody(text='13 squared')),
+      )  # fmt: skip
+      assert first == second == alone
+      assert scored[0]['nats'] > 0
+
+  asyncio.run(all())
+  kinds = list(dict.fromkeys(turns))
+  order = [kinds.index(steps) for steps in turns]
+  assert len(kinds) == 3 and order[:2] == [0, 1]
+  # Four symbols of so many beams at a time.
+  assert order.count(0) == order.count(2) >= 54 / 4
+  last = {kind: i for i, kind in enumerate(order)}
+  assert last[1] < last[0] < order.index(2)
 
 
 def test_the_rate_is_of_sums():

@@ -3,11 +3,15 @@
 import asyncio
 import dataclasses
 import json
+import threading
+import time
 
 import pytest
 
+from craft_jax import surprisal
 from craft_jax.engine.scheduler import Full
 from craft_jax.serve import app as app_lib
+from craft_jax.serve import writing
 from craft_jax.serve.errors import closing
 from craft_jax.serve.guard import Guard
 from craft_jax.serve.limits import Work
@@ -16,14 +20,19 @@ from tests.serve.conftest import in_process
 _HEADERS = [(b'host', b'localhost'), (b'content-type', b'application/json')]
 
 
-async def _ask(app, path, body):
-  """Status, headers and body of one request to an ASGI app."""
-  data, found, more = json.dumps(body).encode(), {}, asyncio.Event()
+async def _ask(app, path, body, gone=None):
+  """Status, headers and body of one request to an ASGI app.
+
+  The client goes away at the event `gone`.
+  """
+  data, found = json.dumps(body).encode(), {}
+  gone = gone or asyncio.Event()
   sent = iter([{'type': 'http.request', 'body': data, 'more_body': False}])
 
   async def receive():
     if (message := next(sent, None)) is None:
-      await more.wait()
+      await gone.wait()
+      return {'type': 'http.disconnect'}
     return message
 
   async def send(message):
@@ -107,6 +116,50 @@ def test_a_stream_begins_with_its_first_text(
   asyncio.run(all())
 
 
+@pytest.mark.parametrize('path, asked', [
+  ('/score', {'text': 'a'}), ('/validate', {'regex': 'a'}),
+  ('/v1/completions', {'prompt': 'a', 'beam_width': 2}),
+  ('/v1/completions', {'prompt': 'ab', 'echo': True, 'logprobs': 1}),
+])  # fmt: skip
+def test_what_nobody_awaits_ends(model_dir, tmp_path, monkeypatch, path, asked):
+  """As the client has gone, or as it is out of time; and so do its claims."""
+  begun = threading.Event()
+
+  def endless(*args, **options):
+    while True:
+      begun.set()
+      time.sleep(0.001)
+      yield 1
+
+  async def endless_task(*args):
+    begun.set()
+    await asyncio.Event().wait()
+
+  monkeypatch.setattr(surprisal, 'score_steps', endless)
+  monkeypatch.setattr(writing, 'beam_steps', endless)
+  monkeypatch.setattr(writing, 'echo_steps', endless)
+
+  async def all():
+    async with in_process(model_dir, tmp_path) as service:
+      monkeypatch.setattr(service.compiler, 'run', endless_task)
+      app = _app(service)
+      for seconds, status in ((0, 499), (0.05, 503)):
+        begun.clear()
+        service.limits = dataclasses.replace(service.limits, deadline=seconds)
+        gone = asyncio.Event()
+        task = asyncio.create_task(_ask(app, path, asked, gone))
+        while not begun.is_set():
+          await asyncio.sleep(0.01)
+        if status == 499:
+          gone.set()
+        assert (await task)[0] == status
+        assert not service.admission._claims
+        while service.lingers:  # the turn under way
+          await asyncio.sleep(0.01)
+
+  asyncio.run(all())
+
+
 _DRAWN = [
   {}, {'n': 3}, {'best_of': 3}, {'stream': True}, {'echo': True, 'logprobs': 1},
   {'regex': '[a-z]+'}, {'messages': [{'role': 'user', 'content': 'a'}]},
@@ -145,7 +198,14 @@ def test_every_kind_of_request_is_counted(model_dir, tmp_path):
       assert await ask({'text': 'many words'}) == 200
       ahead.release()
       ahead = admission.enter(Work(beams=1, chars=much // 2))
-      assert [await ask(fields) for fields in _BESIDE] == [429] * len(_BESIDE)
+      # A search goes after searches, and lets the others have turns.
+      assert [await ask(fields) for fields in _BESIDE] == [
+        429,
+        200,
+        200,
+        200,
+        200,
+      ]
       assert await ask({'n': 3}) == 200
       ahead.release()
       for fields in _DRAWN + _BESIDE:
