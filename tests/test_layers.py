@@ -16,6 +16,7 @@ _LAYERS = {
   'terminal': 0,
   'strict_json': -1,
   'extras': 0,
+  'stores': 0,
   'files': 0,
   'settings': 0,
   'noted': 0,
@@ -67,8 +68,8 @@ _LAYERS = {
 }
 # Layer 0 is plain modules that build on each other in this order.
 _GROUND = (
-  '', 'errors', 'extras', 'files', 'interrupts', 'types', 'settings', 'noted',
-  'config', 'sizes', 'jax_settings',
+  '', 'errors', 'extras', 'stores', 'files', 'interrupts', 'types', 'settings',
+  'noted', 'config', 'sizes', 'jax_settings',
 )  # fmt: skip
 # `craft_jax.load`, imported when it is asked for: the one way up.
 _DOOR = ('', 'language_model')
