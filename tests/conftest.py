@@ -29,10 +29,12 @@ os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
-# Under nohup the programs that tests start would ignore what they are sent. A
-# handler, other than being ignored, is not inherited.
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-  signal.signal(signal.SIGHUP, lambda *_: None)
+# Under nohup, or in the background of a script, the programs that tests start
+# would ignore what they are sent. A handler, other than being ignored, is not
+# inherited.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+  if signal.getsignal(_number) is signal.SIG_IGN:
+    signal.signal(_number, lambda *_: None)
 
 # JAX may have been imported by a plugin already, and then has read them.
 jax.config.update(

@@ -28,7 +28,8 @@ _WANTED = {
   'remote': (['gcsfs', 's3fs'], ['runs', 'list', 'gs://b/run', 's3://b/run']),
   'runs': (['matplotlib'], ['runs', 'plot', '.']),
   'serve': (
-    ['fastapi', 'prometheus_client', 'uvicorn'], ['serve', '--workdir=run']
+    ['fastapi', 'prometheus_client', 'pydantic', 'uvicorn'],
+    ['serve', '--workdir=run'],
   ),
   'sweep': (['optuna'], _SWEEP),
   'tensorboard': (['tensorboardX'], [*_TRAIN, _WRITERS + 'tensorboard']),
