@@ -20,8 +20,9 @@
 #   --help          print this
 #
 # The workdir is /work/NAME unless --workdir says otherwise; it must be below
-# /work, or of gs:// or s3://, since all pods share it. A failed run ends no other. Grids and random
-# searches only. Needs kubectl and any Python 3 ($PYTHON, or python3).
+# /work, gs://BUCKET or s3://BUCKET, since all pods share it. A failed run ends
+# no other. Grids and random searches only. Needs kubectl and any Python 3
+# ($PYTHON, or python3).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/options.sh

@@ -198,12 +198,14 @@ class Checkpointer:
 
     A save that fails half way is atomic too, but slow and full of words.
     """
-    need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
     if staging.is_staged(self.workdir):
-      return max(0, need - staging.room())
-    if files.is_remote(self.workdir):
+      free = staging.room()
+    elif files.is_remote(self.workdir):
       return 0
-    return max(0, need - shutil.disk_usage(folder_of(self.workdir)).free)
+    else:
+      free = shutil.disk_usage(folder_of(self.workdir)).free
+    need = int(1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+    return max(0, need - free)
 
   def _add_metrics(self, meta: Meta) -> None:
     if not processes.is_first():
