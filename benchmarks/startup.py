@@ -52,8 +52,12 @@ _LOAD = (
 )
 _LOOK_SECONDS = 0.005
 _ROOT = pathlib.Path(__file__).parents[1]
-# What would lead a run past the caches that are given to it.
-_ELSEWHERE = ('JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE')
+# What would lead a run past the caches that are given to it, and past the
+# bytecode that an installed package has.
+_ELSEWHERE = (
+  'JAX_COMPILATION_CACHE_DIR', 'JAX_ENABLE_COMPILATION_CACHE',
+  'PYTHONDONTWRITEBYTECODE',
+)  # fmt: skip
 
 
 def environment(caches: pathlib.Path) -> dict[str, str]:

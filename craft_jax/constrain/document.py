@@ -35,9 +35,9 @@ def check_document(document: Any, budget: Budget) -> None:
     UserError: it is not.
   """
   stack = [(document, 0)]
+  budget.spend(_VALUE_WORK)
   while stack:
     value, depth = stack.pop()
-    budget.spend(_VALUE_WORK)
     if depth > _MAX_DEPTH:
       fail('#', f'it nests deeper than {_MAX_DEPTH}', 'use fewer levels')
     inner = []
@@ -60,6 +60,7 @@ def check_document(document: Any, budget: Budget) -> None:
       name = type(value).__name__
       what = f'it holds a {name} that is not JSON, or is too large'
       fail('#', what, 'give what json.loads reads')
+    budget.spend(_VALUE_WORK * len(inner))  # before a million are listed
     stack.extend((item, depth + 1) for item in inner)
 
 
