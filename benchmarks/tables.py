@@ -144,6 +144,14 @@ def _time_to_loss(result: Result) -> Iterator[Row]:
 
 
 def _startup(result: Result) -> Iterator[Row]:
+  if result.get('case') == 'commands':
+    for name, row in result['variants'].items():
+      cold = name.replace('warm', 'cold')
+      if name != cold:
+        figure = f'{row["milliseconds"] / 1e3:.1f} s of processor time'
+        ratio = f'{row["ratio"]:.2f} x {cold}'
+        yield Row(name, figure, ratio, _bar(result, row))
+    return
   for name, row in result['variants'].items():
     bar = _bar(result, row)
     yield Row(f'{name}, to the first step', f'{row["seconds"]:.1f} s', '', bar)
@@ -231,6 +239,15 @@ def _served(result: Result) -> Iterator[Row]:
     yield Row(name, figure, ratio, _bar(result, row))
 
 
+def _waits(result: Result) -> Iterator[Row]:
+  """The longest waits of two clients while others send something."""
+  for name, row in result['variants'].items():
+    stream, health = 1e3 * row['stream'], 1e3 * row['health']
+    figure = f'a stream {stream:.0f} ms, /health {health:.0f} ms at most'
+    bar = _bar({'bars': 'seconds at most'}, row)
+    yield Row(f'beside {name}', figure, '', bar and f'{bar} (seconds)')
+
+
 def _other(result: Result) -> Iterator[Row]:
   """Of a script that has no function here: what its bars are about."""
   key = result.get('bars', _BARS).partition(' ')[0]
@@ -249,6 +266,7 @@ _SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
   'constrained': _compared,
   'engine': _compared,
   'serve_load': _served,
+  'serve_waits': _waits,
   'guesses': _compared,
   'constraints': _constraints,
   'quantized': _quantized,
