@@ -29,9 +29,9 @@ import measure
 import recipe
 import startup
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.data.sources import cache_folder
-from craft_jax.files import write_atomic
+from craft_jax.runtime.files import write_atomic
 
 _SEEDS = '1,2,3'
 

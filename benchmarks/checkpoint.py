@@ -11,8 +11,8 @@ import tempfile
 
 import measure
 
-from craft_jax.config import load_config
-from craft_jax.interrupts import Interrupts
+from craft_jax.config.load import load_config
+from craft_jax.runtime.signals import Interrupts
 from craft_jax.train.loop import _Loop
 from craft_jax.train.setup import open_setup
 

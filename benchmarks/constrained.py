@@ -14,13 +14,13 @@ import string
 import jax
 import measure
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.constrain import compile_regex, compile_schema
 from craft_jax.constrain.automaton import Automaton
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model import build
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.text.vocabulary import Vocabulary
 
 _BATCH, _PROMPT, _CHARS = 16, 128, 64
 _TEXT = {'type': 'string', 'minLength': 62, 'maxLength': 62}

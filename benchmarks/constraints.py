@@ -23,8 +23,8 @@ from craft_jax.constrain import compile as compiling
 from craft_jax.constrain import compile_choices, compile_regex, compile_schema
 from craft_jax.constrain.automaton import Automaton
 from craft_jax.constrain.cache import Cache
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _BAR = 1000.0  # milliseconds
 _PERSON = {

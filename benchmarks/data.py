@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import measure
 import numpy as np
 
-from craft_jax.config import load_config
-from craft_jax.settings import Config
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.train.feed import open_feed
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.train.loader import open_feed
 from craft_jax.train.setup import Setup, open_setup
 
 _BAR = 20.0  # times the training

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 import measure
 import workers
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 
 _SIZES = {'cpu': 'shakespeare_cpu', 'gpu': 'shakespeare'}
 _PROMPT, _CHARS = {'cpu': 32, 'gpu': 128}, {'cpu': 32, 'gpu': 64}

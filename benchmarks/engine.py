@@ -20,15 +20,15 @@ import jax
 import measure
 import numpy as np
 
-from craft_jax import xla_flags
-from craft_jax.config import load_config
-from craft_jax.engine.engine import Engine
-from craft_jax.engine.requests import Request
+from craft_jax.config.load import load_config
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model import build
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.runtime import xla_flags
 
 _SIZES = {'cpu': 'shakespeare_cpu', 'gpu': 'shakespeare'}
 # Together at most a context, though some write half as much again.

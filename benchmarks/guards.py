@@ -17,13 +17,13 @@ import measure
 import numpy as np
 import optax
 
-from craft_jax.config import load_config
-from craft_jax.optim.optimizers import build_optimizer
-from craft_jax.settings import Config
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.sharding import rules
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.model.sharding import rules
 from craft_jax.train import step as step_lib
-from craft_jax.train.feed import open_feed
+from craft_jax.train.loader import open_feed
+from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.setup import Setup, open_setup
 
 _STEPS = 10

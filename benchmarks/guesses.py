@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import measure
 import numpy as np
 
-from craft_jax import xla_flags
 from craft_jax.constrain import compile_schema
-from craft_jax.sample.drafts import Drafts
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.trained import load_model
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
+from craft_jax.inference.sampling.speculation import Drafts
+from craft_jax.runtime import xla_flags
 
 _CHARS = 192
 _SCHEMA = {

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from craft_jax.sharding.mesh import usable_cores
+from craft_jax.model.sharding.mesh import usable_cores
 
 _Result = TypeVar('_Result')
 # Words of a processor's or device's name that tell it from no other.

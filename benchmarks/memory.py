@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import measure
 
-from craft_jax.sharding.mesh import usable_cores
+from craft_jax.model.sharding.mesh import usable_cores
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _BAR = 0.1

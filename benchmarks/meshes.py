@@ -12,7 +12,7 @@ import guards
 import jax
 import measure
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.train.setup import open_setup
 
 _AXES = ('data', 'fsdp', 'tensor')

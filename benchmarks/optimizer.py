@@ -13,7 +13,7 @@ import tempfile
 import guards
 import measure
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.train.setup import open_setup
 
 _VARIANTS = {

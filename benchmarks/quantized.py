@@ -21,18 +21,18 @@ import jax
 import jax.numpy as jnp
 import measure
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
 from craft_jax.data.corpus import open_corpus
-from craft_jax.evaluate import Evaluator
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.evaluate import Evaluator
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model import build
 from craft_jax.model.quantize import quantize
+from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.settings import Config
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.text.vocabulary import Vocabulary
-from craft_jax.trained import load_model
 
 _PROMPT, _CHARS, _BATCHES = 128, 64, (1, 16)
 # Weights and cache of each; the first is what the others are compared with.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pages
 
-from craft_jax.config import flatten, load_config
+from craft_jax.config.load import flatten, load_config
 from craft_jax.data.sources import SHAKESPEARE_SHA256
 
 RESULTS = pathlib.Path(__file__).parent / 'results'

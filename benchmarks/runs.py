@@ -23,9 +23,9 @@ from typing import Any
 
 import measure
 
-from craft_jax.config import to_json
-from craft_jax.settings import Config
-from craft_jax.track.layout import CONFIG, METADATA, METRICS
+from craft_jax.config.load import to_json
+from craft_jax.config.settings import Config
+from craft_jax.runs.layout import CONFIG, METADATA, METRICS
 
 _BARS = {'list': 2.0, 'compare': 5.0}  # seconds, of 200 runs x 100,000 rows
 _ROOT = pathlib.Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 import measure
 import workers
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 
 _CONFIGS = ('shakespeare_cpu', 'base')
 _COUNTS = (1, 2, 4, 8)

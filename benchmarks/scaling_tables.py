@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable
 import pages
 from pages import table
 
-from craft_jax import plan
-from craft_jax.files import write_atomic
-from craft_jax.plan.critical import critical_symbols, critical_width
-from craft_jax.plan.memory import kept
-from craft_jax.plan.report import amount, duration
-from craft_jax.settings import Config, Model, Train
+from craft_jax.config.settings import Config, Model, Train
+from craft_jax.runtime.files import write_atomic
+from craft_jax.train import plan
+from craft_jax.train.plan.critical import critical_symbols, critical_width
+from craft_jax.train.plan.memory import kept
+from craft_jax.train.plan.text import amount, duration
 
 _CONTEXT = 2048
 # name: width, depth, rows of the batch.

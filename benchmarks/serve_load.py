@@ -36,14 +36,14 @@ import workers
 from clients import Load, ask
 from engine import saturated
 
-from craft_jax import xla_flags
-from craft_jax.config import load_config
-from craft_jax.engine.engine import Engine
-from craft_jax.engine.requests import Request
-from craft_jax.sample.generate import decoding_params
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.serve.limits import Limits
-from craft_jax.trained import load_model
+from craft_jax.config.load import load_config
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.generate import decoding_params
+from craft_jax.inference.sampling.settings import SampleSettings
+from craft_jax.runtime import xla_flags
+from craft_jax.serve.admission import Limits
 
 _PROMPT, _CHARS = 64, 128  # as `engine` has them
 _SYMBOLS = ''.join(chr(ord('0') + i) for i in range(65))

@@ -30,7 +30,7 @@ from typing import Any
 import measure
 from serve_load import one_step_run, serving
 
-from craft_jax import xla_flags
+from craft_jax.runtime import xla_flags
 
 _BAR = 0.1  # seconds, on cores that do nothing else
 _TEXT = 'All that is asked.\n'

@@ -39,10 +39,10 @@ from typing import Any
 
 import measure
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.data.sources import cache_folder, open_source
-from craft_jax.track.layout import CONFIG, METRICS, SUMMARY
-from craft_jax.track.lock import LOCK
+from craft_jax.runs.layout import CONFIG, METRICS, SUMMARY
+from craft_jax.runs.lock import LOCK
 
 _BARS = {'cold': 12.0, 'warm': 5.0}  # seconds
 _WARM_BAR = 0.5  # of the processor time of a cold start

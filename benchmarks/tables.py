@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pages
 
-from craft_jax.files import write_atomic
+from craft_jax.runtime.files import write_atomic
 
 RESULTS = pathlib.Path(__file__).parent / 'results'
 _MARKER = 'results'

@@ -26,9 +26,9 @@ import measure
 import numpy as np
 import workers
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
 from craft_jax.data.corpus import open_corpus
-from craft_jax.settings import Config
 
 # Sizes of nanoGPT's two configs for tinyshakespeare, and of GPT-2.
 _SIZES = {

@@ -30,9 +30,9 @@ The variants differ in size and length:
 
 from ml_collections.config_dict import ConfigDict
 
-from craft_jax.config import default_config
+from craft_jax.config.load import default_config
+from craft_jax.config.presets import set_size
 from craft_jax.errors import UserError, hint
-from craft_jax.sizes import set_size
 
 
 def get_config(variant: str = 'laptop') -> ConfigDict:

@@ -27,7 +27,7 @@ Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).
 
 from ml_collections.config_dict import ConfigDict
 
-from craft_jax.config import default_config
+from craft_jax.config.load import default_config
 from craft_jax.errors import UserError, hint
 
 

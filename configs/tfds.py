@@ -12,8 +12,8 @@ Device: any.
 
 from ml_collections.config_dict import ConfigDict
 
-from craft_jax.config import default_config
-from craft_jax.sizes import set_size
+from craft_jax.config.load import default_config
+from craft_jax.config.presets import set_size
 
 
 def get_config(variant: str = '') -> ConfigDict:

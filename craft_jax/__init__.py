@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-  from craft_jax.language_model import LanguageModel, load
+from craft_jax.runtime.version import __version__
 
-__version__ = '0.1.0'
+if TYPE_CHECKING:
+  from craft_jax.inference.language_model import LanguageModel, load
+
 __all__ = ['LanguageModel', '__version__', 'load']
 
 
@@ -13,7 +14,7 @@ def __getattr__(name: str) -> Any:
   """Imports what needs JAX only when it is asked for."""
   if name not in ('LanguageModel', 'load'):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-  from craft_jax import language_model
+  from craft_jax.inference import language_model
 
   return getattr(language_model, name)
 

@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
-import craft_jax
-from craft_jax import jax_settings, stores, terminal, xla_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import (
   INTERRUPTED,
@@ -28,6 +26,8 @@ from craft_jax.errors import (
   hint,
   one_line,
 )
+from craft_jax.runtime import jax_settings, object_stores, terminal, xla_flags
+from craft_jax.runtime.version import __version__
 
 # What the disk or the system says when no more can be written.
 _NO_ROOM = {
@@ -209,7 +209,7 @@ _PEER_MESSAGE = (
 def overview() -> str:
   """The page that `craft help` prints."""
   lines = [
-    f'craft {craft_jax.__version__}: language models over characters and bytes',
+    f'craft {__version__}: language models over characters and bytes',
     '',
     'usage: craft [COMMAND] [flags]    (without a command: train)',
   ]
@@ -299,7 +299,7 @@ def main(argv: Sequence[str]) -> int:
         print(overview())
         return 0
     if argv[0] == '--version':
-      print(f'craft {craft_jax.__version__}')
+      print(f'craft {__version__}')
       return 0
     name, rest = (
       ('train', argv) if argv[0].startswith('-') else (argv[0], argv[1:])
@@ -307,7 +307,7 @@ def main(argv: Sequence[str]) -> int:
     module, args = parse(name, rest)
     _check_places(args)
     with (
-      stores.failing_as_os_errors(),
+      object_stores.failing_as_os_errors(),
       jax_settings.pinned_everywhere() as set_aside,
     ):
       if set_aside:
@@ -326,8 +326,8 @@ def main(argv: Sequence[str]) -> int:
     # The reader (`| head`) has gone: nobody is left to tell.
     _discard(sys.stdout)
     return 0
-  except stores.StoreError as e:
-    return _complain(stores.message(e), 1)
+  except object_stores.StoreError as e:
+    return _complain(object_stores.message(e), 1)
   except OSError as e:
     if e.errno in _NO_ROOM:
       where = e.filename or 'where the output goes'
@@ -380,13 +380,13 @@ def _check_places(args: argparse.Namespace) -> None:
   given = [(name, folder) for name, folder in given if folder]
   if not given:
     return
-  from craft_jax import files
+  from craft_jax.runtime import files
 
   for name, folder in given:
     files.check_place(folder, name)
   for name, folder in given:
     if files.is_remote(folder):
-      stores.check_answers(folder, name)
+      object_stores.check_answers(folder, name)
 
 
 def _complain(message: str, code: int) -> int:
@@ -494,9 +494,9 @@ def _joined() -> bool:
 
 
 def _is_first() -> bool:
-  from craft_jax.sharding import processes
+  from craft_jax.runtime import distributed
 
-  return processes.is_first()
+  return distributed.is_first()
 
 
 if __name__ == '__main__':

@@ -8,7 +8,7 @@
 #   --lowest        fast tests also with the lowest versions that
 #                   pyproject.toml allows
 #
-# What follows `--` goes to pytest: launch/test.sh --fast -- tests/text
+# What follows `--` goes to pytest: launch/test.sh --fast -- tests/data/text
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/environment.sh

@@ -116,10 +116,10 @@ def byte_run(tmp_path_factory):
   """The run directory of a tiny model over bytes that has learnt nothing."""
   import jax.numpy as jnp
 
-  from craft_jax import checkpoint
+  from craft_jax.config.settings import Config, Data, Model, Text
+  from craft_jax.data.text.vocabulary import Vocabulary
   from craft_jax.model import build
-  from craft_jax.settings import Config, Data, Model, Text
-  from craft_jax.text.vocabulary import Vocabulary
+  from craft_jax.runs import checkpoint
 
   path = tmp_path_factory.mktemp('byte_run')
   cfg = Config(

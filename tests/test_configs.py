@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from craft_jax import config, shipped
+from craft_jax.config import load as config_lib
+from craft_jax.config import shipped
 from craft_jax.errors import UserError
 from craft_jax.model import build
-from craft_jax.optim.optimizers import build_optimizer
+from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import init_state
 from craft_jax.train.step import make_train_step
 from craft_jax.types import Batch
@@ -31,12 +32,12 @@ def test_the_shipped_configs_are_there():
 @pytest.mark.parametrize('spec', _SPECS)
 def test_loads(spec):
   given = _GIVEN.get(spec.partition(':')[0], [])
-  cfg = config.load_config(spec, given)
+  cfg = config_lib.load_config(spec, given)
   # By path as by name, and through what a run saves.
   name, colon, variant = spec.partition(':')
-  path = f'{config.config_dir() / name}.py{colon}{variant}'
-  assert config.load_config(path, given) == cfg
-  assert config.from_json(config.to_json(cfg)) == cfg
+  path = f'{config_lib.config_dir() / name}.py{colon}{variant}'
+  assert config_lib.load_config(path, given) == cfg
+  assert config_lib.from_json(config_lib.to_json(cfg)) == cfg
 
 
 @pytest.mark.parametrize('path', _PATHS, ids=lambda p: p.stem)
@@ -51,7 +52,7 @@ def test_unknown_variant_is_one_line(path):
   if path.stem == 'tfds':  # any name may be a data set that is prepared
     return
   with pytest.raises(UserError) as caught:
-    config.load_config(
+    config_lib.load_config(
       f'{path.stem}:no-such-variant', _GIVEN.get(path.stem, [])
     )
   assert '\n' not in str(caught.value)
@@ -73,7 +74,7 @@ _TOY_SIZE = [
 def test_builds_and_steps_at_toy_size(name):
   given = _GIVEN.get(name, [])
   spec = 'tfds:any' if name == 'tfds' else name
-  cfg = config.load_config(spec, [*given, *_TOY_SIZE])
+  cfg = config_lib.load_config(spec, [*given, *_TOY_SIZE])
   model = build(cfg.model, 70)
   optimizer = build_optimizer(cfg, model.precision)
   state = init_state(model, optimizer, jax.random.key(0), cfg.train.ema > 0)
@@ -145,12 +146,12 @@ def test_a_config_is_a_config_dict(tmp_path, what):
   path = tmp_path / 'mine.py'
   path.write_text(
     'import copy, json, pickle\n\nimport ml_collections\nimport yaml\n\n'
-    'from craft_jax.config import default_config\n\n\n'
+    'from craft_jax.config.load import default_config\n\n\n'
     f'def get_config():\n  c = default_config()\n  {code}\n  return c\n'
   )
-  found = config.resolve(str(path))
-  expected = config.flatten(config.Config()) | changed
-  assert config.flatten(found.cfg) == expected
+  found = config_lib.resolve(str(path))
+  expected = config_lib.flatten(config_lib.Config()) | changed
+  assert config_lib.flatten(found.cfg) == expected
   where = {n for n, origin in found.origins.items() if origin != 'default'}
   if what not in ('iteration', 'section by key', 'section of another'):
     assert where == changed.keys()
@@ -159,26 +160,26 @@ def test_a_config_is_a_config_dict(tmp_path, what):
 def test_the_line_of_a_section(tmp_path):
   path = tmp_path / 'mine.py'
   path.write_text(
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n'
     '  c.model = {"width": 32}\n'
     '  c.model.depth = 3\n'
     '  return c\n'
   )
-  origins = config.resolve(str(path)).origins
+  origins = config_lib.resolve(str(path)).origins
   assert origins['model.width'] == f'{path}:4'
   assert origins['model.depth'] == f'{path}:5'
 
 
 @pytest.mark.parametrize('name', ['config.json', 'saved'])
 def test_a_saved_config_is_a_config_file(tmp_path, name):
-  cfg = config.load_config('toy', ['model.width=32', "text.clean=('nfc',)"])
+  cfg = config_lib.load_config('toy', ['model.width=32', "text.clean=('nfc',)"])
   path = tmp_path / name
-  path.write_text(config.to_json(cfg))
-  assert config.load_config(str(path)) == cfg
-  assert config.load_config(str(path), ['seed=3']).seed == 3
-  origins = config.resolve(str(path), ['seed=3']).origins
+  path.write_text(config_lib.to_json(cfg))
+  assert config_lib.load_config(str(path)) == cfg
+  assert config_lib.load_config(str(path), ['seed=3']).seed == 3
+  origins = config_lib.resolve(str(path), ['seed=3']).origins
   assert origins['model.width'] == str(path)
   assert (origins['seed'], origins['model.window']) == ('flag', 'default')
   with pytest.raises(UserError, match='has no variants'):
-    config.load_config(f'{path}:small')
+    config_lib.load_config(f'{path}:small')

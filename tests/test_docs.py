@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import pytest
 
-from craft_jax import describe
+from craft_jax.config import describe
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from craft_jax import constrain
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.model import cache
-from craft_jax.text.vocabulary import Vocabulary
 
 
 def _cache() -> cache.Cache:

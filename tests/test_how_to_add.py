@@ -76,7 +76,7 @@ class Copy:
 
 def _setting(copy: Copy) -> None:
   copy.edit(
-    'craft_jax/settings.py',
+    'craft_jax/config/settings.py',
     '  zero_init: bool = setting(',
     '  loudness: float = setting(\n'
     "    1.0, 'Factor of the first embedding.', low=0.0, high=9.0,\n"
@@ -85,7 +85,7 @@ def _setting(copy: Copy) -> None:
     '  zero_init: bool = setting(',
   )
   copy.edit(
-    'craft_jax/config.py',
+    'craft_jax/config/load.py',
     "  if m.position == 'sinusoidal' and m.width % 2:\n",
     '  if m.loudness > 2 and m.zero_init:\n'
     '    yield (\n'
@@ -121,7 +121,9 @@ def _setting(copy: Copy) -> None:
 def _variant(copy: Copy) -> None:
   choices = "choices=('gelu', 'relu2', 'swiglu'),"
   copy.edit(
-    'craft_jax/settings.py', choices, choices.replace(')', ", 'softplus')")
+    'craft_jax/config/settings.py',
+    choices,
+    choices.replace(')', ", 'softplus')"),
   )
   copy.edit(
     'craft_jax/model/layers.py',
@@ -145,17 +147,19 @@ def _variant(copy: Copy) -> None:
 
 
 def _optimizer(copy: Copy) -> None:
-  settings = (copy.root / 'craft_jax/settings.py').read_text()
+  settings = (copy.root / 'craft_jax/config/settings.py').read_text()
   for name, new in (('sgd', 'signs'), ('wsd', 'square')):
     (old,) = re.findall(rf"choices=\([^)]*'{name}'[^)]*\)", settings)
-    copy.edit('craft_jax/settings.py', old, f"{old[:-1].rstrip(',')}, '{new}')")
+    copy.edit(
+      'craft_jax/config/settings.py', old, f"{old[:-1].rstrip(',')}, '{new}')"
+    )
   copy.edit(
-    'craft_jax/optim/optimizers.py',
+    'craft_jax/train/optim/optimizers.py',
     "  'sgd': _sgd,\n",
     "  'sgd': _sgd,\n  'signs': lambda optim: optax.scale_by_sign(),\n",
   )
   copy.edit(
-    'craft_jax/optim/schedules.py',
+    'craft_jax/train/optim/schedules.py',
     "  'wsd': _wsd,\n",
     "  'wsd': _wsd,\n"
     "  'square': lambda optim, span, peak:\n"

@@ -1,82 +1,40 @@
-"""The house as docs/development.md draws it, enforced from the imports."""
+"""The house as docs/development.md draws it, read off the folders and imports.
+
+Nothing here lists modules: a package is a folder, a floor follows from what it
+imports.
+"""
 
 import ast
+import functools
+import graphlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 _ROOT = pathlib.Path(__file__).parents[1] / 'craft_jax'
-
-# The longest matching name decides. A module imports from strictly lower
-# layers, or from its own package at its own layer or below.
-_LAYERS = {
-  '': 0,  # craft_jax itself: the version, and a door (see below)
-  'errors': 0,
-  'terminal': 0,
-  'strict_json': -1,
-  'extras': 0,
-  'stores': 0,
-  'files': 0,
-  'settings': 0,
-  'noted': 0,
-  'config': 0,
-  'sizes': 0,
-  'interrupts': 0,
-  'jax_settings': 0,
-  'types': 0,
-  'describe': 1,
-  'shipped': 1,
-  'meaning': 2,
-  'compile_cache': 1,
-  'keys': 1,
-  'xla_flags': 1,
-  'room': 1,
-  'scaling_law': 1,
-  'text': 1,
-  'sharding': 1,
-  'model': 2,
-  'data': 2,
-  'optim': 2,
-  'losses': 2,
-  'metrics': 2,
-  'checkpoint': 2,
-  'constrain': 2,
-  'heat': 2,
-  'ngram_cache': 2,
-  'track': 2,
-  'sweep': 3,
-  'train.state': 3,
-  'train.step': 3,
-  'trained': 3,
-  'score': 3,
-  'dynamic': 3,
-  'evaluate': 4,
-  'sample': 4,
-  'plan': 4,
-  'compress': 5,
-  'engine': 5,
-  'surprisal': 5,
-  'preflight': 6,
-  'train': 5,
-  'language_model': 6,
-  'serve.errors': 1,
-  'serve.limits': 1,
-  'serve': 6,
-  'cli': 7,
-  'main': 8,  # alone above cli, which it imports
-}
-# Layer 0 is plain modules that build on each other in this order.
-_GROUND = (
-  '', 'errors', 'extras', 'stores', 'files', 'interrupts', 'types', 'settings',
-  'noted', 'config', 'sizes', 'jax_settings',
+_MOST_PACKAGES = 10
+_MOST_FLOORS = 8
+_LOOSE = {'', 'errors', 'main', 'types'}  # modules beside the packages
+# What users import; nothing inside the package does.
+_DOOR = ''
+# From the lowest floor to the highest, as docs/development.md draws them.
+_FLOORS = (
+  {'errors', 'types'},
+  {'config', 'runtime'},
+  {'data', 'model'},
+  {'constrain', 'runs'},
+  {'inference'},
+  {'serve', 'train'},
+  {'cli'},
+  {'main'},
+)
+_NO_ARRAYS = ('data.text', 'constrain', 'inference.engine.scheduler')
+_PURE = (
+  'model', 'train.optim', 'inference.metrics', 'train.state', 'train.step',
 )  # fmt: skip
-# `craft_jax.load`, imported when it is asked for: the one way up.
-_DOOR = ('', 'language_model')
-_PURE = ('model', 'optim', 'losses', 'metrics', 'train.state', 'train.step')
 _IO = {'os', 'io', 'pathlib', 'shutil', 'json', 'urllib', 'etils', 'orbax'}
 _ARRAYS = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain'}
-
 _FILES = sorted(_ROOT.rglob('*.py'))
 
 
@@ -87,13 +45,6 @@ def _name(path: pathlib.Path) -> str:
 
 
 _NAMES = {_name(path) for path in _FILES}
-
-
-def _key(name: str) -> str:
-  """The entry of the table that decides for a module."""
-  while name not in _LAYERS and '.' in name:
-    name = name.rpartition('.')[0]
-  return name
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
@@ -116,27 +67,65 @@ def _inner(module: str) -> str | None:
   return module.removeprefix('craft_jax').removeprefix('.')
 
 
-def _allowed(source: str, target: str) -> bool:
-  if (source, target) == _DOOR:
-    return True
-  a, b = _key(source), _key(target)
-  if a in _GROUND and b in _GROUND:
-    return _GROUND.index(b) <= _GROUND.index(a)
-  same = source.partition('.')[0] == target.partition('.')[0]
-  return _LAYERS[b] < _LAYERS[a] or (same and _LAYERS[b] <= _LAYERS[a])
+@functools.cache
+def _modules() -> dict[str, set[str]]:
+  """The modules of the package that each module imports."""
+  found = {}
+  for path in _FILES:
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    inner = {_inner(module) for module in _imports(tree)}
+    found[_name(path)] = {name for name in inner if name is not None}
+  return found
 
 
-@pytest.mark.parametrize('path', _FILES, ids=_name)
-def test_imports_go_down(path):
-  source = _name(path)
-  assert _key(source) in _LAYERS, f'give {source} a layer in _LAYERS'
-  tree = ast.parse(path.read_text(encoding='utf-8'))
-  wrong = [
-    target
-    for module in _imports(tree)
-    if (target := _inner(module)) is not None and not _allowed(source, target)
+def _packages(modules: Mapping[str, set[str]]) -> dict[str, set[str]]:
+  """The packages and loose modules that each of them imports."""
+  found: dict[str, set[str]] = {}
+  for source, targets in modules.items():
+    if source != _DOOR:
+      top = source.partition('.')[0]
+      tops = {target.partition('.')[0] for target in targets}
+      found.setdefault(top, set()).update(tops - {top})
+  return found
+
+
+def _floors(packages: Mapping[str, set[str]]) -> list[set[str]]:
+  """Each on the lowest floor above all that it imports.
+
+  Raises:
+    graphlib.CycleError: packages import each other.
+  """
+  floor: dict[str, int] = {}
+  for name in graphlib.TopologicalSorter(packages).static_order():
+    floor[name] = 1 + max((floor[n] for n in packages[name]), default=-1)
+  return [
+    {name for name in floor if floor[name] == i}
+    for i in range(1 + max(floor.values()))
   ]
-  assert not wrong, f'{source} (layer {_LAYERS[_key(source)]}) imports {wrong}'
+
+
+def test_packages_stand_on_floors():
+  packages = _packages(_modules())
+  folders = {path.parent.name for path in _ROOT.glob('*/*.py')}
+  assert len(folders) <= _MOST_PACKAGES
+  assert packages.keys() == folders | _LOOSE - {_DOOR}, 'a loose module'
+  floors = _floors(packages)
+  assert len(floors) <= _MOST_FLOORS
+  assert floors == list(_FLOORS)
+
+
+def test_modules_have_no_cycle():
+  modules = {
+    # A package imports its modules to show their names; they do not need it.
+    source: {t for t in targets if not source.startswith(f'{t}.')}
+    for source, targets in _modules().items()
+    if source != _DOOR
+  }
+  graphlib.TopologicalSorter(modules).prepare()
+
+
+def test_nothing_inside_uses_the_door():
+  assert not [name for name, found in _modules().items() if _DOOR in found]
 
 
 @pytest.mark.parametrize('path', _FILES, ids=_name)
@@ -146,25 +135,20 @@ def test_bans(path):
   top = set().union(
     *(set(_imports(n)) for n in tree.body if not isinstance(n, ast.FunctionDef))
   )
-  package = name.partition('.')[0]
   assert not {'utils', 'util', 'common', 'helpers'} & set(name.split('.'))
-  if package in ('text', 'constrain') or name == 'engine.scheduler':
+  if name.startswith(_NO_ARRAYS):
     assert not roots & _ARRAYS, f'{name} works without arrays on devices'
   if 'tensorflow_datasets' in roots:
     assert name == 'data.sources', 'TFDS is read in one place'
     assert 'tensorflow_datasets' not in top, 'import TFDS in the function'
   if 'ml_collections' in roots:
-    assert name in ('config', 'noted', 'sizes') or package == 'cli', (
-      'pass a frozen Config instead'
-    )
-  if name.startswith(_PURE):
+    assert name.startswith(('config.', 'cli.')), 'pass a frozen Config instead'
+  if name.startswith(_PURE) and not name.startswith('model.sharding'):
     assert not roots & _IO, 'pure modules do no input or output'
 
 
 def test_the_guard_can_fail():
-  assert not _allowed('model.layers', 'data.batch')
-  assert not _allowed('train.step', 'train.loop')
-  assert not _allowed('settings', 'config')
-  assert not _allowed('text.vocabulary', 'sharding.mesh')
-  assert _allowed('train.loop', 'train.step')
-  assert _allowed('main', 'cli.train')
+  low, high = {'low.a': set(), 'high.b': {'low.a'}}, {'low.c': {'high.b'}}
+  assert _floors(_packages(low)) == [{'low'}, {'high'}]
+  with pytest.raises(graphlib.CycleError):
+    _floors(_packages(low | high))

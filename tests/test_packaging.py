@@ -9,7 +9,7 @@ import tomllib
 import pytest
 
 import craft_jax
-from craft_jax import config
+from craft_jax.config import load as config_lib
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PYPROJECT = tomllib.loads((_ROOT / 'pyproject.toml').read_text())
@@ -66,7 +66,7 @@ def test_lowest_versions_are_exact():
 
 
 def test_config_dir_of_a_checkout():
-  assert config.config_dir() == _ROOT / 'configs'
+  assert config_lib.config_dir() == _ROOT / 'configs'
   assert pathlib.Path(craft_jax.__file__).parent == _ROOT / 'craft_jax'
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
 from craft_jax.model import build
 
 torch = pytest.importorskip('torch')

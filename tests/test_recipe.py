@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from craft_jax.config import flatten, load_config, settings
+from craft_jax.config.load import flatten, load_config, settings
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGE = _ROOT / 'docs' / 'recipe.md'

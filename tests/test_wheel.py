@@ -94,7 +94,7 @@ def test_contents(wheel):
 
 def test_finds_its_configs_and_not_the_checkout(home):
   code = (
-    'from craft_jax import config; d = config.config_dir(); '
+    'from craft_jax.config import load; d = load.config_dir(); '
     'print(d, len(list(d.glob("*.py"))))'
   )
   folder, count = _run(

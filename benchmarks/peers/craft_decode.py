@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import worker
 
-from craft_jax import xla_flags
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model import build
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.runtime import xla_flags
 
 # Floats. On an accelerator a call must take long beside what starting it costs.
 _COPIED = {'cpu': 1 << 26, 'other': 1 << 29}

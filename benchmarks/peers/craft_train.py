@@ -8,11 +8,11 @@ import time
 import jax
 import worker
 
-from craft_jax import xla_flags
-from craft_jax.config import load_config
-from craft_jax.interrupts import Interrupts
+from craft_jax.config.load import load_config
 from craft_jax.model import flops_per_symbol, param_count
 from craft_jax.model.precision import product, round_operand
+from craft_jax.runtime import xla_flags
+from craft_jax.runtime.signals import Interrupts
 from craft_jax.train.loop import _Loop
 from craft_jax.train.setup import open_setup
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """Settings of a model, as `craft_jax.settings` names and means them."""
+  """Settings of a model, named as in `craft_jax.config.settings`."""
 
   vocabulary_size: int
   context: int

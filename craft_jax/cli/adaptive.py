@@ -66,7 +66,7 @@ def adaptation(args: argparse.Namespace) -> Any:
       f'--dynamic learns, which weights in {args.weights} cannot; leave '
       '--weights or --dynamic out'
     )
-  from craft_jax.dynamic import Adaptation
+  from craft_jax.inference.dynamic_evaluation import Adaptation
 
   return Adaptation(**given)
 

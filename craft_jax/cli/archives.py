@@ -5,9 +5,9 @@ import os
 import time
 from typing import Any
 
-from craft_jax import files, xla_flags
 from craft_jax.cli import trained_flags
 from craft_jax.errors import UserError
+from craft_jax.runtime import files, xla_flags
 
 SUFFIX = '.craft'
 
@@ -52,12 +52,13 @@ def load_model(args: argparse.Namespace) -> Any:
   """The `Trained` of the flags, on a device that repeats its numbers."""
   xla_flags.repeat_bits()
 
-  from craft_jax import compile_cache, trained
   from craft_jax.data.sources import cache_folder
+  from craft_jax.inference import load as load_lib
+  from craft_jax.runtime import compilation_cache
 
-  found = trained.load_model(args.workdir, args.step, ema=not args.no_ema)
+  found = load_lib.load_model(args.workdir, args.step, ema=not args.no_ema)
   # Decompressing then starts with the very program that compressed.
-  compile_cache.use(cache_folder(found.cfg.data))
+  compilation_cache.use(cache_folder(found.cfg.data))
   return found
 
 
@@ -66,7 +67,7 @@ class Ticks:
 
   def __init__(self, size: int, quiet: bool):
     """Of a file of `size` bytes."""
-    from craft_jax.track.progress import Progress
+    from craft_jax.runs.progress import Progress
 
     self._size = size
     self._bar = Progress(size, quiet=quiet)

@@ -14,11 +14,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from craft_jax import room, strict_json
+from craft_jax.config.settings import Config
 from craft_jax.errors import RunFailed, UserError
-from craft_jax.interrupts import KINDS, as_child
-from craft_jax.settings import Config
-from craft_jax.track import layout
+from craft_jax.runs import layout
+from craft_jax.runtime import host_memory, strict_json
+from craft_jax.runtime.signals import KINDS, as_child
 
 _FILE = 'CRAFT_SHORTAGE_FILE'  # where the child tells of a shortage
 # How a C++ library ends that was given no memory.
@@ -80,7 +80,7 @@ def run(words: Sequence[str], cfg: Config, workdir: str) -> int:
     file = pathlib.Path(folder) / 'shortage.json'
     while True:
       file.unlink(missing_ok=True)
-      kills = room.kills()
+      kills = host_memory.kills()
       code = _child([*words, *sizes.flags()], file)
       facts = _shortage(file, code, kills)
       if facts is None:
@@ -119,7 +119,7 @@ def _first_sizes(cfg: Config, workdir: str) -> Sizes:
 
 def _where(workdir: str) -> str:
   """Where a run that is started again goes on from."""
-  from craft_jax import checkpoint
+  from craft_jax.runs import checkpoint
 
   return 'the last checkpoint' if checkpoint.steps(workdir) else 'the start'
 
@@ -170,7 +170,7 @@ def _shortage(
     return json.loads(file.read_text())
   if code >= 0:
     return None
-  return cause_of(signal.Signals(-code), kills, room.kills())
+  return cause_of(signal.Signals(-code), kills, host_memory.kills())
 
 
 def cause_of(
@@ -194,7 +194,7 @@ def cause_of(
       return None
     who = 'the kernel' if after else 'somebody, the kernel perhaps'
     return {'doing': f'running, and was killed by {who}', 'bytes': None}
-  if number in _CRASHES and room.limited_address_space() is not None:
+  if number in _CRASHES and host_memory.limited_address_space() is not None:
     doing = f'running, and ended with {number.name} under ulimit -v'
     return {'doing': doing, 'bytes': None}
   return None
@@ -243,7 +243,7 @@ def _note_the_end(
     return
   from etils import epath
 
-  from craft_jax.track.rundir import RunDir
+  from craft_jax.runs.run_dir import RunDir
 
   run_dir = RunDir(epath.Path(workdir), metadata)
   if memory:

@@ -21,8 +21,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from craft_jax import files
 from craft_jax.errors import RunFailed, UserError, hint, one_line
+from craft_jax.runtime import files
 
 SUMMARY = 'run a benchmark, or list them (in a checkout)'
 FOLDER = pathlib.Path(__file__).parents[2] / 'benchmarks'

@@ -126,14 +126,14 @@ def _values(
 
 
 def _configs() -> list[str]:
-  from craft_jax import shipped
+  from craft_jax.config import shipped
 
   return [spec for path in shipped.paths() for spec in shipped.specs(path)]
 
 
 def _runs(prefix: str) -> Iterator[str]:
   """Run directories, and folders that may lead to some, which end in `/`."""
-  from craft_jax.track.layout import CONFIG, METADATA
+  from craft_jax.runs.layout import CONFIG, METADATA
 
   folder, _, begin = prefix.rpartition('/')
   root = folder + '/' if '/' in prefix else ''
@@ -148,10 +148,11 @@ def _runs(prefix: str) -> Iterator[str]:
 
 def _names() -> dict[str, str]:
   """Every section and setting, and what it means."""
-  from craft_jax import config, describe
+  from craft_jax.config import describe
+  from craft_jax.config import load as config_lib
 
   found: dict[str, str] = {}
-  for name, _, field in config.settings():
+  for name, _, field in config_lib.settings():
     section = name.rpartition('.')[0]
     if section:
       found.setdefault(section, describe.purpose(section))
@@ -168,9 +169,9 @@ def setting_flags(prefix: str) -> dict[str, str]:
   Args:
     prefix: the word so far.
   """
-  from craft_jax import config
+  from craft_jax.config import load as config_lib
 
-  known = {name: (kind, field) for name, kind, field in config.settings()}
+  known = {name: (kind, field) for name, kind, field in config_lib.settings()}
   name, equals, _ = prefix.removeprefix(_SETTING).partition('=')
   if equals:
     values = _setting_values(*known[name]) if name in known else {}

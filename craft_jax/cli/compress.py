@@ -13,9 +13,9 @@ import argparse
 import lzma
 from typing import Any
 
-from craft_jax import strict_json
 from craft_jax.cli import archives
 from craft_jax.errors import UserError
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'compress a file with a trained model'
 _MOST_STREAMS = 4096
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
   with open(args.file, 'rb') as f:
     data = f.read()
 
-  from craft_jax.compress import archive, pack
+  from craft_jax.inference.compress import archive, pack
 
   trained = archives.load_model(args)
   with archives.Ticks(len(data), args.quiet) as tick:

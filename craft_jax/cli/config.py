@@ -17,13 +17,14 @@ import pathlib
 import shlex
 from collections.abc import Callable
 
-from craft_jax import describe, strict_json
 from craft_jax.cli import saved_config
-from craft_jax.config import load_config, resolve
+from craft_jax.config import describe
+from craft_jax.config.load import load_config, resolve
+from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.files import is_remote, write_atomic
-from craft_jax.settings import Config
-from craft_jax.track.layout import CONFIG
+from craft_jax.runs.layout import CONFIG
+from craft_jax.runtime import strict_json
+from craft_jax.runtime.files import is_remote, write_atomic
 
 SUMMARY = 'show, compare, start, check and document configs'
 _WHICH = 'file, or name of a shipped config, with :variant'
@@ -223,10 +224,10 @@ def _check(args: argparse.Namespace) -> int:
     import jax
 
     jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
-    from craft_jax import plan
+    from craft_jax.train import plan
 
     plan.find_device(args.device)
-  from craft_jax import preflight
+  from craft_jax.train import preflight
 
   found = resolve(args.config, args.overrides)
   machine = preflight.Machine(args.device, args.devices)
@@ -267,7 +268,7 @@ def _docs(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-  from craft_jax import meaning
+  from craft_jax.config import meaning
 
   if args.write:
     raise UserError('--write refreshes the page of all; leave the KEY out')

@@ -8,8 +8,8 @@ examples:
 import argparse
 import time
 
-from craft_jax import strict_json
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'prepare a corpus, or show what is in it'
 

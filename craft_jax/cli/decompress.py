@@ -11,9 +11,9 @@ examples:
 
 import argparse
 
-from craft_jax import strict_json
 from craft_jax.cli import archives
 from craft_jax.errors import UserError
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'give back a compressed file'
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
   with open(args.file, 'rb') as f:
     whole = f.read()
 
-  from craft_jax.compress import archive, pack
+  from craft_jax.inference.compress import archive, pack
 
   opened = archive.unpack(whole, args.file)
   trained = archives.load_model(args)

@@ -47,12 +47,12 @@ def join(args: argparse.Namespace) -> None:
     _check_by_hand(args)
   if not asked(args):
     return
-  from craft_jax.sharding import processes
+  from craft_jax.runtime import distributed
 
   if args.distributed:
-    processes.join()
+    distributed.join()
   else:
-    processes.join(*by_hand)
+    distributed.join(*by_hand)
 
 
 def _check_by_hand(args: argparse.Namespace) -> None:

@@ -12,8 +12,8 @@ examples:
 
 import argparse
 
-from craft_jax import strict_json
 from craft_jax.cli import adaptive, distributed, trained_flags
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'evaluate a trained model on a whole split'
 
@@ -56,10 +56,10 @@ def run(args: argparse.Namespace) -> int:
   distributed.join(args)
   adaptation = adaptive.adaptation(args)
 
-  from craft_jax import metrics
-  from craft_jax.evaluate import PREFIXES, evaluate_run
-  from craft_jax.sharding import processes
-  from craft_jax.track.writers import to_json
+  from craft_jax.inference import metrics
+  from craft_jax.inference.evaluate import PREFIXES, evaluate_run
+  from craft_jax.runs.writers import to_json
+  from craft_jax.runtime import distributed as distributed_lib
 
   figures = evaluate_run(
     args.workdir,
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     adaptation=adaptation,
     cache=args.cache,
   )
-  if not processes.is_first():
+  if not distributed_lib.is_first():
     return 0
   prefix = PREFIXES[args.split] + '_'
   shown = {k.removeprefix(prefix): v for k, v in figures.items()}

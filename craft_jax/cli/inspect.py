@@ -8,7 +8,7 @@ examples:
 import argparse
 from typing import Any
 
-from craft_jax import strict_json
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'say what a checkpoint holds'
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Prints the report; returns the exit code."""
-  from craft_jax.checkpoint import report
+  from craft_jax.runs.checkpoint import report
 
   result = report(args.workdir, args.step)
   print(strict_json.dumps(result) if args.json else _text(result))
@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(result: dict[str, Any]) -> str:
   """The report for people: changed settings, arrays in a table."""
-  from craft_jax import config, describe
+  from craft_jax.config import describe
+  from craft_jax.config import load as config_lib
 
   best = '' if result['best_step'] is None else f', best {result["best_step"]}'
-  cfg = config.from_json(strict_json.dumps(result['config']))
+  cfg = config_lib.from_json(strict_json.dumps(result['config']))
   vocabulary = result['vocabulary']
   lines = [
     f'checkpoint  step {result["step"]} of {cfg.train.steps}',

@@ -16,8 +16,8 @@ examples:
 
 import argparse
 
-from craft_jax import strict_json
 from craft_jax.errors import UserError
+from craft_jax.runtime import strict_json
 
 _UNSET = {'data': -1, 'fsdp': 1, 'tensor': 1}  # a config that sets no mesh
 SUMMARY = 'estimate memory, time and communication; what fits'
@@ -56,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='symbols, specials included (default: that of bytes, or of '
     'text.max_chars)',
   )
-  here = parser.add_argument_group('the devices at hand')
-  here.add_argument(
+  compiled = parser.add_argument_group('the devices at hand')
+  compiled.add_argument(
     '--compile',
     action='store_true',
     help='for the devices at hand; --device and --devices are not used',
   )
-  here.add_argument(
+  compiled.add_argument(
     '--steps',
     type=int,
     default=0,
@@ -80,17 +80,18 @@ def run(args: argparse.Namespace) -> int:
     return _at_hand(args)
   import jax
 
-  from craft_jax import config, plan
-  from craft_jax.plan import fit_text, report
+  from craft_jax.config import load as config_lib
+  from craft_jax.train import plan
+  from craft_jax.train.plan import fit_text, text
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
-  cfg = config.load_config(args.config, args.overrides)
+  cfg = config_lib.load_config(args.config, args.overrides)
   device = plan.find_device(args.device)
   if size := _size(args):
     device = fit_text.with_memory(device, size)
   sketch = plan.sketch(cfg, args.vocabulary_size)
   if any(getattr(cfg.mesh, axis) != size for axis, size in _UNSET.items()):
-    sizes = config.check_devices(cfg, args.devices)
+    sizes = config_lib.check_devices(cfg, args.devices)
     reason = 'as the config says'
     result = plan.estimate(
       sketch, device, plan.Layout(**sizes), args.utilisation
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     found = {
       'device': args.device,
       'reason': reason,
-      'flags': report.flags(cfg, result),
+      'flags': text.flags(cfg, result),
       'run': fit_text.run_facts(result),
       'strategies': fit_text.strategies_dict(result),
       'options': fit_text.as_dict(options, cfg),
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     fit_text.run_text(result),
     fit_text.options_text(options, cfg, error, result.layout),
   ]
-  print(report.text(result, reason, cfg, more))
+  print(text.text(result, reason, cfg, more))
   return 0
 
 
@@ -125,7 +126,7 @@ def _size(args: argparse.Namespace) -> int:
   """`--memory` in bytes; 0 if it is not given."""
   if args.memory is None:
     return 0
-  from craft_jax.room import parse_bytes
+  from craft_jax.runtime.host_memory import parse_bytes
 
   try:
     return parse_bytes(args.memory)
@@ -139,18 +140,19 @@ def _at_hand(args: argparse.Namespace) -> int:
   """The plan of the devices of this machine, compiled."""
   from absl import logging
 
-  from craft_jax import compile_cache, config
+  from craft_jax.config import load as config_lib
   from craft_jax.data.sources import cache_folder
-  from craft_jax.train import here, here_text
+  from craft_jax.runtime import compilation_cache
+  from craft_jax.train.plan import compiled, compiled_text
 
   if args.steps < 0:
     raise UserError(f'--steps={args.steps} must not be negative')
-  cfg = config.load_config(args.config, args.overrides)
+  cfg = config_lib.load_config(args.config, args.overrides)
   logging.set_verbosity(logging.FATAL)
-  compile_cache.use(cache_folder(cfg.data))
-  result = here.at_hand(cfg, args.steps, _size(args))
+  compilation_cache.use(cache_folder(cfg.data))
+  result = compiled.at_hand(cfg, args.steps, _size(args))
   if args.json:
-    print(strict_json.dumps(here_text.as_dict(result)))
+    print(strict_json.dumps(compiled_text.as_dict(result)))
   else:
-    print(here_text.text(result))
+    print(compiled_text.text(result))
   return 0

@@ -20,12 +20,12 @@ import argparse
 import pathlib
 import time
 
-from craft_jax import files, strict_json, xla_flags
 from craft_jax.cli import saved_config
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.settings import Config
-from craft_jax.track import layout
+from craft_jax.runs import layout
+from craft_jax.runtime import files, strict_json, xla_flags
 
 SUMMARY = 'trace a few training steps and tell where the time goes'
 
@@ -88,19 +88,19 @@ def run(args: argparse.Namespace) -> int:
   import jax
   from absl import logging
 
-  from craft_jax import compile_cache
   from craft_jax.data.sources import cache_folder
-  from craft_jax.plan import profile_text
-  from craft_jax.train.record import record
+  from craft_jax.runtime import compilation_cache
+  from craft_jax.train.profile import text
+  from craft_jax.train.profile.record import record
 
   logging.set_verbosity(logging.FATAL)
-  compile_cache.use(cache_folder(cfg.data))
+  compilation_cache.use(cache_folder(cfg.data))
   # Else a program from the cache may name lines of an older source.
   jax.config.update('jax_compilation_cache_include_metadata_in_key', True)
   recording = record(cfg, folder, args.steps)
-  print(profile_text.text(recording, args.top))
+  print(text.text(recording, args.top))
   if args.json:
-    print(strict_json.dumps(profile_text.as_dict(recording, args.top)))
+    print(strict_json.dumps(text.as_dict(recording, args.top)))
   return 0
 
 

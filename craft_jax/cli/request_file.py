@@ -3,9 +3,9 @@
 import sys
 from typing import Any, NamedTuple
 
-from craft_jax import strict_json
 from craft_jax.errors import UserError, one_line
-from craft_jax.sample.request import Request
+from craft_jax.inference.sampling.request import Request
+from craft_jax.runtime import strict_json
 
 
 class Line(NamedTuple):

@@ -22,10 +22,10 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from craft_jax import files, strict_json
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError, hint
-from craft_jax.track import layout
+from craft_jax.runs import layout
+from craft_jax.runtime import files, strict_json
 
 SUMMARY = 'list, compare, plot and delete runs'
 _COLUMNS = ('name', 'status', 'step', 'loss', 'speed', 'params', 'age')
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
   text, data = _ACTIONS[args.action](args)
   print(text)
   if args.json:
-    from craft_jax.track.writers import to_json
+    from craft_jax.runs.writers import to_json
 
     print(strict_json.dumps(to_json(data)))
   return 0
@@ -202,11 +202,11 @@ def open_runs(
     where: the filter.
     rows: whether all of their rows will be looked at.
   """
-  from craft_jax.track import first_read, query, runs
+  from craft_jax.runs import listing, parallel_read, query
 
-  paths = runs.find(dirs or ['runs'])
-  first_read.read(paths, rows)
-  found, notes = runs.load_all(paths)
+  paths = listing.find(dirs or ['runs'])
+  parallel_read.read(paths, rows)
+  found, notes = listing.load_all(paths)
   if where:
     test = query.parse(where, _keys(found))
     found = [one for one in found if test(one.facts)]
@@ -215,10 +215,10 @@ def open_runs(
 
 def _keys(found: Sequence[Any]) -> set[str]:
   """What these runs can be filtered and sorted by."""
-  from craft_jax import config
-  from craft_jax.track.runs import FACTS
+  from craft_jax.config import load as config_lib
+  from craft_jax.runs.listing import FACTS
 
-  names = {name for name, *_ in config.settings()}
+  names = {name for name, *_ in config_lib.settings()}
   return names.union(FACTS, *(one.settings for one in found))
 
 
@@ -232,7 +232,7 @@ def _check_key(flag: str, key: str, keys: set[str]) -> None:
 
 def _list(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
-  from craft_jax.track.runs import FACTS
+  from craft_jax.runs.listing import FACTS
 
   if args.keys:
     names = sorted(_keys([]) - set(FACTS))
@@ -262,14 +262,15 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _show(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax import config, settings
   from craft_jax.cli import runs_text
-  from craft_jax.track import runs
+  from craft_jax.config import load as config_lib
+  from craft_jax.config import settings
+  from craft_jax.runs import listing
 
   if args.dirs is None:
     raise UserError('which run? craft runs list shows those there are')
-  one = runs.load(args.dirs)
-  usual = config.flatten(settings.Config())
+  one = listing.load(args.dirs)
+  usual = config_lib.flatten(settings.Config())
   changed = {
     name: value
     for name, value in one.settings.items()
@@ -290,7 +291,7 @@ def _plain(value: Any) -> Any:
 
 def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
-  from craft_jax.track import compare
+  from craft_jax.runs import compare
 
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if len(found) < 2:
@@ -313,7 +314,7 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _plot(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax.track import plot
+  from craft_jax.runs import plot
 
   metrics = [name for name in args.metric.split(',') if name]
   output = args.output or 'runs.png'
@@ -332,7 +333,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
 
 def _report(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
-  from craft_jax.track import compare, report
+  from craft_jax.runs import compare, report
 
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
@@ -349,25 +350,25 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax.track import clean
+  from craft_jax.runs import delete
 
   paths = dict.fromkeys(files.as_path(folder) for folder in args.dirs)
-  return _deleted([clean.removable(path) for path in paths], args.yes)
+  return _deleted([delete.removable(path) for path in paths], args.yes)
 
 
 def _gc(args: argparse.Namespace) -> tuple[str, Any]:
-  from craft_jax.track import clean
+  from craft_jax.runs import delete
 
   found, _ = open_runs(args.dirs)
-  return _deleted(clean.garbage(found), args.yes)
+  return _deleted(delete.garbage(found), args.yes)
 
 
 def _deleted(items: Sequence[Any], yes: bool) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
-  from craft_jax.track import clean
+  from craft_jax.runs import delete
 
   if yes:
-    clean.delete(items)
+    delete.delete(items)
   data = {
     'deleted': yes,
     'items': [

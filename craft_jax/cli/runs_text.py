@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_jax.track import clean, compare, curves, layout
-from craft_jax.track.progress import clock
-from craft_jax.track.runs import Run, sample_of
-from craft_jax.track.verdict import Result
+from craft_jax.runs import compare, curves, delete, layout
+from craft_jax.runs.listing import Run, sample_of
+from craft_jax.runs.progress import clock
+from craft_jax.runs.verdict import Result
 
 _UNITS = ((86400.0, 'd'), (3600.0, 'h'), (60.0, 'min'))
 _COLUMNS = 80  # of sentences
@@ -128,7 +128,8 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
     ('parameters', count(facts['params'])),
     ('speed', f'{count(facts["speed"])} characters per second'),
     ('time', clock(facts['seconds'] or 0)),
-    ('checkpoints', ', '.join(map(str, clean.checkpoints(run.name))) or 'none'),
+    ('checkpoints',
+     ', '.join(map(str, delete.checkpoints(run.name))) or 'none'),
   ]  # fmt: skip
   for name, row in (('best', digest.best), ('last', digest.final)):
     if row:
@@ -291,7 +292,7 @@ def verdict(found: compare.Comparison) -> str:
   )
 
 
-def items(found: Sequence[clean.Item], deleted: bool) -> str:
+def items(found: Sequence[delete.Item], deleted: bool) -> str:
   """What was deleted, or would be."""
   rows = [[item.path, item.why, size(item.bytes)] for item in found]
   total = size(sum(item.bytes for item in found))

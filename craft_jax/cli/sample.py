@@ -19,12 +19,12 @@ import select
 import sys
 from typing import Any
 
-from craft_jax import strict_json
 from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import request_file, trained_flags, writers
 from craft_jax.errors import UserError
-from craft_jax.interrupts import Interrupts
-from craft_jax.sample import request as request_lib
+from craft_jax.inference.sampling import request as request_lib
+from craft_jax.runtime import strict_json
+from craft_jax.runtime.signals import Interrupts
 
 SUMMARY = 'write text with a trained model'
 
@@ -99,14 +99,14 @@ def run(args: argparse.Namespace) -> int:
   if args.output:
     sink = writers.File(args.output, args.requests or '')
 
-  from craft_jax.sample import drafts
-  from craft_jax.sample.answers import Answers
-  from craft_jax.trained import load_model
+  from craft_jax.inference.load import load_model
+  from craft_jax.inference.sampling import speculation
+  from craft_jax.inference.sampling.answers import Answers
 
   trained = load_model(
     args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
   )
-  guesses = drafts.parse(args.speculate, trained.cfg.model.depth)
+  guesses = speculation.parse(args.speculate, trained.cfg.model.depth)
   if args.interactive:
     from craft_jax.cli import interactive
 
@@ -141,7 +141,7 @@ def _write(
   file: writers.File | None,
 ) -> int:
   """Writes the samples of all requests where the flags say."""
-  from craft_jax.track.progress import Progress
+  from craft_jax.runs.progress import Progress
 
   total = answers.num_samples
   sink = file or writers.Stdout()
@@ -181,7 +181,7 @@ def _write(
 
 def _prepared(trained: Any, line: request_file.Line) -> Any:
   """Names the line of a mistake in a file of requests."""
-  from craft_jax.sample.answers import prepare
+  from craft_jax.inference.sampling.answers import prepare
 
   try:
     return prepare(trained, line.request, line.id)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from craft_jax.cli.parser import split_overrides
-from craft_jax.config import (
+from craft_jax.config.load import (
   Resolved,
   check,
   flatten,
@@ -16,10 +16,10 @@ from craft_jax.config import (
   resolve,
   unflatten,
 )
+from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.files import check_place
-from craft_jax.settings import Config
-from craft_jax.track.layout import CONFIG, METADATA
+from craft_jax.runs.layout import CONFIG, METADATA
+from craft_jax.runtime.files import check_place
 
 
 def load(path: str) -> Config:

@@ -15,8 +15,8 @@ import argparse
 import math
 from typing import Any
 
-from craft_jax import strict_json
 from craft_jax.errors import UserError, hint
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'fit a scaling law to runs, and say what to train next'
 
@@ -60,12 +60,13 @@ def run(args: argparse.Namespace) -> int:
   if args.flops is not None and not 0 < args.flops < math.inf:
     raise UserError(f'--flops={args.flops:g} must be more than 0')
   if args.output:
-    from craft_jax.track import plot
+    from craft_jax.runs import plot
 
     plot.check(args.output, 0.0, '', [args.metric])
   from craft_jax.cli import runs as runs_command
   from craft_jax.cli import scaling_text
-  from craft_jax.track import scaling, scaling_plot
+  from craft_jax.runs.scaling import observations
+  from craft_jax.runs.scaling import plot as plot_lib
 
   found, notes = runs_command.open_runs(args.dirs, args.where)
   known = {key for one in found for key in one.digest.final}
@@ -75,10 +76,12 @@ def run(args: argparse.Namespace) -> int:
       f'--metric={args.metric}: no run has it{hint(args.metric, known)}; they '
       f'have {", ".join(sorted(known))}'
     )
-  study = scaling.study(scaling.collect(found, args.metric), args.flops)
+  study = observations.study(
+    observations.collect(found, args.metric), args.flops
+  )
   following = _following(study)
   if args.output:
-    scaling_plot.draw(study, args.output)
+    plot_lib.draw(study, args.output)
   print('\n'.join(f'note: {note}' for note in notes), end='\n' * bool(notes))
   print(scaling_text.text(study, following))
   if args.output:
@@ -97,7 +100,7 @@ def _following(study: Any) -> dict[str, Any] | None:
   import jax
 
   from craft_jax.cli import saved_config
-  from craft_jax.plan.resize import resized
+  from craft_jax.train.plan.resize import resized
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
   like = min(

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax import scaling_law
 from craft_jax.cli.runs_text import count, table
-from craft_jax.scaling_law import interval
-from craft_jax.track.scaling import Study
+from craft_jax.runs.scaling import law as law_lib
+from craft_jax.runs.scaling.law import interval
+from craft_jax.runs.scaling.observations import Study
 
 _CONSTANTS = ('E', 'A', 'alpha', 'B', 'beta')
 
@@ -30,7 +30,7 @@ def _lines(study: Study, following: Mapping[str, Any] | None) -> Iterator[str]:
   )
   yield '  N: all parameters, D: symbols read'
   yield ''
-  head = ['', 'fit', f'{scaling_law.COVERED:.0%} interval']
+  head = ['', 'fit', f'{law_lib.COVERED:.0%} interval']
   rows = [
     (
       name,
@@ -93,7 +93,7 @@ def as_dict(
       name: interval([getattr(draw, name) for draw in study.draws])
       for name in _CONSTANTS
     },
-    'covered': scaling_law.COVERED,
+    'covered': law_lib.COVERED,
     'cost': dataclasses.asdict(study.cost),
     'flops': study.flops,
     'best': dataclasses.asdict(study.best),

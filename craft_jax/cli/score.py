@@ -16,11 +16,11 @@ import argparse
 import sys
 from typing import Any
 
-from craft_jax import files, strict_json
 from craft_jax.cli import adaptive, trained_flags
 from craft_jax.cli import parser as parser_lib
 from craft_jax.errors import UserError
-from craft_jax.terminal import drawing
+from craft_jax.runtime import files, strict_json
+from craft_jax.runtime.terminal import drawing
 
 SUMMARY = 'score given text under a trained model'
 
@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> int:
   adaptation = adaptive.adaptation(args)
   texts = _texts(args)
 
-  from craft_jax.score import check_stride
-  from craft_jax.surprisal import score_texts
-  from craft_jax.trained import load_model
+  from craft_jax.inference.load import load_model
+  from craft_jax.inference.score import check_stride
+  from craft_jax.inference.surprisal import score_texts
 
   trained = load_model(args.workdir, args.step, not args.no_ema, args.weights)
   context = trained.cfg.model.context
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _texts(args: argparse.Namespace) -> list[tuple[str, bytes]]:
   """The name and the bytes of each text: --text, then --file, or the pipe."""
-  from craft_jax.text import utf8
+  from craft_jax.data.text import utf8
 
   found = [
     (f'text {i}' if len(args.text) > 1 else 'text', utf8.to_bytes(text))
@@ -151,7 +151,7 @@ def _piped() -> tuple[str, bytes]:
 
 def _lines(result: Any) -> list[str]:
   """The figures of a text for people."""
-  from craft_jax import metrics
+  from craft_jax.inference import metrics
 
   figures = result.figures
   return [
@@ -164,7 +164,7 @@ def _lines(result: Any) -> list[str]:
 
 def _heat(result: Any) -> Any:
   """What is coloured: the last scores, those that adapt most."""
-  from craft_jax.heat import Heat
+  from craft_jax.inference.heatmap import Heat
 
   name, nats = list(result.nats.items())[-1]
   _, _, adapts = name.partition('_')
@@ -176,7 +176,7 @@ def _show(result: Any) -> None:
   """Prints a text coloured, or marked where there are no colours."""
   import rich.console
 
-  from craft_jax import heat
+  from craft_jax.inference import heatmap
 
   shown = _heat(result)
   print(shown.notes[-1])
@@ -184,21 +184,21 @@ def _show(result: Any) -> None:
     file=drawing(sys.stdout), highlight=False, soft_wrap=True
   )
   if console.is_terminal and console.color_system and not console.no_color:
-    console.print(heat.coloured_legend())
-    for line in heat.coloured(shown.text, shown.nats):
+    console.print(heatmap.coloured_legend())
+    for line in heatmap.coloured(shown.text, shown.nats):
       console.print(line)
     return
   print('a digit is the bits of the character above it, 9 being 9 and more:')
-  for row in heat.marked(shown.text, shown.nats):
+  for row in heatmap.marked(shown.text, shown.nats):
     print(row)
 
 
 def _write_page(path: str, title: str, results: list[Any]) -> None:
   """Writes the page, whole or not at all."""
-  from craft_jax import heat
+  from craft_jax.inference import heatmap
 
   files.write_atomic(
-    path, heat.page(title, [_heat(result) for result in results])
+    path, heatmap.page(title, [_heat(result) for result in results])
   )
   print(f'wrote {path}')
 
@@ -207,7 +207,7 @@ def _print_json(
   head: dict[str, Any], results: list[Any], per_char: bool
 ) -> None:
   """Prints the one object."""
-  from craft_jax.track.writers import to_json
+  from craft_jax.runs.writers import to_json
 
   texts = []
   for result in results:

@@ -17,11 +17,11 @@ import os
 import pathlib
 import re
 
-from craft_jax import extras
 from craft_jax.cli import parser as parser_lib
 from craft_jax.cli import trained_flags
 from craft_jax.errors import UserError
-from craft_jax.serve.limits import Limits
+from craft_jax.runtime import extras
+from craft_jax.serve.admission import Limits
 
 SUMMARY = 'serve a trained model over HTTP, as OpenAI does'
 _KEYS = 'CRAFT_API_KEYS'

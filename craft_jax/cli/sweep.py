@@ -27,8 +27,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from craft_jax import strict_json
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
+from craft_jax.runtime import strict_json
 
 SUMMARY = 'train many runs that differ in a few settings, and compare them'
 _SEARCHES = ('grid', 'random', 'bayes')
@@ -127,8 +127,8 @@ def _add_pieces(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
   """Plans the sweep, then runs, lists or prints it."""
   from craft_jax.cli import sweep_request
-  from craft_jax.interrupts import Interrupts
-  from craft_jax.sweep import plan
+  from craft_jax.runs.sweep import plan
+  from craft_jax.runtime.signals import Interrupts
 
   request, made = sweep_request.planned(args)
   old = plan.read(request.folder)
@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace, request: Any, made: Any) -> int:
   """Prints the runs, or their commands."""
   from craft_jax.cli import runs_text
-  from craft_jax.sweep.run import as_dict
+  from craft_jax.runs.sweep.run import as_dict
 
   rows = as_dict(request, made, {})
   trials = list(enumerate(made.trials))
@@ -180,8 +180,8 @@ def _replaced(request: Any, trial: Any) -> int:
 
   A run that is finished is left.
   """
-  from craft_jax.sweep import processes
-  from craft_jax.sweep.run import state_of
+  from craft_jax.runs.sweep import processes
+  from craft_jax.runs.sweep.run import state_of
 
   if state_of(request.folder, trial) == 'finished':
     print(f'{trial.name} is finished')
@@ -197,9 +197,9 @@ def _replaced(request: Any, trial: Any) -> int:
 def _run(
   args: argparse.Namespace, request: Any, made: Any, interrupts: Any
 ) -> int:
-  from craft_jax.sweep import plan
-  from craft_jax.sweep.run import Sweep
-  from craft_jax.track.lock import Lock
+  from craft_jax.runs.lock import Lock
+  from craft_jax.runs.sweep import plan
+  from craft_jax.runs.sweep.run import Sweep
 
   def say(line: str) -> None:
     if not args.quiet:
@@ -244,14 +244,16 @@ def _results(
 ) -> tuple[str, dict[str, Any]]:
   """The table of the runs that were not given up, the others below it."""
   from craft_jax.cli import runs_text
-  from craft_jax.sweep.run import as_dict
-  from craft_jax.track import compare, runs
+  from craft_jax.runs import compare, listing
+  from craft_jax.runs.sweep.run import as_dict
 
   rows = as_dict(request, made, ended)
   paths = [
     request.folder / row['name'] for row in rows if row['status'] != 'pruned'
   ]
-  found, notes = runs.load_all([path for path in paths if runs.is_run(path)])
+  found, notes = listing.load_all(
+    [path for path in paths if listing.is_run(path)]
+  )
   data: dict[str, Any] = {'folder': str(request.folder), 'runs': rows}
   data['comparison'] = None
   lines = [f'note: {note}' for note in notes]
@@ -271,6 +273,6 @@ def _results(
 
 
 def _print_json(data: dict[str, Any]) -> None:
-  from craft_jax.track.writers import to_json
+  from craft_jax.runs.writers import to_json
 
   print(strict_json.dumps(to_json(data)))

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from craft_jax import files
 from craft_jax.errors import UserError, hint
-from craft_jax.sweep import bayes, plan, processes, space
-from craft_jax.sweep.run import Request
+from craft_jax.runs.sweep import bayes, plan, processes, space
+from craft_jax.runs.sweep.run import Request
+from craft_jax.runtime import files
 
 _METRICS = ('val_loss', 'val_bpb', 'val_bpc', 'val_accuracy')
 _MOST_RUNS = 10_000

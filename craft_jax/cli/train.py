@@ -20,13 +20,13 @@ import sys
 import time
 from typing import Any
 
-from craft_jax import files, strict_json, xla_flags
 from craft_jax.cli import auto_batch, distributed, saved_config
-from craft_jax.config import load_config
+from craft_jax.config.load import load_config
+from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.interrupts import Interrupts, follow_parent
-from craft_jax.settings import Config
-from craft_jax.track import layout
+from craft_jax.runs import layout
+from craft_jax.runtime import files, strict_json, xla_flags
+from craft_jax.runtime.signals import Interrupts, follow_parent
 
 SUMMARY = 'train a model, or continue a run (the default command)'
 
@@ -104,15 +104,16 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   if not args.workdir and distributed.asked(args):
     raise UserError('several processes need one --workdir; give it')
 
-  from craft_jax import checkpoint, compile_cache
   from craft_jax.data.sources import cache_folder
-  from craft_jax.sharding import processes
-  from craft_jax.track.writers import to_json
+  from craft_jax.runs import checkpoint
+  from craft_jax.runs.writers import to_json
+  from craft_jax.runtime import compilation_cache
+  from craft_jax.runtime import distributed as distributed_lib
   from craft_jax.train.loop import train
-  from craft_jax.train.shortage import OutOfMemory, TooLarge
+  from craft_jax.train.out_of_memory import OutOfMemory, TooLarge
 
   checkpoint.quiet()
-  compile_cache.use(cache_folder(cfg.data))
+  compilation_cache.use(cache_folder(cfg.data))
   try:
     summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
   except (OutOfMemory, TooLarge) as e:
@@ -121,7 +122,7 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     if isinstance(e, OutOfMemory):
       print(e.report, file=sys.stderr)
     raise
-  if not processes.is_first():
+  if not distributed_lib.is_first():
     return 0
   summary |= {
     'wall_seconds': time.monotonic() - args.started,

@@ -3,7 +3,7 @@
 import argparse
 
 from craft_jax.cli import parser as parser_lib
-from craft_jax.settings import CACHES, WEIGHTS
+from craft_jax.config.settings import CACHES, WEIGHTS
 
 MODEL = 'the model'  # title of the group
 

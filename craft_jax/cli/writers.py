@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from craft_jax import files, strict_json, terminal
+from craft_jax.runtime import files, strict_json, terminal
 
 
 class _Sink(Protocol):
@@ -32,7 +32,7 @@ class Stdout:
 
     A stray byte stays as it is in a pipe and is escaped on a terminal.
     """
-    from craft_jax.text.utf8 import to_bytes
+    from craft_jax.data.text.utf8 import to_bytes
 
     sys.stdout.flush()
     if sys.stdout.isatty():
@@ -71,7 +71,7 @@ class File:
 
   def close(self) -> None:
     """Writes the file."""
-    from craft_jax.text.utf8 import to_bytes
+    from craft_jax.data.text.utf8 import to_bytes
 
     files.write_atomic(self._path, to_bytes(''.join(self._pieces)))
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from craft_jax.constrain.intervals import Intervals
-from craft_jax.text import utf8
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text import utf8
+from craft_jax.data.text.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

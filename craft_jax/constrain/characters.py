@@ -6,7 +6,7 @@ import unicodedata
 import numpy as np
 
 from craft_jax.constrain.intervals import Intervals
-from craft_jax.text.utf8 import MAX_CODE_POINT
+from craft_jax.data.text.utf8 import MAX_CODE_POINT
 
 CATEGORIES = (
   'Lu', 'Ll', 'Lt', 'Lm', 'Lo', 'Mn', 'Mc', 'Me', 'Nd', 'Nl', 'No',

@@ -14,8 +14,8 @@ from craft_jax.constrain.intervals import SCALARS, of_text, union
 from craft_jax.constrain.nfa import Nfa
 from craft_jax.constrain.nodes import Node, Repeat, Symbols, choice, literal
 from craft_jax.constrain.spelling import require
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _CACHE = Cache(max_count=64, max_entries=4 * MAX_ENTRIES)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from craft_jax.text.utf8 import MAX_CODE_POINT
+from craft_jax.data.text.utf8 import MAX_CODE_POINT
 
 # Inclusive, ascending, neither overlapping nor adjacent.
 Intervals = tuple[tuple[int, int], ...]

@@ -22,8 +22,8 @@ from craft_jax.constrain.nodes import (
   Symbols,
   character,
 )
+from craft_jax.data.text.utf8 import MAX_CODE_POINT
 from craft_jax.errors import UserError, hint
-from craft_jax.text.utf8 import MAX_CODE_POINT
 
 _DOT = complement(of_text('\n'))
 _CONTROLS = {

@@ -36,8 +36,8 @@ from craft_jax.constrain.numeric import Bound, numbers
 from craft_jax.constrain.overlap import check_disjoint
 from craft_jax.constrain.spelling import require
 from craft_jax.constrain.strings import ANY_STRING, FORMATS, string, to_graph
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import hint
-from craft_jax.text.vocabulary import Vocabulary
 
 FREE_DEPTH = 3  # of arrays and objects in JSON that no schema describes
 MAX_LEVELS = 32  # of schemas within schemas

@@ -10,8 +10,8 @@ from craft_jax.constrain.intervals import (
   of_text,
 )
 from craft_jax.constrain.nodes import Node, Symbols, character, choice, concat
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _SHORT = {
   '"': '"', '\\': '\\', '\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t': 't',

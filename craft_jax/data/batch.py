@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from craft_jax.config.settings import Config
 from craft_jax.data import index
-from craft_jax.settings import Config
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.types import Batch
 
 ALL = slice(None)

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax import room
-from craft_jax.config import flatten
+from craft_jax.config.load import flatten
+from craft_jax.config.settings import Config
 from craft_jax.data import cache, sources, splits
 from craft_jax.data.sources import Document, Source
 from craft_jax.data.splits import Named
+from craft_jax.data.text import cleaning, utf8
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.settings import Config
-from craft_jax.text import clean as cleaning
-from craft_jax.text import utf8
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.runtime import host_memory
 
 # Least bytes of memory at the peak for a byte of text, by vocabulary; measured
 # on plain English and Russian (docs/data.md). Text that needs more is let
@@ -137,7 +136,7 @@ def _check_room(source: Source, needed: int) -> None:
   Raises:
     UserError: `needed` bytes are more than this process can have.
   """
-  left = room.host_room()
+  left = host_memory.host_room()
   if left is None or needed <= left.bytes:
     return
   raise UserError(

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax import extras
+from craft_jax.config.settings import Data
 from craft_jax.data import download
 from craft_jax.errors import UserError
-from craft_jax.files import check_local
-from craft_jax.settings import Data
+from craft_jax.runtime import extras
+from craft_jax.runtime.files import check_local
 
 SHAKESPEARE_URL = (
   'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/'

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from craft_jax.data.corpus import Corpus
-from craft_jax.text import utf8
+from craft_jax.data.text import utf8
 
 
 def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.types import Batch
 
 _SMALLEST_BUCKET = 16

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.model import cache as cache_lib
 from craft_jax.model import causal, positions
 from craft_jax.model.layers import Dense, rms_norm
 from craft_jax.model.precision import product, round_operand
-from craft_jax.settings import Model as ModelConfig
-from craft_jax.sharding import constrain
+from craft_jax.model.sharding import activations
 
 _MANY_ROWS = 16  # from which a bfloat16 product is worth rounding a cache for
 
@@ -112,9 +112,9 @@ class Attention(nn.Module):
       q_BTNH = positions.rope(q_BTNH, *turn)
       k_BTKH = positions.rope(k_BTKH, *turn)
     return (
-      constrain.spread(q_BTNH, 'BTNH'),
-      constrain.spread(k_BTKH, 'BTKH'),
-      constrain.spread(_split(v_BTF, self.num_kv), 'BTKH'),
+      activations.spread(q_BTNH, 'BTNH'),
+      activations.spread(k_BTKH, 'BTKH'),
+      activations.spread(_split(v_BTF, self.num_kv), 'BTKH'),
     )
 
   def _read(self, q_BTNH, k_BKSH, v_BKSH, query_BT, mask_BTS):
@@ -154,7 +154,7 @@ class Attention(nn.Module):
 
   def _joined(self, y_BTNH):
     """The heads side by side, and the last product."""
-    y_BTNH = constrain.spread(y_BTNH, 'BTNH')
+    y_BTNH = activations.spread(y_BTNH, 'BTNH')
     return self.output(y_BTNH.reshape(*y_BTNH.shape[:2], -1))
 
 

@@ -4,10 +4,10 @@ import math
 
 import jax
 
-from craft_jax import keys
+from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.model.precision import resolve_precision
 from craft_jax.model.transformer import Decoder, layer_windows
-from craft_jax.settings import Model as ModelConfig
+from craft_jax.runtime import keys
 from craft_jax.types import Params
 
 

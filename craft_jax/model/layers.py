@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.model.precision import kernel_einsum
-from craft_jax.settings import Model as ModelConfig
-from craft_jax.sharding import constrain
+from craft_jax.model.sharding import activations
 
 
 class Dense(nn.Module):
@@ -100,5 +100,5 @@ class Mlp(nn.Module):
       hidden_BTF = activation(gate_BTF) * hidden_BTF
     else:
       hidden_BTF = activation(hidden_BTF)
-    hidden_BTF = constrain.spread(hidden_BTF, 'BTF')
+    hidden_BTF = activations.spread(hidden_BTF, 'BTF')
     return dense(cfg.width, zero_init=cfg.zero_init, name='out')(hidden_BTF)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from craft_jax.model.quantize import Quantized, quantized
-from craft_jax.sharding import constrain
+from craft_jax.model.sharding import activations
 
 
 def resolve_precision(setting: str) -> str:
@@ -108,7 +108,9 @@ def kernel_einsum(
     remat: the backward pass repeats the forward pass of the layer, so what
       this saves is short-lived.
   """
-  if isinstance(kernel, Quantized) or not constrain.gathers(names, kernel.ndim):
+  if isinstance(kernel, Quantized) or not activations.gathers(
+    names, kernel.ndim
+  ):
     return einsum(spec, x, kernel, precision)
   _check_batch_dims_lead(spec)
   return _gathered_einsum(spec, names, precision, remat, x, kernel)
@@ -190,7 +192,7 @@ def _gathered_einsum(spec, names, precision, remat, x, kernel):
 
 def _gathered_forward(spec, names, precision, remat, x, kernel):
   x = round_operand(x, precision)
-  whole = constrain.gather(round_operand(kernel, precision), names)
+  whole = activations.gather(round_operand(kernel, precision), names)
   return product(spec, precision, x, whole), (x, whole if remat else kernel)
 
 
@@ -200,9 +202,9 @@ def _gathered_backward(spec, names, precision, remat, saved, grad):
     # Held back until the gradient is there: a compiler that saw that the
     # forward pass gathers the same would keep that.
     kernel, grad = jax.lax.optimization_barrier((whole, grad))
-    whole = constrain.gather(round_operand(kernel, precision), names)
+    whole = activations.gather(round_operand(kernel, precision), names)
   grad_x, grad_kernel = _product_grads(spec, precision, x, whole, grad)
-  return grad_x, constrain.scatter(grad_kernel, names)
+  return grad_x, activations.scatter(grad_kernel, names)
 
 
 _gathered_einsum.defvjp(_gathered_forward, _gathered_backward)

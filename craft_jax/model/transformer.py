@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.model import cache as cache_lib
 from craft_jax.model import ngrams, positions
 from craft_jax.model.attention import Attention, allowed
@@ -17,8 +18,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.layers import Dense, Mlp, Norm
 from craft_jax.model.precision import einsum
 from craft_jax.model.quantize import Quantized, rows
-from craft_jax.settings import Model as ModelConfig
-from craft_jax.sharding import constrain
+from craft_jax.model.sharding import activations
 from craft_jax.types import Params
 
 _MOST_UNROLLED = 32  # layers
@@ -70,10 +70,10 @@ class Block(nn.Module):
       self.attention_norm(x_BTD), symbol_BT, position_BT, mask_BTS
     )
     x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 0)
-    x_BTD = constrain.spread(x_BTD, 'BTD')
+    x_BTD = activations.spread(x_BTD, 'BTD')
     y_BTD = self.mlp(self.mlp_norm(x_BTD))
     x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 1)
-    return constrain.spread(x_BTD, 'BTD')
+    return activations.spread(x_BTD, 'BTD')
 
   def extend(self, x_BTD, symbol_BT, position_BT, mask_BTS, k_BKSH, v_BKSH):
     y_BTD, k_BKSH, v_BKSH = self.attention.extend(
@@ -108,7 +108,7 @@ def _gathered(params: Params, *names: str) -> Float[Array, '...'] | Quantized:
   param = params[names[0]][names[1]]
   if isinstance(param, Quantized):
     return param  # not trained, so not spread
-  return constrain.gather(param, names)
+  return activations.gather(param, names)
 
 
 class Decoder:
@@ -355,7 +355,7 @@ class Decoder:
       x_BTD += _gathered(params, 'positions', 'embedding')[position_BT]
     if cfg.position == 'sinusoidal':
       x_BTD += positions.sinusoids(position_BT, cfg.width)
-    return constrain.spread(x_BTD, 'BTD')
+    return activations.spread(x_BTD, 'BTD')
 
   def _logits(self, params, x_BTD):
     cap = self.cfg.logit_cap
@@ -365,5 +365,5 @@ class Decoder:
     else:
       spec, kernel = 'BTD,DV->BTV', _gathered(params, 'head', 'kernel')
     logits_BTV = einsum(spec, x_BTD, kernel, self.precision)
-    logits_BTV = constrain.spread(logits_BTV, 'BTV')
+    logits_BTV = activations.spread(logits_BTV, 'BTV')
     return cap * jnp.tanh(logits_BTV / cap) if cap else logits_BTV

@@ -10,18 +10,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from craft_jax import __version__
+from craft_jax.data.text.vocabulary import SPECIALS
+from craft_jax.runtime.version import __version__
 from craft_jax.serve import (
-  answers,
-  bodies,
   chat,
-  fields,
+  completions,
+  convert,
   metrics,
   replies,
-  stream,
-  writing,
+  responses,
+  schemas,
+  sse,
 )
-from craft_jax.serve.document import (
+from craft_jax.serve.errors import ApiError, closing
+from craft_jax.serve.logs import Log, described
+from craft_jax.serve.openapi import (
   ANY,
   CHATS,
   COMPLETIONS,
@@ -30,11 +33,8 @@ from craft_jax.serve.document import (
   refusals,
   texts,
 )
-from craft_jax.serve.errors import ApiError, closing
-from craft_jax.serve.logs import Log, described
 from craft_jax.serve.routes import Json, route
 from craft_jax.serve.service import Service
-from craft_jax.text.vocabulary import SPECIALS
 
 _PAGE = {
   '/': ('index.html', 'text/html'),
@@ -70,19 +70,19 @@ def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
 
 async def _written(
   service: Service,
-  body: bodies.CompletionBody,
+  body: schemas.CompletionBody,
   request: Request,
-  head: Callable[[str], answers.Head] = answers.Head,
+  head: Callable[[str], responses.Head] = responses.Head,
 ) -> Response:
   """Texts, whole or as they come."""
   deadline = service.limits.deadline
-  taken = await writing.take(service, body, head)
+  taken = await completions.take(service, body, head)
   if not body.stream:
-    await stream.finished(taken, request.receive, deadline)
+    await sse.finished(taken, request.receive, deadline)
     return await taken.aside(taken.texts, lambda: Json(taken.whole()))
   options = body.stream_options
   usage = options is not None and options.include_usage
-  events = stream.Events(taken, usage, deadline)
+  events = sse.Events(taken, usage, deadline)
   await events.begin(request.receive)
   return events
 
@@ -94,7 +94,7 @@ def _add_completions(app: FastAPI, service: Service) -> None:
     responses=texts(replies.Completion),
   )
   async def completions(
-    body: bodies.CompletionBody, request: Request
+    body: schemas.CompletionBody, request: Request
   ) -> Response:
     return await _written(service, body, request)
 
@@ -124,8 +124,8 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   @app.post(
     '/score', summary='How likely texts are', responses=refusals(*ANY, 404)
   )
-  async def score(body: bodies.ScoreBody, request: Request) -> dict[str, Any]:
-    async with stream.awaited(request.receive, service.limits.deadline):
+  async def score(body: schemas.ScoreBody, request: Request) -> dict[str, Any]:
+    async with sse.awaited(request.receive, service.limits.deadline):
       return {'model': service.name, 'texts': await service.score(body)}
 
   @app.post(
@@ -135,10 +135,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     responses=refusals(*ANY, 404),
   )
   async def validate(
-    body: bodies.ValidateBody, request: Request
+    body: schemas.ValidateBody, request: Request
   ) -> dict[str, Any]:
-    async with stream.awaited(request.receive, service.limits.deadline):
-      return await writing.validate(service, body)
+    async with sse.awaited(request.receive, service.limits.deadline):
+      return await completions.validate(service, body)
 
   @app.post(
     '/tokenize',
@@ -146,10 +146,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='A text as ids',
     responses=refusals(*ANY, 404),
   )
-  async def tokenize(body: bodies.TokenizeBody) -> dict[str, Any]:
-    fields.check_model(body.model, service.name)
+  async def tokenize(body: schemas.TokenizeBody) -> dict[str, Any]:
+    convert.check_model(body.model, service.name)
     ids = await service.aside(
-      body.size, fields.encode, vocabulary(), body.prompt
+      body.size, convert.encode, vocabulary(), body.prompt
     )
     context = service.model.trained.cfg.model.context
     return {'count': len(ids), 'max_model_len': context, 'tokens': ids}
@@ -160,10 +160,10 @@ def _add_texts(app: FastAPI, service: Service) -> None:
     summary='Ids as a text',
     responses=refusals(*ANY, 404),
   )
-  async def detokenize(body: bodies.DetokenizeBody) -> dict[str, Any]:
-    fields.check_model(body.model, service.name)
+  async def detokenize(body: schemas.DetokenizeBody) -> dict[str, Any]:
+    convert.check_model(body.model, service.name)
     text = await service.aside(
-      body.size, fields.decode, vocabulary(), body.tokens
+      body.size, convert.decode, vocabulary(), body.tokens
     )
     return {'prompt': text}
 
@@ -212,7 +212,7 @@ def _add_facts(app: FastAPI, service: Service) -> None:
     responses=refusals(*USUAL, 404),
   )
   async def model(id: str) -> dict[str, Any]:
-    fields.check_model(id, service.name)
+    convert.check_model(id, service.name)
     return shown()
 
   @app.get('/openapi.json', include_in_schema=False)
@@ -291,8 +291,8 @@ def _add_errors(app: FastAPI, log: Log) -> None:
     found.headers.update(error.headers or {})
     return found
 
-  @app.exception_handler(stream.Gone)
-  async def gone(request: Request, error: stream.Gone) -> Response:
+  @app.exception_handler(sse.Gone)
+  async def gone(request: Request, error: sse.Gone) -> Response:
     return Response(status_code=499)  # nobody reads it; the log does
 
   @app.exception_handler(Exception)

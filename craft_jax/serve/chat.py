@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from craft_jax.serve import answers, bodies
+from craft_jax.data.text.vocabulary import SPECIALS
+from craft_jax.serve import responses, schemas
 from craft_jax.serve.errors import ApiError
-from craft_jax.text.vocabulary import SPECIALS
 
 _NAMES = {'user': 'User', 'assistant': 'Assistant'}
 # Between speeches, and therefore never within one.
@@ -20,27 +20,27 @@ _BLANK = re.compile(r'\n\s*\n')
 _MAX_TOKENS = 256
 
 
-class Part(bodies.Body):
+class Part(schemas.Body):
   """A part of a message; text only."""
 
   type: Literal['text']
   text: str
 
 
-class Message(bodies.Body):
+class Message(schemas.Body):
   """What somebody said."""
 
   role: Literal['system', 'developer', 'user', 'assistant']
-  content: str | bodies.Each[Part]
+  content: str | schemas.Each[Part]
   name: Annotated[str, Field(pattern=r'^[\w -]{1,64}$')] | None = Field(
     None, description='of the speaker, in place of User or Assistant'
   )
 
 
-class ChatBody(bodies.Sampling):
+class ChatBody(schemas.Sampling):
   """A request for the next speech of a chat."""
 
-  messages: Annotated[bodies.Each[Message], Field(min_length=1)] = Field(
+  messages: Annotated[schemas.Each[Message], Field(min_length=1)] = Field(
     description='the chat so far: role, content and name of each'
   )
   max_tokens: int | None = Field(
@@ -61,7 +61,7 @@ class ChatBody(bodies.Sampling):
   )
 
 
-def written(body: ChatBody, most: int) -> bodies.CompletionBody:
+def written(body: ChatBody, most: int) -> schemas.CompletionBody:
   """The completion that a chat is.
 
   Args:
@@ -84,8 +84,8 @@ def written(body: ChatBody, most: int) -> bodies.CompletionBody:
     raise ApiError(
       400, f'{len(stop)} texts to stop at are more than 3', param='stop'
     )
-  shared = {name: getattr(body, name) for name in bodies.Sampling.model_fields}
-  asked = bodies.CompletionBody(
+  shared = {name: getattr(body, name) for name in schemas.Sampling.model_fields}
+  asked = schemas.CompletionBody(
     **shared
     | {
       'prompt': script(body.messages),
@@ -121,7 +121,7 @@ def script(messages: list[Message]) -> str:
   return _END.join([*speeches, f'{name}:\n'])
 
 
-class Head(answers.Head):
+class Head(responses.Head):
   """What all objects of one chat have in common.
 
   Args:

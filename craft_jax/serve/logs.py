@@ -6,7 +6,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from craft_jax import strict_json
+from craft_jax.runtime import strict_json
 
 
 class Log:

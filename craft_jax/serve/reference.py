@@ -13,18 +13,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from craft_jax.errors import UserError
-from craft_jax.files import write_atomic
-from craft_jax.serve import bodies, chat, document
-from craft_jax.serve.limits import Limits
+from craft_jax.runtime.files import write_atomic
+from craft_jax.serve import chat, openapi, schemas
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.metrics import Metrics
 
 _BODIES: dict[str, type[BaseModel]] = {
-  'completions': bodies.CompletionBody,
+  'completions': schemas.CompletionBody,
   'chat': chat.ChatBody,
-  'validate': bodies.ValidateBody,
-  'score': bodies.ScoreBody,
-  'tokenize': bodies.TokenizeBody,
-  'detokenize': bodies.DetokenizeBody,
+  'validate': schemas.ValidateBody,
+  'score': schemas.ScoreBody,
+  'tokenize': schemas.TokenizeBody,
+  'detokenize': schemas.DetokenizeBody,
 }
 
 
@@ -120,7 +120,7 @@ def metrics() -> str:
 
 def errors() -> str:
   """A row per status."""
-  rows = [(str(status), says) for status, says in document.WRONG.items()]
+  rows = [(str(status), says) for status, says in openapi.WRONG.items()]
   return table(('status', 'when'), rows)
 
 

@@ -14,10 +14,10 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from craft_jax.serve.bodies import Body, read
 from craft_jax.serve.errors import ApiError
+from craft_jax.serve.schemas import Body, read
 from craft_jax.serve.service import Service
-from craft_jax.serve.stream import encoded
+from craft_jax.serve.sse import encoded
 
 _JSON = re.compile(r'application/([^\s/;]+\+)?json')
 _MISSING = {'type': 'missing', 'loc': ('body',), 'msg': 'Field required'}

@@ -9,21 +9,21 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from craft_jax import surprisal
-from craft_jax.engine.engine import Engine
-from craft_jax.engine.requests import Request as EngineRequest
-from craft_jax.engine.tables import Capacity
 from craft_jax.errors import UserError
-from craft_jax.sample.generate import decoding_params
-from craft_jax.score import num_reads
-from craft_jax.serve import fields
-from craft_jax.serve.bodies import ScoreBody
+from craft_jax.inference import surprisal
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request as EngineRequest
+from craft_jax.inference.engine.resident_constraints import Capacity
+from craft_jax.inference.load import Trained
+from craft_jax.inference.sampling.generate import decoding_params
+from craft_jax.inference.score import num_reads
+from craft_jax.serve import convert
+from craft_jax.serve.admission import Admission, Limits, Speed, Work
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Limits, Speed, Work
 from craft_jax.serve.logs import Log, described
 from craft_jax.serve.metrics import Metrics
+from craft_jax.serve.schemas import ScoreBody
 from craft_jax.serve.worker import Job, Turn, Worker
-from craft_jax.trained import Trained
 from craft_jax.types import Params
 
 T = TypeVar('T')
@@ -233,8 +233,8 @@ class Service:
   async def _probe(self) -> None:
     """Fills all slots for a moment, so that the rate is known."""
     trained = self.model.trained
-    request = fields.Request(max_chars=_PROBE_CHARS, ignore_end=True)
-    prepared = fields.prepare(trained, request)
+    request = convert.Request(max_chars=_PROBE_CHARS, ignore_end=True)
+    prepared = convert.prepare(trained, request)
     for _ in range(2):  # the first is slower
       asked = EngineRequest(
         prepared.ids, _PROBE_CHARS, prepared.settings, samples=self._slots,
@@ -361,7 +361,7 @@ class Service:
     Raises:
       ApiError: any.
     """
-    fields.check_model(body.model, self.name)
+    convert.check_model(body.model, self.name)
     trained = self.model.trained
     texts = [body.text] if isinstance(body.text, str) else body.text
     if not 1 <= len(texts) <= self.limits.max_texts:
@@ -423,7 +423,7 @@ def _most_ids(trained: Trained, text: str) -> int:
 
 
 def _shown(result: Any, per_char: bool) -> dict[str, Any]:
-  from craft_jax.track.writers import to_json
+  from craft_jax.runs.writers import to_json
 
   figures = dict(result.figures)
   figures['index'] = int(figures.pop('name'))

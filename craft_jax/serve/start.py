@@ -10,16 +10,17 @@ import resource
 import sys
 from collections.abc import Sequence
 
-from craft_jax import checkpoint, compile_cache
 from craft_jax.data.sources import cache_folder
 from craft_jax.errors import UserError
+from craft_jax.inference.load import Trained, load_model
+from craft_jax.runs import checkpoint
+from craft_jax.runtime import compilation_cache
 from craft_jax.serve import app as app_lib
-from craft_jax.serve import run
-from craft_jax.serve.guard import LOOPBACK, Guard
-from craft_jax.serve.limits import Limits
+from craft_jax.serve import server
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.logs import Log
+from craft_jax.serve.middleware import LOOPBACK, Guard
 from craft_jax.serve.service import Model, Service
-from craft_jax.trained import Trained, load_model
 
 _OTHER_FILES = 256  # beside connections
 
@@ -38,7 +39,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   log = Log()
   passed_over = _once(log, 'checkpoint passed over')
   trained = _load(args, args.step, passed_over)
-  compile_cache.use(cache_folder(trained.cfg.data))
+  compilation_cache.use(cache_folder(trained.cfg.data))
   _allow_files(limits.max_connections)
   name = args.name or pathlib.Path(args.workdir).resolve().name
   service = Service(Model.of(trained), name, args.slots, limits, log)
@@ -68,7 +69,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
     gc.freeze()  # what lives as long as the server is not looked at again
     watcher = asyncio.create_task(_follow(args, service, log, passed_over))
     try:
-      await run.serve(app, service, args.host, args.port, ready)
+      await server.serve(app, service, args.host, args.port, ready)
     finally:
       watcher.cancel()
       with contextlib.suppress(asyncio.CancelledError):

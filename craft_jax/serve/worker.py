@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from craft_jax.engine.engine import Engine
-from craft_jax.engine.requests import Request
-from craft_jax.engine.scheduler import Full
 from craft_jax.errors import UserError
-from craft_jax.sample.rows import Piece
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request
+from craft_jax.inference.engine.scheduler import Full
+from craft_jax.inference.sampling.output import Piece
 from craft_jax.serve.errors import ApiError, closing
 
 # Of a job: its prompts' numbers and their pieces, or what ended it.

@@ -6,10 +6,10 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from craft_jax import files
 from craft_jax.errors import INTERRUPTED, UserError
-from craft_jax.track import first_read, layout
-from craft_jax.train import shortage
+from craft_jax.runs import layout, parallel_read
+from craft_jax.runtime import files
+from craft_jax.train import out_of_memory
 from craft_jax.train.setup import Setup
 
 
@@ -40,7 +40,7 @@ def noted(setup: Setup) -> Iterator[Ending]:
   except BaseException as e:
     error = _told(e, setup, ending.doing())
     with contextlib.suppress(UserError):  # the first error is to be told
-      if isinstance(error, (shortage.OutOfMemory, shortage.TooLarge)):
+      if isinstance(error, (out_of_memory.OutOfMemory, out_of_memory.TooLarge)):
         run_dir.update(out_of_memory=error.facts)
       run_dir.finish(_status(error), str(error) or type(error).__name__)
     if error is e:
@@ -52,14 +52,16 @@ def noted(setup: Setup) -> Iterator[Ending]:
   else:
     run_dir.finish(layout.STOPPED, f'stopped at step {step}')
   if run_dir.writes and not files.is_remote(run_dir.path):
-    first_read.keep_large(pathlib.Path(run_dir.path))
+    parallel_read.keep_large(pathlib.Path(run_dir.path))
 
 
 def _told(error: BaseException, setup: Setup, doing: str) -> BaseException:
-  if not shortage.is_shortage(error):
+  if not out_of_memory.is_shortage(error):
     return error
   size = setup.corpus.vocabulary.size
-  return shortage.explained(error, setup.cfg, size, setup.mesh.shape, doing)
+  return out_of_memory.explained(
+    error, setup.cfg, size, setup.mesh.shape, doing
+  )
 
 
 def _status(error: BaseException) -> str:

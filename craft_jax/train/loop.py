@@ -8,23 +8,22 @@ import jax
 import numpy as np
 from etils import epath
 
-from craft_jax import checkpoint
+from craft_jax.config.settings import Config
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
-from craft_jax.evaluate import Evaluator
-from craft_jax.interrupts import Interrupts
+from craft_jax.inference.evaluate import Evaluator
 from craft_jax.model import param_count
-from craft_jax.settings import Config
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.sharding import processes
-from craft_jax.track import layout
-from craft_jax.track.exports import open_writer
-from craft_jax.track.progress import Progress
-from craft_jax.track.writers import SilentWriter
-from craft_jax.train import endings, samples, shortage
-from craft_jax.train.faults import BadStep, bad_steps
-from craft_jax.train.feed import open_feed
-from craft_jax.train.figures import Clock, Figures, Pace, memory_bytes
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.runs import checkpoint, layout
+from craft_jax.runs.exports import open_writer
+from craft_jax.runs.progress import Progress
+from craft_jax.runs.writers import SilentWriter
+from craft_jax.runtime import distributed
+from craft_jax.runtime.signals import Interrupts
+from craft_jax.train import endings, out_of_memory, samples
+from craft_jax.train.bad_steps import BadStep, bad_steps
+from craft_jax.train.loader import open_feed
 from craft_jax.train.setup import Setup, compile_run, open_setup
+from craft_jax.train.step_metrics import Clock, Figures, Pace, memory_bytes
 
 
 def train(
@@ -87,7 +86,7 @@ class _Loop:
     self.progress = Progress(
       cfg.train.steps,
       step=self.step,
-      quiet=quiet or not processes.is_first(),
+      quiet=quiet or not distributed.is_first(),
     )
     setup.run_dir.update(
       params=param_count(self.state.params), **self.figures.units
@@ -96,7 +95,7 @@ class _Loop:
     self.clock = Clock(self.writer.last_seconds)
     self.pace = Pace(cfg.train.steps_per_call, self.feed.max_steps)
     interrupts.defer(
-      processes.stop_agreement() if processes.several() else None
+      distributed.stop_agreement() if distributed.several() else None
     )
 
   def _open_at_step(self) -> None:
@@ -113,7 +112,7 @@ class _Loop:
         self.setup.run_dir.metadata,
         self.progress.warn,
       )
-      if processes.is_first()
+      if distributed.is_first()
       else SilentWriter()
     )
 
@@ -140,7 +139,7 @@ class _Loop:
     """A line if the metrics file lacks rows that it had at the save."""
     # Rows of the same step may have come after the save and hide a lost one.
     lost = max(self.setup.rows - self.writer.count, self.writer.cut)
-    if processes.is_first() and lost > 0:
+    if distributed.is_first() and lost > 0:
       yield (
         f'{self.setup.run_dir.path / layout.METRICS} lacks {lost} row(s) '
         f'that it had when step {self.step} was saved; the model is what it '
@@ -161,7 +160,7 @@ class _Loop:
     # A finished run that starts again has nothing new to say.
     if self.pace.done or self.setup.run_dir.summarized_step != self.step:
       self.writer.finish(summary)
-    processes.wait_for_all()
+    distributed.wait_for_all()
     return summary
 
   def _train(self) -> None:
@@ -187,7 +186,7 @@ class _Loop:
       if stop or self.step == boundary or self.pace.settling:
         self._report(*waiting)
         waiting = None
-      if not waiting or not processes.several():
+      if not waiting or not distributed.several():
         self.pace.agree()
       if self.step == boundary:
         self._at_boundary()
@@ -203,10 +202,10 @@ class _Loop:
     )
     if program is None:
       raise _Stopped
-    processes.wait_for_all()
+    distributed.wait_for_all()
     setup = self.setup
-    processes.opened_by_all(
-      lambda: shortage.check_program(
+    distributed.opened_by_all(
+      lambda: out_of_memory.check_program(
         program, self.cfg, setup.corpus.vocabulary.size, setup.mesh.shape
       )
     )
@@ -398,7 +397,7 @@ class _Loop:
     for _ in range(2):  # it may have gone while this was saved
       self._save()
       self.setup.checkpointer.wait()
-      if processes.told_by_first(there):
+      if distributed.told_by_first(there):
         return
     raise RunFailed(
       f'{workdir} was removed or moved while step {self.step} was saved there; '

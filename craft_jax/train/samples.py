@@ -1,8 +1,8 @@
 """The text that a run writes now and then, to see what it has learnt."""
 
-from craft_jax.sample.generate import sample_text
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.sharding import mesh as mesh_lib
+from craft_jax.inference.sampling.generate import sample_text
+from craft_jax.inference.sampling.settings import SampleSettings
+from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train.setup import Setup
 from craft_jax.train.state import State
 

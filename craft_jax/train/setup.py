@@ -14,22 +14,23 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from craft_jax import checkpoint, config, keys
-from craft_jax.checkpoint import Checkpointer, Meta, staging
+from craft_jax.config import load as config_lib
+from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.model import build
 from craft_jax.model.precision import resolve_precision
+from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
-from craft_jax.optim.optimizers import build_optimizer
-from craft_jax.settings import Config
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.sharding import processes
-from craft_jax.track import exports, rundir
-from craft_jax.track.lock import Lock
-from craft_jax.train import shortage
-from craft_jax.train.feed import Feed
+from craft_jax.runs import checkpoint, exports
+from craft_jax.runs import run_dir as run_dir_lib
+from craft_jax.runs.checkpoint import Checkpointer, Meta, staging
+from craft_jax.runs.lock import Lock
+from craft_jax.runtime import distributed, keys
+from craft_jax.train import out_of_memory
+from craft_jax.train.loader import Feed
+from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import State, abstract_state, init_state
 from craft_jax.train.step import make_run, make_train_step
 
@@ -69,7 +70,7 @@ class Setup:
   figures: dict[str, Any]
   rows: int
   best_loss: float
-  run_dir: rundir.RunDir
+  run_dir: run_dir_lib.RunDir
   checkpointer: Checkpointer
   lock: Lock | None
   closing: contextlib.ExitStack
@@ -137,7 +138,7 @@ class Setup:
 
   def best_loss_now(self) -> float:
     """Least validation loss (nats) of the saved steps. All processes."""
-    return processes.told_by_first(lambda: _best_loss(self.run_dir.path))
+    return distributed.told_by_first(lambda: _best_loss(self.run_dir.path))
 
   def mend(self) -> str:
     """Writes anew what others removed of the run directory. All processes.
@@ -158,7 +159,7 @@ class Setup:
       except UserError as e:
         return ['', str(e)]
 
-    found, failure = processes.told_by_first(look)
+    found, failure = distributed.told_by_first(look)
     if failure:
       raise RunFailed(failure)
     return found
@@ -178,7 +179,9 @@ class Setup:
     rollbacks = int(current.rollbacks) + 1
     passed = int(current.data_offset) + bad_step
     every = self.cfg.checkpoint.every
-    step = processes.told_by_first(lambda: _last_step(self.run_dir.path, every))
+    step = distributed.told_by_first(
+      lambda: _last_step(self.run_dir.path, every)
+    )
     state = self._state_at(step)
     self.checkpointer.forget_after(step or 0)
     numbers = {
@@ -223,29 +226,29 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       process of this run had such a mistake, or has other settings or text.
   """
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
-  processes.check_program('the config', _comparable(cfg))
-  processes.opened_by_all(lambda: exports.check_installed(cfg))
-  processes.opened_by_all(lambda: _check_reach(workdir))
+  distributed.check_program('the config', _comparable(cfg))
+  distributed.opened_by_all(lambda: exports.check_installed(cfg))
+  distributed.opened_by_all(lambda: _check_reach(workdir))
   mesh = mesh_lib.make_mesh(cfg)
   with contextlib.ExitStack() as stack:
-    lock = processes.opened_by_all(lambda: _own(workdir, stack))
-    found = processes.told_by_first(lambda: _look(workdir))
+    lock = distributed.opened_by_all(lambda: _own(workdir, stack))
+    found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
-    corpus, cfg = processes.opened_by_all(lambda: _read(cfg, workdir, before))
-    processes.check_same('the precision', cfg.model.precision)
-    processes.check_same('the text', corpus.fingerprint)
+    corpus, cfg = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
+    distributed.check_same('the precision', cfg.model.precision)
+    distributed.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size)
-    processes.opened_by_all(
-      lambda: shortage.check_start(cfg, model.vocabulary_size, mesh.shape)
+    distributed.opened_by_all(
+      lambda: out_of_memory.check_start(cfg, model.vocabulary_size, mesh.shape)
     )
-    processes.opened_by_all(
-      lambda: shortage.check_disk(cfg, model.vocabulary_size, workdir)
+    distributed.opened_by_all(
+      lambda: out_of_memory.check_disk(cfg, model.vocabulary_size, workdir)
     )
-    run_dir = processes.opened_by_all(
-      lambda: rundir.open_run(
+    run_dir = distributed.opened_by_all(
+      lambda: run_dir_lib.open_run(
         workdir,
         cfg,
-        write=processes.is_first(),
+        write=distributed.is_first(),
         precision=model.precision,
         mesh=dict(mesh.shape),
         corpus=corpus.summary,
@@ -297,12 +300,12 @@ def _sha256(text: str) -> str:
 
 def _comparable(cfg: Config) -> str:
   """The settings that all processes must share: not where a host has files."""
-  flat = config.flatten(cfg)
+  flat = config_lib.flatten(cfg)
   return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
 
 
 def _check_reach(workdir: epath.PathLike) -> None:
-  if processes.several() and staging.is_staged(workdir):
+  if distributed.several() and staging.is_staged(workdir):
     raise UserError(
       f'{workdir}: a run of several processes cannot be kept there, since each '
       'saves its part through its own disk; use gs:// or a file system that '
@@ -312,8 +315,8 @@ def _check_reach(workdir: epath.PathLike) -> None:
 
 def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
   """Takes the run directory for this run."""
-  rundir.check_ours(workdir)
-  if not processes.is_first():
+  run_dir_lib.check_ours(workdir)
+  if not distributed.is_first():
     return None
   lock = Lock(workdir)
   stack.callback(lock.close)
@@ -331,8 +334,8 @@ def _read(
   cfg: Config, workdir: epath.PathLike, before: Meta | None
 ) -> tuple[Corpus, Config]:
   """The corpus, and the config with its precision."""
-  if not processes.is_first():
-    rundir.check_shared(workdir)
+  if not distributed.is_first():
+    run_dir_lib.check_shared(workdir)
   cfg = _with_precision(cfg, before)
   if before:
     _check_identity(before.config, cfg, workdir)
@@ -360,7 +363,7 @@ def _with_precision(cfg: Config, before: Meta | None) -> Config:
 
 
 def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:
-  changes = config.identity_changes(old, new)
+  changes = config_lib.identity_changes(old, new)
   if changes:
     raise UserError(
       f'the run in {workdir} was started with other settings '
@@ -371,7 +374,7 @@ def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:
 def _check_corpus(
   cfg: Config, corpus: Corpus, before: Meta | None, workdir: epath.PathLike
 ) -> None:
-  config.check_corpus(
+  config_lib.check_corpus(
     cfg, {split.name: len(split.tokens) for split in corpus.splits}
   )
   check_samples(

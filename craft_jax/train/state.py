@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from craft_jax import keys
+from craft_jax.model.sharding import rules
 from craft_jax.model.transformer import Decoder
-from craft_jax.sharding import rules
+from craft_jax.runtime import keys
 from craft_jax.types import Params
 
 

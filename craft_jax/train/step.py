@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from craft_jax.losses import token_losses
-from craft_jax.metrics import token_sums
+from craft_jax.config.settings import Config
+from craft_jax.inference.metrics import token_sums
+from craft_jax.model.losses import token_losses
 from craft_jax.model.transformer import Decoder
-from craft_jax.settings import Config
 from craft_jax.train.state import State, Usual
 from craft_jax.types import Batch, MetricSums, Params
 

@@ -14,7 +14,7 @@ def run(tmp_path, capsys):
   """Runs the command on a config of its own; the exit code and the lines."""
   config = tmp_path / 'mine.py'
   config.write_text(
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config(variant=""):\n'
     '  config = default_config()\n'
     '  config.data.source = "path"\n'

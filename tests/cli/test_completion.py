@@ -10,8 +10,8 @@ import sys
 import pexpect
 import pytest
 
-from craft_jax import config
 from craft_jax.cli import completion
+from craft_jax.config import load as config_lib
 
 # pexpect forks, of which JAX warns where other tests have loaded it.
 pytestmark = pytest.mark.filterwarnings('ignore:os.fork')
@@ -174,7 +174,7 @@ def test_all_configs_and_variants_are_offered(place):
 
 
 def test_every_setting_is_offered():
-  for name, kind, field in config.settings():
+  for name, kind, field in config_lib.settings():
     section = name.rpartition('.')[0]
     prefix = f'--config.{section}.' if section else '--config.'
     assert f'--config.{name}=' in completion.setting_flags(prefix)

@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
-from craft_jax import config, main, plan, preflight
+from craft_jax import main
+from craft_jax.config import load as config_lib
 from craft_jax.model.precision import resolve_precision
-from craft_jax.plan import memory
-from craft_jax.room import Room
-from craft_jax.train import shortage
+from craft_jax.runtime.host_memory import Room
+from craft_jax.train import out_of_memory, plan, preflight
+from craft_jax.train.plan import memory
 
 _TINY = [
   '--config.model.context=16', '--config.model.width=16',
@@ -67,7 +68,7 @@ def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
   """Just inside both go on, and one byte less refuses both."""
   flags = ['--config.train.batch_size=64', '--config.mesh.cpu_devices=1']
   check(*flags)  # the text is ready
-  cfg = config.load_config(
+  cfg = config_lib.load_config(
     'text',
     [f.removeprefix('--config.') for f in ['data.path=my.txt', *_TINY, *flags]],
   )
@@ -77,17 +78,17 @@ def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
   )
   layout = plan.Layout(1, 1, 1)
   used = memory.memory(plan.sketch(cfg, 260), layout, 'cpu')
-  least = used.state + shortage.LEAST * (used.total - used.state)
+  least = used.state + out_of_memory.LEAST * (used.total - used.state)
   for left, refused in ((least + 1, False), (least - 1, True)):
     given = Room(left, 'a limit')
-    for module in (preflight, shortage):
+    for module in (preflight, out_of_memory):
       monkeypatch.setattr(module, 'room', lambda given=given: given)
     code, rows = check(*flags, '--devices=1')
     (status, detail), *_ = rows['memory']
     assert (code == 2) == refused == (status == 'problem'), rows
     try:
-      shortage.check_start(cfg, 260, layout._asdict())
-    except shortage.TooLarge as e:
+      out_of_memory.check_start(cfg, 260, layout._asdict())
+    except out_of_memory.TooLarge as e:
       assert refused and str(e) == detail
     else:
       assert not refused and 'in doubt' in detail
@@ -115,7 +116,7 @@ def test_every_problem_of_the_settings_is_told(check):
 
 def test_every_problem_of_a_file_is_told(check):
   pathlib.Path('mine.py').write_text(
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n'
     '  config = default_config()\n'
     '  config.train.steps = 0\n'
@@ -206,7 +207,7 @@ def test_a_file_that_does_not_run_is_one_line(tmp_path, capsys):
 
 
 def test_the_disk_has_to_hold_the_checkpoints(tmp_path, monkeypatch):
-  from craft_jax.config import Config
+  from craft_jax.config.load import Config
   from craft_jax.errors import UserError
 
   free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize

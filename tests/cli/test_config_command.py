@@ -7,10 +7,12 @@ import re
 
 import pytest
 
-from craft_jax import config, describe, main, meaning, shipped
+from craft_jax import main
+from craft_jax.config import describe, meaning, shipped
+from craft_jax.config import load as config_lib
 
 _FILE = """
-from craft_jax.config import default_config
+from craft_jax.config.load import default_config
 
 def get_config(variant=''):
   config = default_config()
@@ -43,14 +45,14 @@ def test_show_says_where_each_value_came_from(page, capsys):
   assert _row(out, 'text.clean') == ('*', "('nfc', 'newlines')", f'{page}:8')
   assert _row(out, 'optim.name') == ('*', "'sgd'", 'flag')
   assert _row(out, 'seed') == (' ', '0', 'default')
-  assert len(out.splitlines()) == len(list(config.settings()))
+  assert len(out.splitlines()) == len(list(config_lib.settings()))
 
 
 def test_show_finds_lines_in_functions_and_shipped_files(tmp_path, capsys):
   path = tmp_path / 'mine.py'
   path.write_text(
-    'from craft_jax.config import default_config\n'
-    'from craft_jax.sizes import set_size\n'
+    'from craft_jax.config.load import default_config\n'
+    'from craft_jax.config.presets import set_size\n'
     'def wider(config):\n'
     '  config.model.depth = 4\n'  # its default, yet set
     "  config.update({'train': {'steps': 77}})\n"
@@ -67,7 +69,7 @@ def test_show_finds_lines_in_functions_and_shipped_files(tmp_path, capsys):
   assert _row(out, 'train.steps') == ('*', '77', f'{path}:5')
   assert len(out.splitlines()) == 5
   assert main.main(['config', 'show', '--config=toy', '--set']) == 0
-  source = (config.config_dir() / 'toy.py').read_text().splitlines()
+  source = (config_lib.config_dir() / 'toy.py').read_text().splitlines()
   origin = _row(capsys.readouterr().out, 'model.context')[2]
   file, line = origin.split(':')
   assert file == 'configs/toy.py'
@@ -77,16 +79,16 @@ def test_show_finds_lines_in_functions_and_shipped_files(tmp_path, capsys):
 @pytest.fixture
 def run_dir(page, tmp_path, monkeypatch):
   """A run directory as `craft train` begins one."""
-  from craft_jax.track import rundir
+  from craft_jax.runs import run_dir as run_dir_lib
 
   flags = ['--config.seed=3', '--stop-at-step', '5']
   argv = ['craft', 'train', f'--config={page}:wide', *flags]
   monkeypatch.setattr('sys.argv', argv)
   overrides = ['seed=3', 'train.stop_at_step=5']
-  cfg = config.load_config(f'{page}:wide', overrides)
+  cfg = config_lib.load_config(f'{page}:wide', overrides)
   model = dataclasses.replace(cfg.model, precision='float32')  # what auto was
   cfg = dataclasses.replace(cfg, model=model)
-  rundir.open_run(tmp_path / 'run', cfg)
+  run_dir_lib.open_run(tmp_path / 'run', cfg)
   return tmp_path / 'run'
 
 
@@ -126,10 +128,10 @@ def test_show_json_ends_in_one_object(page, capsys):
     'text.clean': ['nfc', 'newlines'],
   }
   assert found['origin']['model.width'] == f'{page}:6'
-  assert found['origin'].keys() == {name for name, *_ in config.settings()}
-  assert config.from_json(json.dumps(found['config'])) == config.load_config(
-    page + ':wide'
-  )
+  assert found['origin'].keys() == {name for name, *_ in config_lib.settings()}
+  assert config_lib.from_json(
+    json.dumps(found['config'])
+  ) == config_lib.load_config(page + ':wide')
 
 
 def test_diff_names_both_values(page, capsys):
@@ -141,7 +143,7 @@ def test_diff_names_both_values(page, capsys):
 
 def test_diff_reads_what_a_run_saved(page, tmp_path, capsys):
   saved = tmp_path / 'config.json'
-  saved.write_text(config.to_json(config.load_config(page)))
+  saved.write_text(config_lib.to_json(config_lib.load_config(page)))
   assert main.main(['config', 'diff', str(saved), page]) == 0
   assert capsys.readouterr().out == 'no differences\n'
 
@@ -150,11 +152,11 @@ def test_new_writes_a_file_that_loads_the_same(page, tmp_path, capsys):
   path = tmp_path / 'new.py'
   flags = ['--from', page + ':wide', '--config.train.batch_size=8']
   assert main.main(['config', 'new', str(path), *flags]) == 0
-  expected = config.load_config(page + ':wide', ['train.batch_size=8'])
-  assert config.load_config(str(path)) == expected
+  expected = config_lib.load_config(page + ':wide', ['train.batch_size=8'])
+  assert config_lib.load_config(str(path)) == expected
   text = path.read_text()
   assert max(map(len, text.splitlines()[8:])) <= 80
-  for name, *_ in config.settings():
+  for name, *_ in config_lib.settings():
     assert f'config.{name} = ' in text
   assert str(path) in capsys.readouterr().out
 
@@ -167,7 +169,7 @@ def test_new_from_each_shipped_config(spec, tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   assert main.main(['config', 'new', 'my.py', f'--from={spec}']) == 0
   said = capsys.readouterr().out
-  written, origin = config.resolve('my.py'), config.resolve(spec)
+  written, origin = config_lib.resolve('my.py'), config_lib.resolve(spec)
   assert written.cfg == origin.cfg
   assert written.problems == origin.problems
   # What the user has to add is said.
@@ -200,9 +202,9 @@ def test_a_new_file_trains(tmp_path, monkeypatch, capsys):
 def test_every_commented_line_is_the_default(tmp_path):
   """Uncommenting all of a new file changes nothing."""
   path = tmp_path / 'all.py'
-  text = describe.config_file(config.Config(), 'defaults', 'all.py')
+  text = describe.config_file(config_lib.Config(), 'defaults', 'all.py')
   path.write_text(text.replace('# config.', 'config.'))
-  assert config.load_config(str(path)) == config.Config()
+  assert config_lib.load_config(str(path)) == config_lib.Config()
 
 
 def test_new_refuses_to_overwrite(page, capsys):
@@ -256,7 +258,7 @@ def test_a_broken_saved_config_is_one_line(text, tmp_path, capsys):
 def test_docs_name_every_setting(capsys):
   assert main.main(['config', 'docs']) == 0
   text = capsys.readouterr().out
-  for name, _, field in config.settings():
+  for name, _, field in config_lib.settings():
     assert f'| `{name.rpartition(".")[2]}` | `{field.default!r}` |' in text
     assert field.metadata['doc'] in text
 
@@ -301,8 +303,8 @@ def test_meanings_follow_the_checks():
 
 
 def test_every_setting_has_a_meaning():
-  names = {name for name, *_ in config.settings()}
-  for name, kind, field in config.settings():
+  names = {name for name, *_ in config_lib.settings()}
+  for name, kind, field in config_lib.settings():
     one = meaning.meaning(name)
     assert set(one.related) <= names - {name}
     assert set(field.metadata['see']) <= names

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 import craft_jax
-from craft_jax import checkpoint, compile_cache, config, describe
 from craft_jax.cli import request_file, saved_config, train
+from craft_jax.config import describe
+from craft_jax.config import load as config_lib
+from craft_jax.config.settings import Config, Train
 from craft_jax.errors import UserError
+from craft_jax.inference.sampling.request import Request
 from craft_jax.main import COMMANDS, main, open_command, parse
-from craft_jax.sample.request import Request
-from craft_jax.settings import Config, Train
+from craft_jax.runs import checkpoint
+from craft_jax.runtime import compilation_cache
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_load_expands_too(home, byte_run):
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path):
   then = Config(train=Train(steps=700, stop_at_step=3))
-  (tmp_path / 'config.json').write_text(config.to_json(then))
+  (tmp_path / 'config.json').write_text(config_lib.to_json(then))
   _, args = parse(
     'train', [f'--workdir={tmp_path}', '--config.train.steps=900']
   )
@@ -79,7 +82,7 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path):
   assert train._config(args) == wanted
   assert saved_config.changed(str(tmp_path), ['train.steps=900']) == wanted
   _, args = parse('train', ['--config=base', f'--workdir={tmp_path}'])
-  assert train._config(args) == config.load_config('base')
+  assert train._config(args) == config_lib.load_config('base')
 
 
 @pytest.mark.parametrize('flag', ['--prompt', '--output', '--regex'])
@@ -95,7 +98,7 @@ def test_numbers_of_numpy():
     'train.deterministic': np.bool_(True),
     'data.path': np.str_('x'),
   }
-  cfg = config.unflatten(flat)
+  cfg = config_lib.unflatten(flat)
   assert (cfg.train.steps, cfg.optim.learning_rate) == (5, 0.5)
   assert cfg.train.deterministic is True
   assert type(cfg.data.path) is str
@@ -105,7 +108,7 @@ def test_numbers_of_numpy():
   )
   assert (request.max_chars, request.temperature) == (3, 0.5)
   with pytest.raises(UserError):
-    config.unflatten({'train.steps': np.float64(1.5)})
+    config_lib.unflatten({'train.steps': np.float64(1.5)})
 
 
 def test_commands_to_paste(tmp_path):
@@ -153,7 +156,7 @@ def test_a_platform_that_is_not_installed(tmp_path):
 
 def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
   used = []
-  monkeypatch.setattr(compile_cache, 'use', used.append)
+  monkeypatch.setattr(compilation_cache, 'use', used.append)
   craft_jax.load(byte_run)
   assert used
 
@@ -161,7 +164,7 @@ def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
 @pytest.mark.parametrize('name', ['train', 'valid', 'test'])
 def test_a_split_of_one_token_is_not_mended_by_the_context(name):
   sizes = {'train': 10_000, 'valid': 100, 'test': 100} | {name: 1}
-  (problem,) = config.short_splits(Config(), sizes)
+  (problem,) = config_lib.short_splits(Config(), sizes)
   assert f'the {name} split has 1 symbols' in problem
   assert 'context' not in problem
 
@@ -174,23 +177,23 @@ def test_discriminator_is_an_annotation():
 
 def test_a_warm_up_that_nobody_set_fits_the_run(tmp_path):
   for spec in ('base', 'toy'):
-    found = config.resolve(spec, ['train.steps=5'])
+    found = config_lib.resolve(spec, ['train.steps=5'])
     assert not found.problems
     assert found.cfg.optim.warmup_steps == 0
     assert found.origins['optim.warmup_steps'].endswith('fit train.steps')
   wsd = ['train.steps=60', 'optim.schedule=wsd', 'optim.decay_steps=30']
-  assert config.load_config('base', wsd).optim.warmup_steps == 30
+  assert config_lib.load_config('base', wsd).optim.warmup_steps == 30
   with pytest.raises(UserError, match=r'optim\.warmup_steps=1'):
-    config.load_config('base', ['train.steps=5', 'optim.warmup_steps=10'])
+    config_lib.load_config('base', ['train.steps=5', 'optim.warmup_steps=10'])
   file = tmp_path / 'mine.py'
   file.write_text(
-    'from craft_jax.config import default_config\n\ndef get_config():\n'
+    'from craft_jax.config.load import default_config\n\ndef get_config():\n'
     '  config = default_config()\n  config.optim.warmup_steps = 20\n'
     '  return config\n'
   )
   with pytest.raises(UserError, match='warmup_steps=20 must be below'):
-    config.load_config(str(file), ['train.steps=5'])
-  assert config.load_config(str(file)).optim.warmup_steps == 20
+    config_lib.load_config(str(file), ['train.steps=5'])
+  assert config_lib.load_config(str(file)).optim.warmup_steps == 20
 
 
 @pytest.mark.parametrize(

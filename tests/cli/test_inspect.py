@@ -6,11 +6,11 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax.cli import inspect
+from craft_jax.config.settings import Config, Model
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.settings import Config, Model
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.runs import checkpoint
 
 
 def run(*flags):

@@ -154,25 +154,25 @@ FILES = [
   ('def get_config(:', 'invalid syntax'),
   ('import nonsense_module', 'nonsense_module'),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  c.model.widht = 3\n'
     '  return c',
     "unknown setting 'widht', did you mean 'model.width'?",
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  c.modle.width = 3\n'
     '  return c',
     'modle',
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     "def get_config():\n  c = default_config()\n  c.model.width = 'wide'\n"
     '  return c',
     'wide',
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  c.train.batch_size = 0\n'
     '  return c',
     'train.batch_size=0 must be at least 1',
@@ -180,7 +180,7 @@ FILES = [
   ('def get_config():\n  return 3', 'mine.py'),
   ('def get_config():\n  return 1 / 0', 'mine.py, line 2: ZeroDivisionError'),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  c.seed = 3',
     'mine.py: get_config returns nothing; end it with `return config`',
   ),
@@ -209,18 +209,18 @@ FILES = [
     'mine.py, line 4: AttributeError: ',
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  return c["modle"]',
     "mine.py, line 4: unknown setting 'modle'",
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n  c.update({"sede": 3})\n'
     '  return c',
     "mine.py, line 4: unknown setting 'sede', did you mean 'seed'?",
   ),
   (
-    'from craft_jax.config import default_config\n'
+    'from craft_jax.config.load import default_config\n'
     'def get_config():\n  c = default_config()\n'
     '  c.model = {"widht": 3}\n  return c',
     "mine.py:4: unknown setting 'model.widht', did you mean 'model.width'?",

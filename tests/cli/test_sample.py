@@ -15,14 +15,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax.cli import sample
+from craft_jax.config.settings import Config, Data, Model, Text
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.answers import Answers
 from craft_jax.model import build
-from craft_jax.sample.answers import Answers
-from craft_jax.settings import Config, Data, Model, Text
-from craft_jax.text.vocabulary import Vocabulary
-from craft_jax.trained import load_model
+from craft_jax.runs import checkpoint
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 VOCABULARY = Vocabulary('char', LETTERS + '\né')

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax import checkpoint, score
 from craft_jax import main as entry
+from craft_jax.config.settings import Config, Model, Text
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference import score
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.prompt import start_symbols
 from craft_jax.model import build
-from craft_jax.sample.prompt import start_symbols
-from craft_jax.settings import Config, Model, Text
-from craft_jax.text.vocabulary import Vocabulary
-from craft_jax.trained import load_model
+from craft_jax.runs import checkpoint
 
 TEXT = 'the quick brown fox jumps over the lazy dog, né?\n' * 60
 TINY = (

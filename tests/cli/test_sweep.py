@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax import main as entry
-from craft_jax.sweep import bayes, space
+from craft_jax.runs import checkpoint
+from craft_jax.runs.sweep import bayes, space
 
 TEXT = ''.join(f'{i} and {i + 1}; ' for i in range(500))
 _SETTINGS = (

@@ -39,7 +39,7 @@ def test_processes_by_hand(capsys, flags, words):
 def test_all_flags_are_known():
   """XLA aborts on a flag it does not know, on any device."""
   code = (
-    'from craft_jax import xla_flags\n'
+    'from craft_jax.runtime import xla_flags\n'
     'xla_flags.use()\n'
     'xla_flags.see_operations()\n'
     'xla_flags.repeat_bits()\n'

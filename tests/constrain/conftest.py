@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 

@@ -12,8 +12,8 @@ from craft_jax.constrain import (
   intersect,
   valid_utf8,
 )
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _AB = Vocabulary('char', 'ab')
 

@@ -10,8 +10,8 @@ from craft_jax.constrain.automaton import from_dfa
 from craft_jax.constrain.dfa import from_nfa
 from craft_jax.constrain.nfa import Nfa
 from craft_jax.constrain.regex import parse
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 
 def _work(pattern, vocabulary):

@@ -11,8 +11,8 @@ from craft_jax.constrain import (
   compile_schema,
 )
 from craft_jax.constrain.cache import Cache
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 
 def test_choices(vocabulary):

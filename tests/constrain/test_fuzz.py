@@ -8,8 +8,8 @@ import oracle
 import pytest
 
 from craft_jax.constrain import compile_regex
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _PATTERNS, _TEXTS = 650, 400
 # An error that is right, but for which `re` has an answer.

@@ -11,7 +11,7 @@ import oracle
 import pytest
 
 from craft_jax.constrain import compile_schema
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 
 _DIGITS = Vocabulary('char', '0123456789-.')
 _INTEGERS = [

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from craft_jax.constrain import compile_regex
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 
 def _accepts(pattern, text, vocabulary):

@@ -7,8 +7,8 @@ import pytest
 
 from craft_jax.constrain import compile_schema
 from craft_jax.constrain.document import dump
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.text.vocabulary import Vocabulary
 
 _REF = {'$defs': {'a/b~c': {'type': 'integer'}}}
 _TAGGED = {

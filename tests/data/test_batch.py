@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from craft_jax.config.settings import Config, Data, Model
 from craft_jax.data import batch
-from craft_jax.settings import Config, Data, Model
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 
 BYTE = Vocabulary.byte()
 PLAIN = batch.Recipe(num_symbols=256, bos=256, unk=259)

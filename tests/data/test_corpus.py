@@ -7,12 +7,12 @@ import logging
 import numpy as np
 import pytest
 
-from craft_jax import room
+from craft_jax.config.settings import Config, Data, Text
 from craft_jax.data import cache
 from craft_jax.data.corpus import open_corpus
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.settings import Config, Data, Text
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.runtime import host_memory
 
 
 def config(tmp_path, text=None, **data):
@@ -286,12 +286,12 @@ def test_text_that_memory_cannot_hold_is_refused(tmp_path, monkeypatch):
     open_corpus(config(tmp_path, path=str(path)))
   assert '\n' not in str(e.value)
   path = text_file(tmp_path, 'some text to read\n' * 100)
-  small = room.Room(4000.0, 'the control group')
-  monkeypatch.setattr(room, 'host_room', lambda: small)
+  small = host_memory.Room(4000.0, 'the control group')
+  monkeypatch.setattr(host_memory, 'host_room', lambda: small)
   with pytest.raises(UserError, match='the control group leaves'):
     open_corpus(config(tmp_path, path=path))
   assert not list(tmp_path.rglob('*.npy'))
   monkeypatch.undo()
   open_corpus(config(tmp_path, path=path))
-  monkeypatch.setattr(room, 'host_room', lambda: small)
+  monkeypatch.setattr(host_memory, 'host_room', lambda: small)
   assert open_corpus(config(tmp_path, path=path)).reused

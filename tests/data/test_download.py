@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
+from craft_jax.config.settings import Data
 from craft_jax.data import download, sources
 from craft_jax.errors import UserError
-from craft_jax.settings import Data
 
 TEXT = b'First Citizen:\n' * 1000
 SHA256 = hashlib.sha256(TEXT).hexdigest()

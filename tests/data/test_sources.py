@@ -9,9 +9,9 @@ import sysconfig
 
 import pytest
 
+from craft_jax.config.settings import Data
 from craft_jax.data import sources
 from craft_jax.errors import UserError
-from craft_jax.settings import Data
 
 
 def one_line(error):

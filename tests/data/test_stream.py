@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax.data import batch, stream
+from craft_jax.config.settings import Config, Data
+from craft_jax.data import batch, grain_batches
 from craft_jax.errors import UserError
-from craft_jax.settings import Config, Data
 
 TOKENS = np.random.default_rng(1).integers(0, 260, 400).astype(np.uint16)
 
@@ -21,10 +21,12 @@ def test_stream_equals_device(order):
   at = jax.jit(functools.partial(batch.windows_at, **plan))
   tokens = jnp.asarray(TOKENS)
   for start in (0, 1, 123, 2**29 - 6):
-    whole = stream.WindowStream(stream.WindowSource(TOKENS, **plan), start)
+    whole = grain_batches.WindowStream(
+      grain_batches.WindowSource(TOKENS, **plan), start
+    )
     halves = [
-      stream.WindowStream(
-        stream.WindowSource(TOKENS, rows=rows, **plan), start, prefetch=2
+      grain_batches.WindowStream(
+        grain_batches.WindowSource(TOKENS, rows=rows, **plan), start, prefetch=2
       )
       for rows in (slice(0, 4), slice(4, 8))
     ]
@@ -47,9 +49,9 @@ def test_stream_and_device_give_equal_training_batches():
   make = jax.jit(
     lambda window, i: batch.to_batch(window, jax.random.fold_in(key, i), recipe)
   )
-  source = stream.WindowSource(TOKENS, **plan)
+  source = grain_batches.WindowSource(TOKENS, **plan)
   for i, window in zip(
-    range(5, 9), stream.WindowStream(source, 5), strict=False
+    range(5, 9), grain_batches.WindowStream(source, 5), strict=False
   ):
     expected = at(jnp.asarray(TOKENS), key, np.uint32(i))
     got = make(window, np.uint32(i))
@@ -58,13 +60,13 @@ def test_stream_and_device_give_equal_training_batches():
 
 
 def test_wait_is_measured():
-  class Slow(stream.WindowSource):
+  class Slow(grain_batches.WindowSource):
     def __getitem__(self, data_index):
       time.sleep(0.05)
       return super().__getitem__(data_index)
 
   plan = {'batch_size': 2, 'context': 7, 'order': 'crops', 'seed': 0}
-  slow = stream.WindowStream(Slow(TOKENS, **plan), prefetch=1)
+  slow = grain_batches.WindowStream(Slow(TOKENS, **plan), prefetch=1)
   next(slow)
   assert slow.wait_seconds >= 0.04
   slow.wait_seconds = 0.0
@@ -76,7 +78,7 @@ def test_wait_is_measured():
 
 def test_placement():
   def placed(tokens=TOKENS, **settings):
-    return stream.placement(Config(data=Data(**settings)), tokens)
+    return grain_batches.placement(Config(data=Data(**settings)), tokens)
 
   assert placed() == 'device'
   assert placed(device_megabytes=0) == 'grain'

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
+from craft_jax.config.settings import Config, Data
 from craft_jax.data import sources
 from craft_jax.data.corpus import open_corpus
 from craft_jax.errors import UserError
 from craft_jax.main import main
-from craft_jax.settings import Config, Data
 
 tfds = pytest.importorskip('tensorflow_datasets')
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from craft_jax.data import windows
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.data.text.vocabulary import Vocabulary
 
 BYTE = Vocabulary.byte()
 

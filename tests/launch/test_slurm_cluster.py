@@ -18,7 +18,7 @@ import time
 
 import pytest
 
-from craft_jax import checkpoint
+from craft_jax.runs import checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from craft_jax.config.settings import Model
 from craft_jax.model import build
-from craft_jax.settings import Model
 
 VOCABULARY_SIZE = 11
 

@@ -176,7 +176,7 @@ num_devices = int(sys.argv[1])
 jax.config.update('jax_num_cpu_devices', num_devices)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from craft_jax.model import build
-from craft_jax.settings import Model
+from craft_jax.config.settings import Model
 
 assert jax.device_count() == num_devices
 mesh = jax.make_mesh((num_devices,), ('data',), axis_types=(AxisType.Auto,))

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax.engine.engine import Engine
-from craft_jax.engine.requests import Request
+from craft_jax.config.settings import Model
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request
+from craft_jax.inference.sampling.beam_search import beam_search
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model import build, precision
 from craft_jax.model.quantize import Quantized, quantized
 from craft_jax.model.quantize import quantize as quantize_eagerly
+from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
-from craft_jax.sample.beam import beam_search
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.settings import SampleSettings
-from craft_jax.settings import Model
-from craft_jax.sharding import mesh as mesh_lib
-from craft_jax.text.vocabulary import Vocabulary
 
 B, T = 3, 12
 quantize = jax.jit(quantize_eagerly)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 
-from craft_jax.sharding import rules
+from craft_jax.model.sharding import rules
 
 VARIANTS = {
   'plain': {},

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from craft_jax.config.settings import Model
 from craft_jax.model import build, flops_per_symbol, param_count
 from craft_jax.model.transformer import _dropout, layer_windows
-from craft_jax.settings import Model
 
 
 def value_and_grad(toy, loss, x_BT, **settings):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from craft_jax import checkpoint
+from craft_jax.runs import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[2]
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(600))
@@ -38,10 +38,10 @@ def flags(text: pathlib.Path, *more: str) -> list[str]:
 # Where to be slow, so that a short run can be hit there: after a dispatch, in
 # the compilation, in an evaluation, between a commit and its check.
 SLOW = {
-  'steps': ('craft_jax.train.figures', 'Pace', 'finished', 0.1),
+  'steps': ('craft_jax.train.step_metrics', 'Pace', 'finished', 0.1),
   'compile': ('craft_jax.train.loop', '', 'compile_run', 4.0),
-  'evaluate': ('craft_jax.evaluate', 'Evaluator', '_put', 0.2),
-  'save': ('craft_jax.checkpoint.writer', 'Checkpointer', '_verify', 2.0),
+  'evaluate': ('craft_jax.inference.evaluate', 'Evaluator', '_put', 0.2),
+  'save': ('craft_jax.runs.checkpoint.writer', 'Checkpointer', '_verify', 2.0),
 }
 _SLOWED = """
 import importlib, os, pathlib, time

@@ -13,12 +13,12 @@ import subprocess
 import pytest
 import runs
 
-from craft_jax import checkpoint
-from craft_jax.checkpoint import writer as writer_lib
 from craft_jax.errors import UserError
 from craft_jax.main import main
-from craft_jax.track.lock import Lock
-from craft_jax.track.writers import JsonlWriter
+from craft_jax.runs import checkpoint
+from craft_jax.runs.checkpoint import writer as writer_lib
+from craft_jax.runs.lock import Lock
+from craft_jax.runs.writers import JsonlWriter
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax.main import main
+from craft_jax.runs import checkpoint
 
 # Several characters in a name: one that is read as syntax is enough to fail.
 _NAMES = [

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from runs import finish, flags, free_port, start, start_together, wait_until
 
-from craft_jax import stores
+from craft_jax.runtime import object_stores
 
 os.environ |= emulators.BEFORE_IMPORT
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def store(request):
   environment = emulators.environment(kind, port)
   before = {key: os.environ.get(key) for key in environment}
   os.environ |= environment
-  stores.load(f'{kind}://bucket', 'the store')
+  object_stores.load(f'{kind}://bucket', 'the store')
   with emulators.serving(kind, port):
     yield f'{kind}://bucket'
   for key, value in before.items():
@@ -107,7 +107,7 @@ def test_killed_run_goes_on_with_its_rows(store, straight, text):
 
 _SENT_SLOWLY = """
 import time
-from craft_jax.checkpoint import staging
+from craft_jax.runs.checkpoint import staging
 whole = staging._copy
 def slowly(source, target):
   whole(source, target)
@@ -138,7 +138,9 @@ def test_killed_while_a_step_is_sent(store, straight, text, tmp_path):
   assert _digest(workdir) == _digest(straight)
 
   where = f'--workdir={workdir}'
-  full = 'from craft_jax.checkpoint import staging; staging.room = lambda: 0'
+  full = (
+    'from craft_jax.runs.checkpoint import staging; staging.room = lambda: 0'
+  )
   assert 'set TMPDIR' in _craft('inspect', where, first=full, code=2)
   meta = steps / '60' / 'meta' / 'metadata'
   meta.write_text(meta.read_text().replace('"step": 60', '"step": 61'))
@@ -268,7 +270,7 @@ def test_store_that_cannot_be_used(store, text, what):
 _WATCH = """
 import os, subprocess, sys
 from etils import epath
-from craft_jax import files
+from craft_jax.runtime import files
 folder = epath.Path('STORE/watched')
 files.check_place(folder, 'the folder')
 (folder / 'a').write_text('1')

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import runs
 
-from craft_jax import checkpoint
+from craft_jax.runs import checkpoint
 
 _PARTS = {
   2: ['mesh.data=1', 'mesh.fsdp=2'],
@@ -151,7 +151,7 @@ def test_unequal_processes_run_the_same(tmp_path, text, alone, count):
 
 # The first save finds no room, in process {0} alone.
 _NO_ROOM = """
-from craft_jax.checkpoint.writer import Checkpointer
+from craft_jax.runs.checkpoint.writer import Checkpointer
 room, left = Checkpointer._make_room, [1 if {0} == {1} else 0]
 def no_room(self, step, state):
   if left:

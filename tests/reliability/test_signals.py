@@ -10,7 +10,7 @@ import time
 import pytest
 import runs
 
-from craft_jax import checkpoint
+from craft_jax.runs import checkpoint
 
 _PHASES = ('compile', 'steps', 'evaluate', 'save')
 _KINDS = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')

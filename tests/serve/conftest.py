@@ -14,12 +14,12 @@ import urllib.request
 
 import pytest
 
-from craft_jax import compile_cache
-from craft_jax.serve import writing
-from craft_jax.serve.limits import Limits
+from craft_jax.inference.load import load_model
+from craft_jax.runtime import compilation_cache
+from craft_jax.serve import completions
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Model, Service
-from craft_jax.trained import load_model
 
 TEXT = ''.join(f'{i} squared is {i * i}; é{i % 7}—😀\n' for i in range(400))
 _SERVING = re.compile(r'^serving (\S+) .* at http://127\.0\.0\.1:(\d+)/$')
@@ -161,7 +161,7 @@ def server(model_dir, tmp_path_factory):
 @contextlib.asynccontextmanager
 async def in_process(model_dir, folder, limits=None, slots=2):
   """A service, started, of two slots unless told otherwise."""
-  compile_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', folder)))
+  compilation_cache.use(pathlib.Path(os.environ.get('CRAFT_CACHE', folder)))
   trained = load_model(model_dir, 'latest', True)
   with (folder / 'log').open('w') as file:
     service = Service(
@@ -176,7 +176,7 @@ async def in_process(model_dir, folder, limits=None, slots=2):
 
 async def written(service, body):
   """The texts that a completion is given."""
-  taken = await writing.take(service, body)
+  taken = await completions.take(service, body)
   try:
     await taken.begin()
     async for _ in taken.news():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from prometheus_client import parser
 
-from craft_jax.sample.answers import Answers, prepare
-from craft_jax.sample.request import Request
-from craft_jax.score import token_nats
-from craft_jax.trained import load_model
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.answers import Answers, prepare
+from craft_jax.inference.sampling.request import Request
+from craft_jax.inference.score import token_nats
 
 
 @pytest.fixture(scope='module')
@@ -526,7 +526,7 @@ def test_tokens_and_back(server):
 
 
 def test_scores_are_those_of_craft_score(server, trained):
-  from craft_jax.surprisal import score_texts
+  from craft_jax.inference.surprisal import score_texts
 
   asked = ['12 squared is 144', 'é—😀']
   status, _, body = server.ask('/score', {'text': asked, 'per_char': True})

@@ -7,12 +7,12 @@ import math
 import openai
 import pytest
 
+from craft_jax.data.text.vocabulary import SPECIALS
+from craft_jax.inference.load import load_model
 from craft_jax.serve import app, chat
-from craft_jax.serve.limits import Limits
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.logs import Log
 from craft_jax.serve.service import Model, Service
-from craft_jax.text.vocabulary import SPECIALS
-from craft_jax.trained import load_model
 from tests.serve.test_openai import client_of
 
 _PATH = '/v1/chat/completions'

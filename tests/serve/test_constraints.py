@@ -8,14 +8,17 @@ import pytest
 
 from craft_jax.constrain import compile_choices, compile_regex
 from craft_jax.constrain.budget import MAX_ENTRIES, MAX_STATES
-from craft_jax.engine.tables import Capacity
+from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.sample.tables import CONSTRAINT_MEMORY, state_bytes
-from craft_jax.serve import writing
-from craft_jax.serve.bodies import CompletionBody, ValidateBody
+from craft_jax.inference.engine.resident_constraints import Capacity
+from craft_jax.inference.sampling.constraint_tables import (
+  CONSTRAINT_MEMORY,
+  state_bytes,
+)
+from craft_jax.serve import completions
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Limits
-from craft_jax.text.vocabulary import Vocabulary
+from craft_jax.serve.schemas import CompletionBody, ValidateBody
 from tests.serve.conftest import in_process, written
 
 BYTES = Vocabulary.byte()
@@ -103,7 +106,7 @@ def test_validate_says_what_a_completion_does(model_dir, tmp_path):
     verdicts = []
     async with in_process(model_dir, tmp_path, limits) as service:
       for case in _cases() + _USUAL:
-        said = await writing.validate(
+        said = await completions.validate(
           service, ValidateBody(**case, max_tokens=150)
         )
         try:

@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from craft_jax.serve import bodies, chat, stream
+from craft_jax.serve import chat, schemas, sse
 from craft_jax.serve.errors import ApiError
 from tests.serve.conftest import Server
 from tests.serve.costly import CASES, MOST
@@ -25,9 +25,9 @@ _ECHOED = 200  # characters of what was sent
 
 
 _KINDS = {
-  '/v1/completions': bodies.CompletionBody, '/score': bodies.ScoreBody,
-  '/v1/chat/completions': chat.ChatBody, '/validate': bodies.ValidateBody,
-  '/tokenize': bodies.TokenizeBody, '/detokenize': bodies.DetokenizeBody,
+  '/v1/completions': schemas.CompletionBody, '/score': schemas.ScoreBody,
+  '/v1/chat/completions': chat.ChatBody, '/validate': schemas.ValidateBody,
+  '/tokenize': schemas.TokenizeBody, '/detokenize': schemas.DetokenizeBody,
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_no_operation_on_a_body_keeps_the_interpreter(monkeypatch, name):
 
 
 def _longest_operation(monkeypatch, path, text) -> float:
-  names, times = bodies._names, []
+  names, times = schemas._names, []
 
   def marked(kind):
     times.append(time.thread_time())
@@ -57,10 +57,10 @@ def _longest_operation(monkeypatch, path, text) -> float:
   gc.disable()  # as `Service.aside` does
   try:
     with monkeypatch.context() as patch:
-      patch.setattr(bodies, '_names', marked)
+      patch.setattr(schemas, '_names', marked)
       times.append(time.thread_time())
       with contextlib.suppress(ApiError, ValueError):
-        value = bodies.pydantic_core.from_json(text.encode())
+        value = schemas.pydantic_core.from_json(text.encode())
         times.append(time.thread_time())
         _KINDS[path].model_validate(value)
       times.append(time.thread_time())
@@ -74,15 +74,15 @@ def test_an_answer_is_encoded_in_pieces(monkeypatch):
     'a': list(range(10_000)), 'b': [{'c': [None, 'é\ud800']}] * 3, 'd': {},
     'e': [], 'f': [[], {}, [1.5]], 'g': {'h': {'i': True}, 'j': 'k'},
   }  # fmt: skip
-  longest, dumped = 0, stream._dumped
+  longest, dumped = 0, sse._dumped
 
   def watched(piece):
     nonlocal longest
     longest = max(longest, len(piece) if isinstance(piece, list) else 1)
     return dumped(piece)
 
-  monkeypatch.setattr(stream, '_dumped', watched)
-  assert json.loads(stream.encoded(value)) == value
+  monkeypatch.setattr(sse, '_dumped', watched)
+  assert json.loads(sse.encoded(value)) == value
   assert 1000 < longest < 5000
 
 

@@ -8,10 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from craft_jax.sample.prompt import start_symbols
-from craft_jax.score import token_nats
-from craft_jax.surprisal import score_texts
-from craft_jax.trained import load_model
+from craft_jax.inference.load import load_model
+from craft_jax.inference.sampling.prompt import start_symbols
+from craft_jax.inference.score import token_nats
+from craft_jax.inference.surprisal import score_texts
 
 _ROWS = [
   {'query': '12 squared is', 'choices': [' 144', ' 145'], 'gold': 0},

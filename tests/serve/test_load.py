@@ -17,11 +17,11 @@ import time
 
 import pytest
 
+from craft_jax.serve import completions, sse
 from craft_jax.serve import service as service_lib
-from craft_jax.serve import stream, writing
-from craft_jax.serve.bodies import CompletionBody, ScoreBody
+from craft_jax.serve.admission import Admission, Limits, Work
 from craft_jax.serve.errors import ApiError
-from craft_jax.serve.limits import Admission, Limits, Work
+from craft_jax.serve.schemas import CompletionBody, ScoreBody
 from craft_jax.serve.service import Pool
 from tests.serve.conftest import TEXT, Server, in_process, written
 
@@ -417,10 +417,10 @@ def test_slow_askers_are_cut(busy, sent, answered):
 )
 def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
   """Within a dispatch; these would take seconds."""
-  if stream and 'best_of' in more:
+  if sse and 'best_of' in more:
     pytest.skip('not with stream')
   gone = busy.metric(_GONE)
-  with _asked(busy, **_ENDLESS | more, stream=stream):
+  with _asked(busy, **_ENDLESS | more, stream=sse):
     busy.until(lambda: busy.metric('craft_slots_busy'))
     assert busy.metric(_GONE) == gone
   begin = time.monotonic()
@@ -458,8 +458,8 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
 
       # No more than the slots: how long 64 take depends on the machine.
       body = CompletionBody(**(_ENDLESS | {'n': 2}))
-      taken = await writing.take(service, body)
-      task = asyncio.create_task(stream.finished(taken, receive, 0))
+      taken = await completions.take(service, body)
+      task = asyncio.create_task(sse.finished(taken, receive, 0))
       while figures.busy._value.get() < 2:
         await asyncio.sleep(0.01)
       reached, go_on = _hold(worker)
@@ -469,7 +469,7 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
       await asyncio.sleep(0)
       before = figures.dispatches._value.get(), figures.symbols._value.get()
       gone.set()
-      with pytest.raises(stream.Gone):
+      with pytest.raises(sse.Gone):
         await task
       assert worker._engine.busy
       go_on()
@@ -489,10 +489,10 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
 @pytest.mark.parametrize('stream', [False, True])
 def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
   slow = busy.metric(_SLOW)
-  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if stream else 1}
-  with _asked(busy, 4096, **_ENDLESS | much, stream=stream) as line:
+  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if sse else 1}
+  with _asked(busy, 4096, **_ENDLESS | much, stream=sse) as line:
     busy.until(lambda: busy.metric('craft_slots_busy'))
-    if not stream:
+    if not sse:
       busy.until(lambda: _is_idle(busy))
     else:
       assert busy.complete(**_SMALL)['choices']
@@ -502,7 +502,7 @@ def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
     found = _until_end(line)
     assert b'[DONE]' not in found
   busy.until(lambda: _is_idle(busy))
-  assert busy.metric(_SLOW) == slow + stream
+  assert busy.metric(_SLOW) == slow + sse
 
 
 @pytest.mark.slow

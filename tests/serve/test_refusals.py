@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from craft_jax import surprisal
-from craft_jax.engine.scheduler import Full
+from craft_jax.inference import surprisal
+from craft_jax.inference.engine.scheduler import Full
 from craft_jax.serve import app as app_lib
-from craft_jax.serve import writing
+from craft_jax.serve import completions
+from craft_jax.serve.admission import Work
 from craft_jax.serve.errors import closing
-from craft_jax.serve.guard import Guard
-from craft_jax.serve.limits import Work
+from craft_jax.serve.middleware import Guard
 from tests.serve.conftest import in_process
 
 _HEADERS = [(b'host', b'localhost'), (b'content-type', b'application/json')]
@@ -136,8 +136,8 @@ def test_what_nobody_awaits_ends(model_dir, tmp_path, monkeypatch, path, asked):
     await asyncio.Event().wait()
 
   monkeypatch.setattr(surprisal, 'score_steps', endless)
-  monkeypatch.setattr(writing, 'beam_steps', endless)
-  monkeypatch.setattr(writing, 'echo_steps', endless)
+  monkeypatch.setattr(completions, 'beam_steps', endless)
+  monkeypatch.setattr(completions, 'echo_steps', endless)
 
   async def all():
     async with in_process(model_dir, tmp_path) as service:

@@ -21,11 +21,11 @@ import pytest
 
 from craft_jax import main as entry
 from craft_jax.errors import UserError
+from craft_jax.inference.load import load_model
 from craft_jax.serve import app as app_lib
-from craft_jax.serve import guard, logs
-from craft_jax.serve.limits import Limits, Rates
+from craft_jax.serve import logs, middleware
+from craft_jax.serve.admission import Limits, Rates
 from craft_jax.serve.service import Model, Service
-from craft_jax.trained import load_model
 
 _FIRST, _SECOND = 'first-key-0123456789', 'second-key-987654321'
 _SITE = 'https://page.example'
@@ -165,8 +165,8 @@ def routes(byte_run):
 def test_every_route_asks_for_a_key(server, routes):
   for path, method in routes:
     status = _ask(server, path, method=method).status
-    assert status == (200 if path in guard.OPEN else 401), path
-  assert {path for path, _ in routes} >= set(guard.OPEN)
+    assert status == (200 if path in middleware.OPEN else 401), path
+  assert {path for path, _ in routes} >= set(middleware.OPEN)
 
 
 def test_what_is_no_route_asks_for_a_key(server):
@@ -227,8 +227,8 @@ def test_every_key_is_compared_in_constant_time(monkeypatch):
     compared.append(a)
     return a == b
 
-  monkeypatch.setattr(guard.hmac, 'compare_digest', compare)
-  one = object.__new__(guard.Guard)
+  monkeypatch.setattr(middleware.hmac, 'compare_digest', compare)
+  one = object.__new__(middleware.Guard)
   one._keys = [b'a', b'b', b'c']
   assert [one._key(key) for key in (b'a', b'b', b'c')] == [0, 1, 2]
   assert compared == [b'a', b'b', b'c'] * 3
@@ -504,7 +504,7 @@ def test_a_form_of_another_site_does_nothing(server, kind):
 def test_headers_of_every_answer(server, data, status):
   answer = _answers(_send(server, data))[0]
   assert answer.status == status
-  for name, value in guard.SAFE_HEADERS.items():
+  for name, value in middleware.SAFE_HEADERS.items():
     if name == 'cache-control' and data.startswith(b'GET / '):
       value = 'no-cache'
     assert answer.headers[name] == value
@@ -525,7 +525,7 @@ def test_headers_of_a_failure(byte_run, monkeypatch):
     raise ValueError(_SECRET)
 
   monkeypatch.setattr(service.metrics, 'text', fail)
-  whole = guard.Guard(
+  whole = middleware.Guard(
     app_lib.build(service, log), service, [], ['localhost'], [], log
   )
   scope = {
@@ -546,7 +546,8 @@ def test_headers_of_a_failure(byte_run, monkeypatch):
   start, body = sent
   headers = {k.decode(): v.decode() for k, v in start['headers']}
   assert (
-    start['status'] == 500 and headers.items() >= guard.SAFE_HEADERS.items()
+    start['status'] == 500
+    and headers.items() >= middleware.SAFE_HEADERS.items()
   )
   assert 'mark' in json.loads(body['body'])['error']['message']
   noted = file.getvalue()
@@ -555,7 +556,7 @@ def test_headers_of_a_failure(byte_run, monkeypatch):
 
 
 def test_the_policy_of_the_page_is_strict():
-  policy = guard.SAFE_HEADERS['content-security-policy']
+  policy = middleware.SAFE_HEADERS['content-security-policy']
   assert policy.startswith("default-src 'none'")
   assert 'unsafe' not in policy and '*' not in policy and 'http' not in policy
 

@@ -6,12 +6,12 @@ import re
 
 import pytest
 
+from craft_jax.inference.load import load_model
 from craft_jax.serve import app, reference
-from craft_jax.serve.bodies import CompletionBody
-from craft_jax.serve.limits import Limits
+from craft_jax.serve.admission import Limits
 from craft_jax.serve.logs import Log
+from craft_jax.serve.schemas import CompletionBody
 from craft_jax.serve.service import Model, Service
-from craft_jax.trained import load_model
 
 _TESTS = pathlib.Path(__file__).parents[1]
 _TEXT = (_TESTS.parent / 'docs' / 'serving.md').read_text('utf-8')

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from craft_jax.trained import load_model
+from craft_jax.inference.load import load_model
 from tests.serve import traces
 from tests.serve.conftest import Server
 
@@ -35,10 +35,10 @@ _COMPLETIONS = re.compile(
 # What the engine remembers: whom its 16 slots had last, and in the last
 # dispatch; constraints, which have 512 states in all.
 _REMEMBERED = {
-  'craft_jax.engine': 32,
-  'craft_jax.sample': 32,
-  'craft_jax.text': 32,
-  'craft_jax.engine.tables': 512,
+  'craft_jax.inference.engine': 32,
+  'craft_jax.inference.sampling': 32,
+  'craft_jax.data.text': 32,
+  'craft_jax.inference.engine.resident_constraints': 512,
   'craft_jax.constrain.automaton': 512,
 }
 _BOUND = ('regex', 'allowed_chars', 'response_format')

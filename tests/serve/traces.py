@@ -12,16 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from craft_jax.sample.answers import (
+from craft_jax.inference.sampling.answers import (
   Answer,
   Answers,
   Prepared,
   add_echoes,
   prepare,
 )
-from craft_jax.sample.generate import decoding_params, generate
-from craft_jax.sample.request import Request
-from craft_jax.serve.answers import token
+from craft_jax.inference.sampling.generate import decoding_params, generate
+from craft_jax.inference.sampling.request import Request
+from craft_jax.serve.responses import token
 
 _ENDS = ((), ('<bos>',), ('<eos>',))
 _MOST_DRAWN = 4  # texts per prompt

@@ -2,7 +2,7 @@
 
 import pytest
 
-from craft_jax import config
+from craft_jax.config import load as config_lib
 
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(600))
 
@@ -19,7 +19,7 @@ def toy(text_file, tmp_path):
   """`toy(*overrides) -> Config` of a run of seconds."""
 
   def make(*overrides):
-    return config.load_config(
+    return config_lib.load_config(
       'text',
       [
         f'data.path={text_file}',

@@ -12,10 +12,10 @@ import numpy as np
 import optax
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax.errors import RunFailed
 from craft_jax.model.transformer import Decoder
-from craft_jax.train import feed as feed_lib
+from craft_jax.runs import checkpoint
+from craft_jax.train import loader as feed_lib
 from craft_jax.train import loop, setup
 
 POISON = 257  # a symbol that no text has

@@ -7,7 +7,7 @@ import pytest
 from craft_jax.errors import RunFailed
 from craft_jax.model import flops_per_symbol
 from craft_jax.train import loop
-from craft_jax.train.record import record
+from craft_jax.train.profile.record import record
 
 
 def _bare(program):

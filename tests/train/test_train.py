@@ -11,10 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from craft_jax import checkpoint
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.main import main
-from craft_jax.track import columns, digest, first_read
+from craft_jax.runs import checkpoint, columns, digest, parallel_read
 from craft_jax.train.loop import train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -249,7 +248,7 @@ def test_a_text_nobody_can_print(tmp_path):
 def test_a_run_that_ends_keeps_its_rows_as_columns(toy, tmp_path, monkeypatch):
   train(toy(), tmp_path / 'small', quiet=True)
   assert not (tmp_path / 'small' / columns.COLUMNS).exists()
-  monkeypatch.setattr(first_read, '_WORTH', 1)
+  monkeypatch.setattr(parallel_read, '_WORTH', 1)
   train(toy(), tmp_path / 'run', quiet=True)
   kept = [tmp_path / 'run' / name for name in (columns.COLUMNS, digest.DIGEST)]
   before = [path.stat().st_mtime_ns for path in kept]

@@ -1,0 +1,1 @@
+"""Settings: what there is, where a value came from, files and flags."""

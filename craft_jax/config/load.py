@@ -1,0 +1,718 @@
+"""From a config file and flags to a checked, frozen `Config`.
+
+A config file has `get_config(variant='')`, which starts from
+`default_config()`, a locked `ConfigDict` of the defaults in
+`craft_jax.config.settings`, and returns it changed. Everything that relates two
+settings is checked in `check`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import json
+import math
+import numbers
+import pathlib
+import runpy
+import traceback
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from craft_jax.config.settings import Config
+from craft_jax.errors import UserError, one_line
+
+if TYPE_CHECKING:  # it takes longer to import than all of this
+  import ml_collections
+
+
+def config_dir() -> pathlib.Path:
+  """The folder of shipped configs: in the wheel, or beside the checkout."""
+  package = pathlib.Path(__file__).parents[1]
+  installed = package / 'configs'
+  return installed if installed.is_dir() else package.parent / 'configs'
+
+
+# --- the settings as a flat list -------------------------------------------
+
+
+def settings(
+  cls: type = Config, prefix: str = ''
+) -> Iterator[tuple[str, type, dataclasses.Field]]:
+  """Yields `(dotted name, type, field)` of every setting, in order."""
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    name = prefix + field.name
+    if dataclasses.is_dataclass(hints[field.name]):
+      yield from settings(hints[field.name], name + '.')
+    else:
+      yield name, hints[field.name], field
+
+
+def flatten(cfg: Any, prefix: str = '') -> dict[str, Any]:
+  """`{'model.width': 256, ...}` of a `Config`."""
+  flat: dict[str, Any] = {}
+  for field in dataclasses.fields(cfg):
+    value = getattr(cfg, field.name)
+    if dataclasses.is_dataclass(value):
+      flat |= flatten(value, f'{prefix}{field.name}.')
+    else:
+      flat[prefix + field.name] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Config:
+  """The `Config` of a flat mapping; a missing setting takes its default.
+
+  Raises:
+    UserError: an unknown name, a value of the wrong type or out of bounds.
+  """
+  tree: dict[str, Any] = {}
+  for name, value in _checked_all(flat).items():
+    *section, leaf = name.split('.')
+    target = tree.setdefault(section[0], {}) if section else tree
+    target[leaf] = value
+  hints = typing.get_type_hints(Config)
+  return Config(
+    **{
+      key: hints[key](**value) if isinstance(value, dict) else value
+      for key, value in tree.items()
+    }
+  )
+
+
+@functools.cache
+def _known() -> dict[str, tuple[Any, dataclasses.Field]]:
+  """Type and field of every setting."""
+  return {name: (kind, field) for name, kind, field in settings()}
+
+
+def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """The values as their settings have them; raises as `unflatten`."""
+  known = _known()
+  for name in flat:
+    if name not in known:
+      raise UserError(f'unknown setting {name!r}{_nearest(name, known)}')
+  return {name: _checked(name, *known[name], v) for name, v in flat.items()}
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  """', did you mean ...?' for the closest of `known`, or nothing."""
+  known = list(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+  if not close:
+    leaf = name.rsplit('.', 1)[-1]
+    leaves = {k.rsplit('.', 1)[-1]: k for k in known}
+    close = [
+      leaves[c]
+      for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)
+    ]
+  return f', did you mean {close[0]!r}?' if close else ''
+
+
+def plain(value: Any) -> Any:
+  """A NumPy number, switch or text as Python's own; all else as it is."""
+  if isinstance(value, bool):
+    return value
+  if isinstance(value, numbers.Integral):
+    return int(value)
+  if isinstance(value, numbers.Real):
+    return float(value)
+  if isinstance(value, str):
+    return str(value)
+  if type(value).__module__ == 'numpy' and type(value).__name__[:4] == 'bool':
+    return bool(value)
+  return value
+
+
+def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
+  """`value` as `kind`, within the field's bounds."""
+  value = plain(value)
+  if kind is float and type(value) is int:
+    value = float(value)
+  if typing.get_origin(kind) is tuple:
+    if not isinstance(value, (tuple, list)) or not all(
+      isinstance(v, str) for v in value
+    ):
+      raise UserError(
+        f"{name}={value!r} must be a list of names: \"('a','b')\""
+      )
+    _check_choices(name, value, field.metadata['choices'])
+    return tuple(value)
+  if type(value) is not kind:
+    raise UserError(f'{name}={value!r} must be of type {kind.__name__}')
+  meta = field.metadata
+  _check_choices(name, [value], meta['choices'])
+  if kind is float and not math.isfinite(value):
+    raise UserError(f'{name}={value} must be finite')
+  if meta['low'] is not None and value < meta['low']:
+    raise UserError(f'{name}={value} must be at least {meta["low"]}')
+  if meta['high'] is not None and value > meta['high']:
+    raise UserError(f'{name}={value} must be at most {meta["high"]}')
+  return value
+
+
+def _check_choices(
+  name: str, values: Iterable[Any], choices: tuple[str, ...]
+) -> None:
+  for value in values:
+    if choices and value not in choices:
+      raise UserError(
+        f'{name}={value!r} must be one of {", ".join(choices)}'
+        + _nearest(value, choices)
+      )
+
+
+# --- ConfigDict, files and flags --------------------------------------------
+
+
+def default_config() -> 'ml_collections.ConfigDict':
+  """A locked `ConfigDict` of every default: the start of a config file."""
+  from ml_collections import config_dict
+
+  from craft_jax.config import provenance
+
+  config = config_dict.ConfigDict(dataclasses.asdict(Config()))
+  return provenance.note(config).lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+  """A config file with flags, whether or not it can be run.
+
+  Attributes:
+    cfg: the settings; one that is impossible alone is at its default.
+    origins: where each came from, by dotted name: `default`, `flag`, or the
+      file with the line that set it, such as `configs/base.py:36`.
+    problems: everything that is wrong, one line each: impossible values, then
+      settings that clash.
+  """
+
+  cfg: Config
+  origins: Mapping[str, str]
+  problems: tuple[str, ...]
+
+
+def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
+  """Loads `PATH_OR_NAME[:variant]`, applies `name=value` overrides, checks.
+
+  Args:
+    spec: a path to a config file or the name of a shipped one.
+    overrides: strings such as `model.width=256`.
+
+  Raises:
+    UserError: no such file, an unknown or impossible setting.
+  """
+  found = resolve(spec, overrides)
+  for problem in found.problems:
+    raise UserError(problem)
+  return found.cfg
+
+
+def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
+  """As `load_config`, with the origins, and collects what is wrong.
+
+  Raises:
+    UserError: no such file, or it does not run.
+  """
+  base, _, variant = spec.partition(':')
+  path = _config_path(base)
+  given, lines = _run_file(path, variant)
+  known = _known()
+  flat: dict[str, Any] = {}
+  problems = []
+  origins = dict.fromkeys(known, 'default')
+  for name in sorted(given, key=[*known, *given].index):  # as they are listed
+    value = given[name]
+    line = f':{lines[name]}' if name in lines else ''
+    try:
+      flat |= _checked_all({name: value})
+    except UserError as e:
+      problems.append(f'{path}{line}: {e}')
+    value = flat.get(name, value)  # a list has become a tuple
+    if line or (name in known and value != known[name][1].default):
+      origins[name] = f'{_shown(path)}{line}'
+  for item in overrides:
+    try:
+      changed = _checked_all(parse_overrides([item]))
+    except UserError as e:
+      problems.append(str(e))
+    else:
+      flat |= changed
+      origins |= dict.fromkeys(changed, 'flag')
+  warmup = 'optim.warmup_steps'
+  shipped = path.parent == config_dir() and origins[warmup] != 'flag'
+  if shipped or origins[warmup] == 'default':
+    fits = _fitting_warmup(unflatten(flat))
+    if fits < flat.get(warmup, known[warmup][1].default):
+      flat[warmup] = fits
+      origins[warmup] += ', shortened to fit train.steps'
+  cfg = unflatten(flat)
+  return Resolved(cfg, origins, (*problems, *clashes(cfg)))
+
+
+def _shown(path: pathlib.Path) -> str:
+  """The path as people know it: that of a shipped file is long."""
+  if path.parent == config_dir():
+    return f'configs/{path.name}'
+  return path.as_posix()
+
+
+def _config_path(base: str) -> pathlib.Path:
+  path = pathlib.Path(base).expanduser()
+  if path.is_file():
+    return path
+  shipped = {p.stem: p for p in sorted(config_dir().glob('*.py'))}
+  shipped.pop('__init__', None)
+  in_configs = path.suffix in ('', '.py') and str(path.parent) in (
+    '.',
+    'configs',
+  )
+  if in_configs and path.stem in shipped:
+    return shipped[path.stem]
+  raise UserError(
+    f'no config file {base!r}{_nearest(path.stem, shipped)}; give a path or '
+    f'one of: {", ".join(shipped)}'
+  )
+
+
+def _run_file(
+  path: pathlib.Path, variant: str
+) -> tuple[dict[str, Any], dict[str, int]]:
+  """What a file sets, by dotted name, and the lines that do.
+
+  A file that begins with a brace is a saved config, the others are Python.
+  """
+  from craft_jax.config import provenance
+
+  try:
+    data = path.read_bytes()
+    if data.lstrip().startswith(b'{') or path.suffix == '.json':
+      if variant:
+        raise UserError(f'a saved config has no variants, such as {variant!r}')
+      return _from_json(data), {}
+    # Unlike an import, this leaves no compiled file beside the user's own.
+    config = _called(runpy.run_path(str(path)).get('get_config'), variant)
+    return _flat(config), provenance.lines_in(str(path), config)
+  except UserError as e:
+    raise UserError(f'{path}: {e}') from e
+  except (Exception, SystemExit) as e:  # whatever a user's own code may raise
+    name = provenance.unknown_key(e)
+    if name is not None:
+      known = [n for n, *_ in settings()]
+      leaf = name.rpartition('.')[2]
+      what = f'unknown setting {leaf!r}{_nearest(name, known)}'
+    else:
+      what = _one_line(e)
+    raise UserError(f'{path}{_line_in(path, e)}: {what}') from e
+
+
+def _called(get_config: Any, variant: str) -> Any:
+  """What `get_config` of a file returns.
+
+  Raises:
+    UserError: there is none, it takes other arguments, or returns no config.
+  """
+  from ml_collections import config_dict
+
+  if not callable(get_config):
+    raise UserError('it does not define get_config(variant)')
+  given = (variant,) if variant else ()
+  takes = inspect.signature(get_config)
+  try:
+    takes.bind(*given)
+  except TypeError as e:
+    if variant and not takes.parameters:
+      raise UserError(f'it has no variants, such as {variant!r}') from e
+    raise UserError(
+      f'get_config{takes} cannot be called with {given}; let it take '
+      "(variant='')"
+    ) from e
+  config = get_config(*given)
+  if config is None:
+    raise UserError('get_config returns nothing; end it with `return config`')
+  if isinstance(config, config_dict.ConfigDict):
+    return config
+  if isinstance(config, dict):
+    return config_dict.ConfigDict(config)
+  raise UserError(
+    f'get_config returns {type(config).__name__} and no config; end it with '
+    '`return config`'
+  )
+
+
+def _line_in(path: pathlib.Path, error: BaseException) -> str:
+  """', line 3', the innermost line of the file that led to the error."""
+  if isinstance(error, SyntaxError) and error.filename == str(path):
+    return f', line {error.lineno}'
+  frames = traceback.extract_tb(error.__traceback__)
+  lines = [f.lineno for f in frames if f.filename == str(path)]
+  return f', line {lines[-1]}' if lines else ''
+
+
+def _one_line(error: BaseException) -> str:
+  """The error in Python's own words."""
+  text = error.msg if isinstance(error, SyntaxError) else str(error)
+  return ': '.join(filter(None, [type(error).__name__, ' '.join(text.split())]))
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+  """`['model.width=256']` -> `{'model.width': 256}`, typed by the setting."""
+  kinds = {name: kind for name, kind, _ in settings()}
+  flat: dict[str, Any] = {}
+  for item in overrides:
+    name, equals, text = item.partition('=')
+    if name not in kinds:
+      raise UserError(f'unknown setting {name!r}{_nearest(name, kinds)}')
+    if not equals:
+      raise UserError(f'--config.{name} needs a value: --config.{name}=...')
+    flat[name] = _parse(name, kinds[name], text)
+  return flat
+
+
+def _parse(name: str, kind: Any, text: str) -> Any:
+  if kind is str:
+    return text
+  if kind is bool:
+    words = {'true': True, '1': True, 'false': False, '0': False}
+    if text.lower() not in words:
+      raise UserError(f'{name}={text} must be true or false')
+    return words[text.lower()]
+  if typing.get_origin(kind) is tuple:
+    try:
+      value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+      value = tuple(part.strip() for part in text.split(',') if part.strip())
+    return (value,) if isinstance(value, str) else value
+  try:
+    # int('1_000') and int('1e3') should both work; 1.5 must not become 1.
+    number = float(text)
+    return (
+      int(text)
+      if kind is int and 'e' not in text.lower()
+      else (number if kind is float else _whole(number))
+    )
+  except (ValueError, OverflowError):
+    raise UserError(f'{name}={text} must be of type {kind.__name__}') from None
+
+
+def _whole(number: float) -> int:
+  if number != int(number):
+    raise ValueError
+  return int(number)
+
+
+# --- as data -----------------------------------------------------------------
+
+
+def to_json(cfg: Config) -> str:
+  """The resolved config as indented JSON."""
+  return json.dumps(dataclasses.asdict(cfg), indent=2, allow_nan=False)
+
+
+def from_json(text: str | bytes) -> Config:
+  """Inverse of `to_json`.
+
+  Raises:
+    UserError: not made by `to_json`, or by another version's settings.
+  """
+  return unflatten(_from_json(text))
+
+
+def _from_json(text: str | bytes) -> dict[str, Any]:
+  try:
+    tree = json.loads(text)
+  except ValueError as e:
+    raise UserError(f'it is no JSON: {one_line(e)}') from e
+  if not isinstance(tree, dict):
+    raise UserError(
+      f'it is a {type(tree).__name__} and no saved config, which is an object'
+    )
+  return _flat(tree)
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+  """Sections and their settings by dotted name."""
+  flat: dict[str, Any] = {}
+  for key, value in tree.items():
+    if hasattr(value, 'items'):
+      flat |= {f'{key}.{k}': v for k, v in value.items()}
+    else:
+      flat[str(key)] = value
+  return flat
+
+
+def identity_changes(old: Config, new: Config) -> list[str]:
+  """`name: old -> new` for each setting that a resumed run may not change."""
+  before, after = flatten(old), flatten(new)
+  return [
+    f'{name}: {before[name]!r} -> {after[name]!r}'
+    for name, _, field in settings()
+    if not field.metadata['free'] and before[name] != after[name]
+  ]
+
+
+# --- checks that relate two settings -----------------------------------------
+
+
+def check(cfg: Config) -> None:
+  """Raises `UserError` with both names and the remedy if settings clash."""
+  for problem in clashes(cfg):
+    raise UserError(problem)
+
+
+def clashes(cfg: Config) -> Iterator[str]:
+  """Every pair of settings that clash: both names and the remedy."""
+  for rule in CHECKS:
+    yield from rule(cfg)
+
+
+def _check_model(cfg: Config) -> Iterator[str]:
+  m = cfg.model
+  if m.width % m.num_heads:
+    yield (
+      f'model.width={m.width} is not divisible by model.num_heads='
+      f'{m.num_heads}; use a multiple of {m.num_heads}'
+    )
+  kv = m.num_kv_heads or m.num_heads
+  if m.num_heads % kv:
+    yield (
+      f'model.num_heads={m.num_heads} is not divisible by model.num_kv_heads='
+      f'{kv}; use a divisor of {m.num_heads}'
+    )
+  if m.position == 'rope':
+    rotated = int(m.width // m.num_heads * m.rope_fraction)
+    if rotated % 2 or not rotated:
+      yield (
+        f'model.position=rope rotates {rotated} of {m.width // m.num_heads} '
+        'entries per head, which must be even and positive; change '
+        'model.width, model.num_heads or model.rope_fraction'
+      )
+  if m.window > m.context:
+    yield (
+      f'model.window={m.window} is longer than model.context={m.context}; '
+      'shorten it, or use 0 for full attention'
+    )
+  if m.local_per_global and not m.window:
+    yield (
+      f'model.local_per_global={m.local_per_global} needs model.window > 0'
+    )
+  if m.local_per_global >= m.depth > 0 and m.local_per_global:
+    yield (
+      f'model.local_per_global={m.local_per_global} leaves no global layer in '
+      f'model.depth={m.depth}; use at most {m.depth - 1}'
+    )
+  if m.unroll and m.depth % m.unroll:
+    yield (
+      f'model.depth={m.depth} is not divisible by model.unroll={m.unroll}; '
+      'use a divisor, or 0 for all'
+    )
+  if m.position == 'sinusoidal' and m.width % 2:
+    yield (
+      f'model.position=sinusoidal needs an even model.width, not {m.width}'
+    )
+
+
+def _fitting_warmup(cfg: Config) -> int:
+  """The warm-up, or what a run as short as this has room for."""
+  o, steps = cfg.optim, cfg.train.steps
+  warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10
+  return max(0, min(warmup, steps - o.decay_steps))
+
+
+def _check_schedule(cfg: Config) -> Iterator[str]:
+  o, steps = cfg.optim, cfg.train.steps
+  if o.warmup_steps >= steps and o.warmup_steps:
+    yield (
+      f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps};'
+      f' use --config.optim.warmup_steps={steps // 10}, or train longer'
+    )
+  if o.decay_steps and o.schedule != 'wsd':
+    yield (
+      f'optim.decay_steps={o.decay_steps} needs optim.schedule=wsd, not '
+      f'{o.schedule}; drop it or change the schedule'
+    )
+  if o.warmup_steps + o.decay_steps > steps:
+    yield (
+      f'optim.warmup_steps={o.warmup_steps} plus optim.decay_steps='
+      f'{o.decay_steps} exceed train.steps={steps}; shorten them, or train '
+      'longer'
+    )
+
+
+def _check_train(cfg: Config) -> Iterator[str]:
+  t = cfg.train
+  if t.batch_size % t.accumulate:
+    yield (
+      f'train.batch_size={t.batch_size} is not divisible by train.accumulate='
+      f'{t.accumulate}; use a divisor of {t.batch_size}'
+    )
+  if t.stop_at_step > t.steps:
+    yield (
+      f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}; '
+      'stop earlier, or raise train.steps'
+    )
+  if t.bad_step == 'rollback' and not cfg.checkpoint.every:
+    yield (
+      'train.bad_step=rollback needs checkpoint.every > 0, to have a step to '
+      'go back to'
+    )
+  if cfg.eval.stride > cfg.model.context:
+    yield (
+      f'eval.stride={cfg.eval.stride} is longer than model.context='
+      f'{cfg.model.context}; use at most {cfg.model.context}'
+    )
+
+
+def _check_data(cfg: Config) -> Iterator[str]:
+  d = cfg.data
+  if d.source == 'path' and not d.path:
+    yield (
+      'data.source=path needs data.path; add --config.data.path=my.txt '
+      '(a file, a folder or a glob)'
+    )
+  if d.source == 'tfds' and not d.tfds_name:
+    yield ('data.source=tfds needs data.tfds_name; use --config=tfds:NAME')
+  if d.split == 'given' and d.source != 'tfds' and not d.valid_path:
+    yield (
+      'data.split=given needs data.valid_path; add '
+      '--config.data.valid_path=valid.txt'
+    )
+  if d.split != 'given':
+    for name in ('valid_path', 'test_path'):
+      if getattr(d, name):
+        yield (f'data.{name} needs data.split=given, not {d.split}')
+    if not d.valid_fraction:
+      yield ('data.valid_fraction must be above 0: nothing to evaluate')
+    if d.valid_fraction + d.test_fraction >= 1:
+      yield (
+        f'data.valid_fraction={d.valid_fraction} plus data.test_fraction='
+        f'{d.test_fraction} leave no training text; their sum must be below 1'
+      )
+  if d.span_rate and d.span_length > cfg.model.context:
+    yield (
+      f'data.span_length={d.span_length} is longer than model.context='
+      f'{cfg.model.context}; shorten it'
+    )
+  if cfg.text.max_chars and cfg.text.vocabulary != 'char':
+    yield (f'text.max_chars={cfg.text.max_chars} needs text.vocabulary=char')
+  if cfg.text.max_chars and cfg.text.unknown == 'error':
+    yield (
+      f'text.max_chars={cfg.text.max_chars} drops characters, so it needs '
+      'text.unknown=replace'
+    )
+
+
+def _check_mesh(cfg: Config) -> Iterator[str]:
+  axes = dataclasses.asdict(cfg.mesh)
+  axes.pop('cpu_devices')
+  for name, size in axes.items():
+    if size == 0:
+      yield (f'mesh.{name}=0 must be positive, or -1 for what is left')
+  if sum(size == -1 for size in axes.values()) > 1:
+    names = ' and '.join(f'mesh.{n}' for n, s in axes.items() if s == -1)
+    yield (f'only one of {names} may be -1')
+
+
+def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
+  """Raises `UserError` unless every split holds at least one window.
+
+  Args:
+    cfg: the config.
+    sizes: symbols per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
+  """
+  for problem in short_splits(cfg, sizes):
+    raise UserError(problem)
+
+
+def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
+  """What is wrong with each split that holds no window; see `check_corpus`."""
+  for name, size in sizes.items():
+    need = cfg.model.context + 1 if name == 'train' else 2
+    if size < 2:  # no context is short enough
+      larger = (
+        f' or raise data.{name}_fraction'
+        if name != 'train' and cfg.data.split == 'fraction'
+        else ''
+      )
+      yield (
+        f'the {name} split has {size} symbols, and there is nothing to predict '
+        f'in fewer than 2; give more text{larger}'
+      )
+    elif size < need:
+      yield (
+        f'the {name} split has {size} symbols, fewer than the {need} that '
+        f'model.context={cfg.model.context} needs; give more text or lower '
+        'model.context'
+      )
+
+
+def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
+  """As `mesh_sizes`, for batches that divide.
+
+  Raises:
+    UserError: the axes do not multiply to the devices, or a batch does not
+      divide over them.
+  """
+  axes = mesh_sizes(cfg, num_devices)
+  for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
+    raise UserError(problem)
+  return axes
+
+
+def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
+  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+
+  Raises:
+    UserError: the axes do not multiply to the devices.
+  """
+  axes = dataclasses.asdict(cfg.mesh)
+  axes.pop('cpu_devices')
+  given = math.prod(size for size in axes.values() if size > 0)
+  text = ', '.join(f'mesh.{name}={size}' for name, size in axes.items())
+  if num_devices % given:
+    raise UserError(
+      f'{text} do not divide {num_devices} devices; change the mesh or '
+      'mesh.cpu_devices'
+    )
+  axes = {n: num_devices // given if s == -1 else s for n, s in axes.items()}
+  if math.prod(axes.values()) != num_devices:
+    raise UserError(
+      f'{text} use {math.prod(axes.values())} of {num_devices} devices; set '
+      'one of them to -1'
+    )
+  return axes
+
+
+def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
+  """What is wrong with each batch that does not divide over the devices.
+
+  Args:
+    cfg: the config.
+    shards: devices that a batch is cut over, `mesh.data` x `mesh.fsdp`.
+  """
+  for name, size in (
+    (
+      'train.batch_size / train.accumulate',
+      cfg.train.batch_size // cfg.train.accumulate,
+    ),
+    ('eval.batch_size', cfg.eval.batch_size),
+  ):
+    if size % shards:
+      yield (
+        f'{name} = {size} does not divide over {shards} devices '
+        f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
+      )
+
+
+# Every check yields its messages as strings in place: `config.meaning`
+# reads there which settings it relates.
+CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
+  _check_model,
+  _check_schedule,
+  _check_train,
+  _check_data,
+  _check_mesh,
+)

@@ -1,0 +1,200 @@
+"""What one setting means, by the code: for `craft config docs KEY`."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from craft_jax.config import describe, shipped
+from craft_jax.config import load as config_lib
+from craft_jax.errors import UserError, hint
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+  """Everything that is known of a setting.
+
+  Attributes:
+    name: dotted.
+    doc: what it is.
+    default: the value when nobody says otherwise.
+    allowed: type and bounds, or the choices.
+    unit: of a number; '' has none.
+    free: whether it may change when a run is resumed.
+    related: settings that it works with.
+    refused: the messages of the checks that name it, without their numbers.
+    shipped: `{config: value}` of the shipped ones that set it.
+  """
+
+  name: str
+  doc: str
+  default: Any
+  allowed: str
+  unit: str
+  free: bool
+  related: tuple[str, ...]
+  refused: tuple[str, ...]
+  shipped: dict[str, Any]
+
+
+def meaning(name: str) -> Meaning:
+  """What a setting means.
+
+  Args:
+    name: dotted, of one that exists.
+  """
+  known = _known()
+  kind, field = known[name]
+  checks = [text for text in _checks() if name in _names(text)]
+  related = [*field.metadata['see']]
+  related += [n for n, (_, f) in known.items() if name in f.metadata['see']]
+  related += [other for text in checks for other in _names(text)]
+  return Meaning(
+    name=name,
+    doc=field.metadata['doc'],
+    default=field.default,
+    allowed=describe.allowed(kind, field),
+    unit=field.metadata['unit'],
+    free=field.metadata['free'],
+    related=tuple(n for n in dict.fromkeys(related) if n != name),
+    refused=tuple(text.partition(';')[0] for text in checks),
+    shipped={
+      spec: values[name]
+      for spec, values in _shipped().items()
+      if name in values
+    },
+  )
+
+
+def find(key: str) -> list[str]:
+  """The settings that a key names: one, a section's, or those that hold it.
+
+  Raises:
+    UserError: none.
+  """
+  known = _known()
+  key = key.removeprefix('config.').removesuffix('.')
+  if key in known:
+    return [key]
+  in_section = [name for name in known if name.rpartition('.')[0] == key]
+  named = [name for name in known if name.rpartition('.')[2] == key]
+  holding = [name for name in known if key and key in name]
+  if found := in_section or named or holding:
+    return found
+  names = [*known, *(name.rpartition('.')[2] for name in known)]
+  raise UserError(
+    f'no setting {key!r}{hint(key, names)}; craft config show lists them all'
+  )
+
+
+@functools.cache
+def _known() -> dict[str, tuple[Any, dataclasses.Field]]:
+  return {name: (kind, field) for name, kind, field in config_lib.settings()}
+
+
+def _names(text: str) -> list[str]:
+  """The settings that a message names."""
+  return [n for n in re.findall(r'\b[a-z]+\.[a-z0-9_]+', text) if n in _known()]
+
+
+@functools.cache
+def _checks() -> tuple[str, ...]:
+  """The messages of all checks that relate settings, without values."""
+  found: list[str] = []
+  for function in config_lib.CHECKS:
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Yield) and node.value is not None:
+        found += _messages(node.value)
+  return tuple(dict.fromkeys(found))
+
+
+def _messages(node: ast.expr) -> Iterator[str]:
+  """A string as it stands in the source: `model.width is not divisible ...`."""
+  if isinstance(node, ast.Constant):
+    parts = [str(node.value)]
+  elif isinstance(node, ast.JoinedStr):
+    parts = [
+      str(part.value) if isinstance(part, ast.Constant) else '\0'
+      for part in node.values
+    ]
+  else:
+    return
+  text = ''.join(parts)
+  # `model.width=96` is the setting, any other number is some.
+  text = text.replace('=\0', '').replace(', not \0', '').replace('\0', 'N')
+  if len(_names(text)) > 1:
+    yield text
+
+
+@functools.cache
+def _shipped() -> dict[str, dict[str, Any]]:
+  """What each shipped config and variant sets."""
+  found = {}
+  for path in shipped.paths():
+    for spec in shipped.specs(path):
+      one = config_lib.resolve(spec)
+      flat = config_lib.flatten(one.cfg)
+      found[spec] = {
+        name: flat[name]
+        for name, origin in one.origins.items()
+        if not origin.startswith('default')
+      }
+  return found
+
+
+def lines(one: Meaning) -> list[str]:
+  """A meaning for people."""
+  resume = 'may' if one.free else 'may not'
+  rows = {
+    'default': repr(one.default),
+    'allowed': one.allowed,
+    'unit': one.unit or 'none',
+    'resume': f'{resume} change when a run is resumed',
+    'related': ', '.join(one.related) or 'none',
+    'refused': one.refused,
+    'shipped': _by_value(one.shipped) or 'no shipped config sets it',
+    'flag': f'--config.{one.name}=...',
+  }
+  found = [one.name, *_wrapped('', one.doc, 2), '']
+  for title, value in rows.items():
+    for text in [value] if isinstance(value, str) else value:
+      found += _wrapped(title, text, 11)
+      title = ''
+  return found
+
+
+def _by_value(shipped: dict[str, Any]) -> str:
+  """`16 in base, toy; 64 in shakespeare`."""
+  values: dict[str, list[str]] = {}
+  for spec, value in shipped.items():
+    values.setdefault(repr(value), []).append(spec)
+  return '; '.join(f'{v} in {", ".join(specs)}' for v, specs in values.items())
+
+
+def _wrapped(title: str, text: str, indent: int) -> list[str]:
+  first = f'  {title:<{indent - 2}}'
+  return textwrap.wrap(
+    text,
+    79,
+    initial_indent=first,
+    subsequent_indent=' ' * indent,
+    break_long_words=False,
+    break_on_hyphens=False,
+  )
+
+
+def table(names: list[str]) -> list[str]:
+  """Several settings, with default and meaning."""
+  known = _known()
+  width = max(map(len, names))
+  found = []
+  for name in names:
+    field = known[name][1]
+    head = f'{name:<{width}}  {field.default!r}'
+    found += [head, *_wrapped('', field.metadata['doc'], 4)]
+  return found

@@ -1,0 +1,237 @@
+"""Dynamic evaluation: a model that goes on learning from what it has scored.
+
+Krause et al. 2018 (arXiv:1709.07432): each window is scored first, then the
+weights take a step on what was new in it, and are drawn back towards the
+trained ones. A symbol's score depends on no later symbol. The figures are those
+of a model that adapts, and never stand under the names of static ones.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import eval_batches, num_eval_windows
+from craft_jax.errors import UserError
+from craft_jax.inference import ngram_cache
+from craft_jax.model.losses import token_losses
+from craft_jax.model.transformer import Decoder
+from craft_jax.types import Batch, Params
+
+# What is printed of the scores of `adaptive_nats`, by `metrics.summary`.
+FIGURES = ('loss', 'bpc', 'bpb', 'perplexity')
+
+_WINDOWS_PER_CALL = 32
+_TINY = 1e-8  # where a gradient has always been zero
+
+
+@dataclasses.dataclass(frozen=True)
+class Adaptation:
+  """How fast the weights move.
+
+  Attributes:
+    learning_rate: of a step; a gradient of its usual size moves a weight by so
+      much.
+    decay: share of the way back to the trained weights, at each step.
+
+  Raises:
+    UserError: a field is out of range.
+  """
+
+  learning_rate: float = 5e-4
+  decay: float = 1e-3
+
+  def __post_init__(self) -> None:
+    if not (self.learning_rate >= 0 and math.isfinite(self.learning_rate)):
+      raise UserError(
+        f'the dynamic rate {self.learning_rate} must be finite and at least 0'
+      )
+    if not 0 <= self.decay <= 1:
+      raise UserError(f'the dynamic decay {self.decay} must be from 0 to 1')
+
+
+class State(NamedTuple):
+  """What adapts.
+
+  Attributes:
+    params: the weights now.
+    squares: sum of the squared gradients of each weight.
+    steps: steps taken.
+  """
+
+  params: Params
+  squares: Params
+  steps: Int[Array, '']
+
+
+def init(params: Params) -> State:
+  """The state before the first symbol; a copy, which may be given away."""
+  return State(
+    jax.tree.map(jnp.copy, params),
+    jax.tree.map(jnp.zeros_like, params),
+    jnp.zeros((), jnp.int32),
+  )
+
+
+def step(
+  model: Decoder,
+  trained: Params,
+  state: State,
+  batch: Batch,
+  learning_rate: Float[Array, ''],
+  decay: Float[Array, ''],
+) -> tuple[State, Float[Array, 'B T']]:
+  """Scores a batch, then learns from it.
+
+  With g the gradient of the mean of the weighted targets and r the root of its
+  mean square so far, `w += -learning_rate * g / r + decay * (trained - w)`. In
+  Krause et al. r is of the training text, which a checkpoint does not hold.
+
+  Returns:
+    The state after, and the nats of each target under the weights before.
+  """
+
+  def loss(params):
+    logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT)
+    nats_BT = token_losses(logits_BTV, batch.y_BT)[1]
+    total = jnp.where(batch.weight_BT > 0, nats_BT * batch.weight_BT, 0.0)
+    return total.sum() / jnp.maximum(batch.weight_BT.sum(), 1.0), nats_BT
+
+  grads, nats_BT = jax.grad(loss, has_aux=True)(state.params)
+  squares = jax.tree.map(lambda s, g: s + g * g, state.squares, grads)
+  steps = state.steps + 1
+
+  def move(weight, square, grad, trained):
+    scaled = grad / (jnp.sqrt(square / steps) + _TINY)
+    return weight - learning_rate * scaled + decay * (trained - weight)
+
+  params = jax.tree.map(move, state.params, squares, grads, trained)
+  return State(params, squares, steps), nats_BT
+
+
+@functools.partial(jax.jit, static_argnames='model', donate_argnames='state')
+def run(
+  model: Decoder,
+  trained: Params,
+  state: State,
+  batch: Batch,
+  num_rows: Int[Array, ''],
+  learning_rate: Float[Array, ''],
+  decay: Float[Array, ''],
+) -> tuple[State, Float[Array, 'B T']]:
+  """`step` on each of the first `num_rows` rows in turn, in one dispatch."""
+
+  def body(i, carry):
+    state, nats_BT = carry
+    row = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, i, 1), batch)
+    state, nats_1T = step(model, trained, state, row, learning_rate, decay)
+    return state, jax.lax.dynamic_update_slice_in_dim(nats_BT, nats_1T, i, 0)
+
+  nats_BT = jnp.zeros(batch.x_BT.shape)
+  return jax.lax.fori_loop(0, num_rows, body, (state, nats_BT))
+
+
+def token_nats(
+  model: Decoder,
+  params: Params,
+  vocabulary: Vocabulary,
+  tokens: np.ndarray,
+  adaptation: Adaptation,
+  *,
+  stride: int,
+) -> np.ndarray:
+  """`-ln p` of every symbol but the first, float32 `[N - 1]`, while adapting.
+
+  The windows are those of `data.windows.eval_batches`, one step each on the
+  `stride` symbols that it scores.
+
+  Args:
+    model: its `apply`.
+    params: trained, on one device; they stay as they are.
+    vocabulary: of the tokens.
+    tokens: ids, `[N]`, the first one given.
+    adaptation: the rates.
+    stride: from 1 to the context.
+
+  Raises:
+    UserError: the weights ran away.
+  """
+  context = model.cfg.context
+  state = init(params)
+  rates = np.float32(adaptation.learning_rate), np.float32(adaptation.decay)
+  left = num_eval_windows(len(tokens), context, stride)
+  before: Any = np.zeros((0, context), np.float32)
+  found = []
+  for batch in eval_batches(
+    tokens,
+    vocabulary,
+    context=context,
+    batch_size=_WINDOWS_PER_CALL,
+    stride=stride,
+    documents=model.cfg.documents,
+  ):
+    rows = np.int32(min(left, _WINDOWS_PER_CALL))
+    left -= _WINDOWS_PER_CALL
+    state, nats_BT = run(model, params, state, batch, rows, *rates)
+    # Fetched one call late, so that the device never waits for the host.
+    found.append(jax.device_get(before))
+    before = nats_BT
+  window_BT = np.concatenate([*found, jax.device_get(before)])
+  nats_N = np.append(window_BT[0], window_BT[1:, context - stride :])
+  nats_N = nats_N[: len(tokens) - 1]
+  if not np.isfinite(nats_N).all():
+    raise UserError(
+      f'the weights ran away at the dynamic rate {adaptation.learning_rate}; '
+      'lower it'
+    )
+  return nats_N
+
+
+def adaptive_nats(
+  model: Decoder,
+  params: Params,
+  vocabulary: Vocabulary,
+  tokens: np.ndarray,
+  static: np.ndarray | None,
+  *,
+  stride: int,
+  adaptation: Adaptation | None,
+  cache: bool,
+) -> dict[str, np.ndarray]:
+  """The scores of what was asked for, each `[N - 1]`, by name.
+
+  Args:
+    model: see `token_nats`, also for what is not named here.
+    params: trained.
+    vocabulary: of the tokens.
+    tokens: ids, the first one given.
+    static: nats of the trained weights, `[N - 1]`; only `cache` reads them.
+    stride: of the windows.
+    adaptation: None leaves the weights as they are.
+    cache: mix with counts (`ngram_cache`).
+
+  Returns:
+    `dynamic`: weights that adapt; `dynamic_cache`: counts beside the trained
+    weights; `dynamic_both`: counts beside weights that adapt.
+  """
+  found: dict[str, np.ndarray] = {}
+  if adaptation is not None:
+    found['dynamic'] = token_nats(
+      model, params, vocabulary, tokens, adaptation, stride=stride
+    )
+  if cache:
+    assert static is not None
+    found['dynamic_cache'] = ngram_cache.mixed_nats(
+      tokens, static, vocabulary.size
+    )
+  if cache and adaptation is not None:
+    found['dynamic_both'] = ngram_cache.mixed_nats(
+      tokens, found['dynamic'], vocabulary.size
+    )
+  return found

@@ -1,0 +1,301 @@
+"""Metrics of a whole split, deterministic, with the weights as they are."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from craft_jax.config.settings import Config
+from craft_jax.data.corpus import Corpus, Split, open_corpus
+from craft_jax.data.text.character_classes import classes_of, sizes_of
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import eval_batches
+from craft_jax.errors import UserError
+from craft_jax.inference import dynamic_evaluation, metrics, score
+from craft_jax.inference.load import Trained, load_model
+from craft_jax.model.losses import token_losses
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.model.transformer import Decoder
+from craft_jax.runs import checkpoint
+from craft_jax.runtime import distributed
+from craft_jax.types import Batch, MetricSums, Params
+
+PREFIXES = {'train': 'train', 'valid': 'val', 'test': 'test'}
+_STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
+
+
+def make_eval_step(
+  model: Decoder, vocabulary: Vocabulary
+) -> Callable[[Params, Batch], MetricSums]:
+  """The pure `(params, batch) -> sums`.
+
+  The sums are those of `metrics.token_sums` and `metrics.breakdown_sums`.
+  """
+  class_V = classes_of(vocabulary).astype(np.int32)
+  chars_V, bytes_V = sizes_of(vocabulary)
+
+  def eval_step(params, batch):
+    logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, None)
+    loss_BT, nll_BT, correct_BT = token_losses(logits_BTV, batch.y_BT)
+    weight_BT = batch.weight_BT
+    return (
+      metrics.token_sums(loss_BT, nll_BT, correct_BT, weight_BT)
+      | metrics.text_sums(
+        batch.y_BT, weight_BT, jnp.asarray(chars_V), jnp.asarray(bytes_V)
+      )
+      | metrics.breakdown_sums(
+        nll_BT, correct_BT, batch.y_BT, weight_BT, jnp.asarray(class_V)
+      )
+    )
+
+  return eval_step
+
+
+class Evaluator:
+  """Evaluates splits; compiles once."""
+
+  def __init__(
+    self, cfg: Config, model: Decoder, vocabulary: Vocabulary, mesh: Mesh
+  ):
+    """Nothing is compiled or allocated yet.
+
+    Args:
+      cfg: reads `model`, `eval`.
+      model: its `apply`.
+      vocabulary: of the splits.
+      mesh: batches are spread over it.
+    """
+    self._cfg = cfg
+    self._vocabulary = vocabulary
+    self._mesh = mesh
+    self._sharding = mesh_lib.batch_sharding(mesh)
+    self._step = jax.jit(
+      make_eval_step(model, vocabulary),
+      out_shardings=mesh_lib.replicated(mesh),
+    )
+    self._compiled: Any = None
+
+  def compile(self, params: Params) -> bool:
+    """Compiles, once; the first evaluation does it otherwise. True."""
+    if self._compiled is None:
+      nothing = np.zeros(2, self._vocabulary.dtype)
+      batch = self._put(next(iter(self._batches(nothing, 0))))
+      with jax.set_mesh(self._mesh):
+        self._compiled = self._step.lower(params, batch).compile()
+      distributed.wait_for_all()
+    return True
+
+  def __call__(
+    self,
+    params: Params,
+    split: Split,
+    withheld: str = '',
+    *,
+    prefix: str = 'val',
+    stride: int | None = None,
+    tick: Callable[[], Any] = lambda: None,
+  ) -> dict[str, Any]:
+    """The figures of a split, under keys that start with `prefix`.
+
+    `{prefix}_loss` is over non-overlapping windows that hold every character
+    but the first; with a stride (by default `eval.stride`),
+    `{prefix}_loss_strided` is over windows in which every character has at
+    least `context - stride` characters before it.
+
+    Args:
+      params: of the model, on the mesh.
+      split: tokens and what they count.
+      withheld: why bits per byte cannot be given.
+      prefix: of the keys.
+      stride: overrides `eval.stride`; 0 leaves the strided figures out.
+      tick: called after each batch.
+    """
+    stride = self._cfg.eval.stride if stride is None else stride
+    self.compile(params)
+    sums = self._sums(params, split.tokens, 0, tick)
+    figures = metrics.summary(sums, withheld)
+    if stride:
+      sums = self._sums(params, split.tokens, stride, tick)
+      strided = metrics.summary(sums, withheld)
+      figures |= {f'{name}_strided': strided[name] for name in _STRIDED}
+      figures['stride'] = stride
+    return {f'{prefix}_{name}': value for name, value in figures.items()}
+
+  def _sums(self, params, tokens, stride, tick) -> dict[str, Any]:
+    """Float64 totals over all batches, fetched one batch late."""
+    totals: dict[str, Any] = {}
+    before: MetricSums = {}
+    for batch in self._batches(tokens, stride):
+      before, sums = self._compiled(params, self._put(batch)), before
+      totals = metrics.add_sums(totals, mesh_lib.fetched(sums))
+      tick()
+    return metrics.add_sums(totals, mesh_lib.fetched(before))
+
+  def _batches(self, tokens, stride) -> Iterator[Batch]:
+    return eval_batches(
+      tokens,
+      self._vocabulary,
+      context=self._cfg.model.context,
+      batch_size=self._cfg.eval.batch_size,
+      stride=stride,
+      documents=self._cfg.model.documents,
+    )
+
+  def _put(self, batch: Batch) -> Batch:
+    return mesh_lib.put_batch(batch, self._sharding)
+
+
+def evaluate_run(
+  workdir: epath.PathLike,
+  step: checkpoint.Which = 'latest',
+  *,
+  split: str = 'valid',
+  stride: int | None = None,
+  ema: bool = True,
+  weights: str = 'auto',
+  path: str | None = None,
+  adaptation: dynamic_evaluation.Adaptation | None = None,
+  cache: bool = False,
+) -> dict[str, Any]:
+  """Evaluates a checkpoint on a split of its own corpus.
+
+  Args:
+    workdir: the run directory.
+    step: a step, 'latest' or 'best'.
+    split: 'train', 'valid' or 'test'.
+    stride: see `Evaluator`.
+    ema: take averaged weights where there are any.
+    weights: see `load_model`.
+    path: where the text is now, if not at the run's `data.path`.
+    adaptation: adds the figures of weights that adapt.
+    cache: adds those of counts beside the model.
+
+  Returns:
+    The figures of `metrics.summary` with the prefix `val`, `train` or `test`,
+    and `step`, `split`, `context`; and those of `adaptive_figures`.
+
+  Raises:
+    UserError: no checkpoint, another corpus, no such split.
+  """
+  if jax.distributed.is_initialized():
+    mesh_lib.set_cpu_devices(1)
+  asked = (step, split, stride, ema, weights, adaptation, cache)
+  distributed.check_program('the command', repr(asked))
+  step = distributed.told_by_first(
+    lambda: checkpoint.step_to_use(workdir, step)
+  )
+  cfg = checkpoint.open_meta(workdir, step).config
+  if path is not None:
+    data = dataclasses.replace(cfg.data, path=path)
+    cfg = dataclasses.replace(cfg, data=data)
+  stride = _stride(cfg, stride)
+  mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
+
+  def read() -> tuple[Trained, Corpus, Split]:
+    trained = load_model(workdir, step, ema, weights)
+    corpus = open_corpus(cfg, trained.vocabulary)
+    return trained, corpus, _part(corpus, split, trained.meta.fingerprint)
+
+  trained, corpus, part = distributed.opened_by_all(read)
+  prefix = PREFIXES[split]
+  figures = Evaluator(cfg, trained.model, trained.vocabulary, mesh)(
+    mesh_lib.put_batch(trained.params, mesh_lib.replicated(mesh)),
+    part,
+    corpus.withheld,
+    prefix=prefix,
+    stride=stride,
+  )
+  if adaptation is not None or cache:
+    adaptive = adaptive_figures(
+      trained, part, corpus.withheld, stride, adaptation, cache
+    )
+    figures |= {f'{prefix}_{name}': v for name, v in adaptive.items()}
+  return figures | {
+    'step': trained.meta.step,
+    'split': split,
+    'context': cfg.model.context,
+  }
+
+
+def _stride(cfg: Config, stride: int | None) -> int:
+  """The stride that was asked for, or that of the run."""
+  if stride is None:
+    return cfg.eval.stride
+  if not 0 <= stride <= cfg.model.context:
+    raise UserError(
+      f'--stride={stride} must be from 0 to model.context={cfg.model.context}'
+    )
+  return stride
+
+
+def adaptive_figures(
+  trained: Trained,
+  split: Split,
+  withheld: str,
+  stride: int,
+  adaptation: dynamic_evaluation.Adaptation | None,
+  cache: bool,
+) -> dict[str, Any]:
+  """The figures of a model that adapts to the split as it reads it.
+
+  Args:
+    trained: the model; its parameters stay as they are.
+    split: tokens.
+    withheld: why bits per byte cannot be given.
+    stride: new symbols per window; 0 is the context.
+    adaptation: see `dynamic.adaptive_nats`, also for the names.
+    cache: see there.
+
+  Returns:
+    `loss_dynamic`, `bpc_dynamic`, `bpb_dynamic`, `perplexity_dynamic`, and the
+    same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
+  """
+  model, vocabulary = trained.model, trained.vocabulary
+  stride = stride or model.cfg.context
+  static = None
+  if cache:
+    static = score.token_nats(
+      model, trained.params, split.tokens, stride=stride,
+      separator=vocabulary.bos,
+    )  # fmt: skip
+  target = split.tokens[1:]
+  counted = target != vocabulary.bos
+  chars_V, bytes_V = sizes_of(vocabulary)
+  found: dict[str, Any] = {'stride_dynamic': stride}
+  for name, nats in dynamic_evaluation.adaptive_nats(
+    model, trained.params, vocabulary, split.tokens, static, stride=stride,
+    adaptation=adaptation, cache=cache,
+  ).items():  # fmt: skip
+    sums = {
+      'nll': nats[counted].sum(dtype=np.float64),
+      'count': counted.sum(),
+      'chars': chars_V[target].sum(),
+      'bytes': bytes_V[target].sum(),
+    }
+    summary = metrics.summary(sums, withheld)
+    found |= {
+      f'{key}_{name}': summary[key] for key in dynamic_evaluation.FIGURES
+    }
+  return found
+
+
+def _part(corpus: Corpus, split: str, fingerprint: str) -> Split:
+  """The split, if the corpus is the one the model was trained with."""
+  if corpus.fingerprint != fingerprint:
+    raise UserError(
+      'the corpus is not the one of the run: its fingerprint is '
+      f'{corpus.fingerprint[:12]}, not {fingerprint[:12]}; give the old text '
+      'with --path, or use the Python that trained on its standard library'
+    )
+  part = {s.name: s for s in corpus.splits}.get(split)
+  if part is None:
+    raise UserError(
+      f'the corpus of the run has no {split} split; it has '
+      f'{", ".join(s.name for s in corpus.splits)}'
+    )
+  return part

@@ -1,0 +1,311 @@
+"""Many symbols per dispatch: steps of one, and passes over guesses."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.sampling import speculation as drafts_lib
+from craft_jax.inference.sampling.constraint_tables import Tables
+from craft_jax.inference.sampling.slots import Slots, Top, extend, follow, step
+from craft_jax.inference.sampling.speculation import Drafts
+from craft_jax.model.transformer import Decoder
+from craft_jax.types import Params
+
+
+@flax.struct.dataclass
+class Written:
+  """What a dispatch wrote.
+
+  Attributes:
+    count_B: symbols of each row; an end is the last of its row.
+    symbol_BC: the symbols, PAD after them.
+    log_BC: the logarithm of the probability that the model gave each, before
+      anything was added, forbidden or cut.
+    top_BCK: the K highest of the same, falling.
+    top_id_BCK: whose they are.
+  """
+
+  count_B: Int[Array, 'B']
+  symbol_BC: Int[Array, 'B C']
+  log_BC: Float[Array, 'B C']
+  top_BCK: Float[Array, 'B C K']
+  top_id_BCK: Int[Array, 'B C K']
+
+
+# The slots, the rows that go on, and what was written.
+_Loop = tuple[Slots, Bool[Array, 'B'], Written]
+
+
+class _Given(NamedTuple):
+  """What stays the same through a dispatch: arguments of `decode`."""
+
+  model: Decoder
+  vocabulary: Vocabulary
+  params: Params
+  tables: Tables
+  limit_B: Int[Array, 'B']
+  num_top: int
+  drafts: Drafts | None
+
+  def step(
+    self, slots: Slots, live_B: Bool[Array, 'B'], **more: int
+  ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
+    """`slots.step`."""
+    return step(
+      self.model, self.vocabulary, self.params, self.tables, slots, live_B,
+      **more,
+    )  # fmt: skip
+
+  def read_B(
+    self, slots: Slots, written: Written, count_B: Int[Array, 'B']
+  ) -> Int[Array, 'B']:
+    """Symbols that a row reads with so many guesses, and writes at most."""
+    read_B = jnp.where(count_B > 0, count_B + 1, 0)
+    read_B = jnp.minimum(read_B, self.limit_B - written.count_B)
+    return jnp.minimum(read_B, _room(slots) - slots.cache.length_B)
+
+  def still(
+    self,
+    slots: Slots,
+    written: Written,
+    live_B: Bool[Array, 'B'],
+    wrote_B: Bool[Array, 'B'],
+  ) -> Bool[Array, 'B']:
+    """Which of the live rows go on, some of which have just written."""
+    last_B, ends = slots.last_B, (self.vocabulary.bos, self.vocabulary.eos)
+    ended_B = wrote_B & ((last_B == ends[0]) | (last_B == ends[1]))
+    fits_B = slots.cache.length_B < _room(slots)
+    return live_B & ~ended_B & (written.count_B < self.limit_B) & fits_B
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=('model', 'vocabulary', 'capacity', 'num_top', 'drafts'),
+  donate_argnames='slots',
+)
+def decode(
+  model: Decoder,
+  vocabulary: Vocabulary,
+  params: Params,
+  tables: Tables,
+  slots: Slots,
+  limit_B: Int[Array, 'B'],
+  num_steps: Int[Array, ''],
+  capacity: int,
+  num_top: int = 0,
+  drafts: Drafts | None = None,
+) -> tuple[Slots, Written]:
+  """Writes into every row that has a limit and room in its cache.
+
+  The trip count is traced, so any number of steps is one executable.
+
+  Args:
+    model: the model.
+    vocabulary: its symbols.
+    params: its parameters.
+    tables: the constraints.
+    slots: donated.
+    limit_B: symbols that each row writes at most, itself at most `capacity`; 0
+      leaves it alone.
+    num_steps: turns, each of which writes at least one symbol into every row
+      that still goes on.
+    capacity: C, columns of the answer.
+    num_top: K, most likely symbols to report beside each.
+    drafts: which guesses are read ahead; None is none.
+
+  Returns:
+    The slots, and what was written.
+  """
+  shape = (limit_B.shape[0], capacity)
+  written = Written(
+    jnp.zeros_like(limit_B),
+    jnp.full(shape, vocabulary.pad, jnp.int32),
+    jnp.zeros(shape),
+    jnp.zeros((*shape, num_top)),
+    jnp.zeros((*shape, num_top), jnp.int32),
+  )
+  given = _Given(model, vocabulary, params, tables, limit_B, num_top, drafts)
+  turn = _narrow if drafts is None else _turn
+
+  def more(carry):
+    i, _, live_B, _ = carry
+    return (i < num_steps) & jnp.any(live_B)
+
+  def body(carry):
+    i, *loop = carry
+    return i + 1, *turn(given, tuple(loop))
+
+  all_B = jnp.ones(shape[0], bool)
+  live_B = given.still(slots, written, all_B, ~all_B)
+  start = (jnp.zeros((), jnp.int32), slots, live_B, written)
+  _, slots, _, written = jax.lax.while_loop(more, body, start)
+  return slots, written
+
+
+def _room(slots: Slots) -> int:
+  return slots.cache.symbol_BS.shape[1]
+
+
+def _narrow(given: _Given, loop: _Loop) -> _Loop:
+  """One symbol of each live row."""
+  slots, live_B, written = loop
+  slots, *new = given.step(slots, live_B, num_top=given.num_top)
+  written = _append(written, live_B, *new)
+  return slots, given.still(slots, written, live_B, live_B), written
+
+
+class _Looked(NamedTuple):
+  """A loop with guesses: whose there is no doubt of, and if a pass pays."""
+
+  loop: _Loop
+  guess_BD: Int[Array, 'B D']
+  forced_B: Bool[Array, 'B']
+  pays: Bool[Array, '']
+
+  @property
+  def count_B(self) -> Int[Array, 'B']:
+    """Guesses of the live rows."""
+    return jnp.where(self.loop[1], drafts_lib.counts(self.guess_BD), 0)
+
+
+def _turn(given: _Given, loop: _Loop) -> _Loop:
+  """Passes over guesses while they pay, then a step of every row.
+
+  A row without guesses takes the same steps as if nobody had any.
+  """
+
+  def wide(looked: _Looked) -> _Looked:
+    slots, live_B, written = looked.loop
+    count_B = looked.count_B
+    read_B = given.read_B(slots, written, count_B)
+    slots, after = _verify(given, slots, written, looked.guess_BD, read_B)
+    slots = _learned(slots, written, after, looked)
+    live_B = given.still(slots, after, live_B, count_B > 0)
+    return _look(given, (slots, live_B, after))
+
+  looked = jax.lax.while_loop(
+    lambda looked: looked.pays, wide, _look(given, loop)
+  )
+  slots, live_B, after = _narrow(given, looked.loop)
+  return _learned(slots, looked.loop[2], after, looked), live_B, after
+
+
+def _look(given: _Given, loop: _Loop) -> _Looked:
+  slots, live_B, written = loop
+  drafts = given.drafts
+  assert drafts is not None
+  slots, guess_BD, forced_B = _guess(given, slots, live_B)
+  hit_B = jnp.where(forced_B, 1.0, slots.hit_B)
+  expected_B = jnp.where(live_B, drafts_lib.expected(guess_BD, hit_B), 0)
+  cost = drafts.cost or drafts_lib.pass_cost(len(live_B))
+  pays = jnp.sum(expected_B) > cost * jnp.sum(live_B)
+  return _Looked((slots, live_B, written), guess_BD, forced_B, pays)
+
+
+def _learned(slots, before, after, looked):
+  """The slots, knowing of each row's first guess whether it was met."""
+  count_B = before.count_B
+  first_B = after.symbol_BC[jnp.arange(len(count_B)), count_B]
+  hit_B = drafts_lib.learned(slots.hit_B, first_B == looked.guess_BD[:, 0])
+  unsure_B = (looked.count_B > 0) & ~looked.forced_B
+  hit_B = jnp.where(unsure_B, hit_B, slots.hit_B)
+  return dataclasses.replace(slots, hit_B=hit_B)
+
+
+def _append(written, live_B, token_B, log_B, top) -> Written:
+  """One symbol more of each live row."""
+  row_B = jnp.arange(len(live_B))
+  at_B = jnp.where(live_B, written.count_B, written.symbol_BC.shape[1])
+
+  def put(all_BC, new_B):
+    return all_BC.at[row_B, at_B].set(new_B, mode='drop')
+
+  return Written(
+    written.count_B + live_B,
+    put(written.symbol_BC, token_B),
+    put(written.log_BC, log_B),
+    put(written.top_BCK, top[0]),
+    put(written.top_id_BCK, top[1]),
+  )
+
+
+def _guess(given, slots, live_B):
+  """The guesses of the rows, -1 for none, and whose there is no doubt of.
+
+  The cache of the slots may change past its length.
+  """
+  drafts, tables, cache = given.drafts, given.tables, slots.cache
+  none_BD = jnp.full((len(live_B), drafts.length), -1, jnp.int32)
+  guess_BD, forced_B = none_BD, jnp.zeros(len(live_B), bool)
+  if drafts.match:
+    guess_BD = drafts_lib.lookup(
+      cache.symbol_BS, cache.length_B, slots.last_B, drafts.match,
+      drafts.length, given.vocabulary.num_symbols,
+    )  # fmt: skip
+  if drafts.layers:
+    slots, guess_BD = _write_ahead(given, slots, live_B)
+  if drafts.forced:
+    forced_BD = jax.lax.cond(
+      jnp.any(live_B & (tables.forced_R[slots.state_B] >= 0)),
+      lambda: drafts_lib.forced(tables, slots.state_B, drafts.length),
+      lambda: none_BD,
+    )
+    forced_B = forced_BD[:, 0] >= 0
+    guess_BD = jnp.where(forced_B[:, None], forced_BD, guess_BD)
+  return slots, guess_BD, forced_B
+
+
+def _write_ahead(given, slots, live_B):
+  """What the first layers would write; the slots get only their cache."""
+
+  def ahead(carry, _):
+    slots, live_B = carry
+    slots, token_B, *_ = given.step(slots, live_B, depth=given.drafts.layers)
+    live_B &= token_B < given.vocabulary.num_symbols
+    guess_B = jnp.where(live_B, token_B, -1)
+    return (slots, live_B & (slots.cache.length_B < _room(slots))), guess_B
+
+  (after, _), guess_DB = jax.lax.scan(
+    ahead, (slots, live_B), length=given.drafts.length
+  )
+  cache = dataclasses.replace(after.cache, length_B=slots.cache.length_B)
+  return dataclasses.replace(slots, cache=cache), guess_DB.T
+
+
+def _verify(given, slots, written, guess_BD, read_B):
+  """Reads the newest symbol and guesses after it, and writes what follows.
+
+  That is a guess for as long as one is met, and then one symbol more. `read_B`
+  is how many symbols a row reads, and the most that it writes.
+  """
+  model, vocabulary, params, tables, *_ = given
+  start_B = slots.cache.length_B
+  x_BT = jnp.concatenate(
+    [slots.last_B[:, None], jnp.maximum(guess_BD, 0)], axis=1
+  )
+  slots, logits_BTV = extend(model, vocabulary, params, slots, x_BT, read_B)
+
+  def body(carry):
+    i, slots, live_B, written = carry
+    slots, token_B, *new = follow(
+      vocabulary, tables, slots, logits_BTV[:, i], start_B + i + 1, live_B,
+      given.num_top,
+    )  # fmt: skip
+    written = _append(written, live_B, token_B, *new)
+    # Past the last guess nothing is read, so the row is done by then anyway.
+    met_B = token_B == guess_BD[:, jnp.minimum(i, guess_BD.shape[1] - 1)]
+    return i + 1, slots, live_B & met_B & (i + 1 < read_B), written
+
+  start = (jnp.zeros((), jnp.int32), slots, read_B > 0, written)
+  _, slots, _, after = jax.lax.while_loop(
+    lambda carry: jnp.any(carry[2]), body, start
+  )
+  length_B = start_B + after.count_B - written.count_B
+  cache = dataclasses.replace(slots.cache, length_B=length_B)
+  return dataclasses.replace(slots, cache=cache), after

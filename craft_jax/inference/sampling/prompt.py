@@ -1,0 +1,45 @@
+"""What a text goes on from: the symbols the model reads, and what is shown."""
+
+import numpy as np
+
+from craft_jax.data.text.streaming import StreamDecoder
+from craft_jax.data.text.vocabulary import Vocabulary
+
+
+def start_symbols(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
+  """What an empty prompt starts from: one symbol, never part of the text.
+
+  BOS where the model was trained on several documents. A corpus without them
+  never shows BOS to the model; then a newline, or where the vocabulary has
+  none its most frequent symbol.
+  """
+  start = vocabulary.bos
+  if not documents:
+    newline = vocabulary.chars.find('\n') if vocabulary.chars else ord('\n')
+    start = max(newline, 0)
+  return np.array([start], vocabulary.dtype)
+
+
+def encode_prompt(
+  vocabulary: Vocabulary, prompt: str | bytes, documents: bool
+) -> np.ndarray:
+  """The ids of a prompt, `start_symbols` for an empty one.
+
+  Raises:
+    UserError: a character outside the vocabulary, unless it replaces them.
+  """
+  if not prompt:
+    return start_symbols(vocabulary, documents)
+  return vocabulary.encode(prompt)
+
+
+def show_prompt(vocabulary: Vocabulary, prompt: str | bytes) -> str:
+  """The prompt as text, without an incomplete character at its end.
+
+  The model may complete such a character, which then begins its text.
+  """
+  if isinstance(prompt, str):
+    return prompt
+  if vocabulary.kind == 'char':
+    return prompt.decode('utf-8', 'replace')
+  return StreamDecoder(vocabulary).feed(vocabulary.encode(prompt))

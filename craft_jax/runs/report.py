@@ -1,0 +1,237 @@
+"""One HTML file about some runs: curves, differences, samples; no network."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from craft_jax.runs import compare, curves
+from craft_jax.runs.listing import Run, sample_of
+from craft_jax.runs.plot import COLORS, DASHES, thinned
+from craft_jax.runs.report_page import PAGE, STYLE
+from craft_jax.runs.report_script import SCRIPT
+from craft_jax.runtime import strict_json
+from craft_jax.runtime.terminal import as_html
+
+_POINTS = 400  # of a curve
+_LONG = 20  # characters of a name or value
+# Title, then the keys of its curves.
+_CHARTS = (
+  ('Loss, nats per symbol', ('nll', 'val_loss')),
+  ('Bits per byte', ('bpb', 'val_bpb')),
+  ('Accuracy', ('accuracy', 'val_accuracy')),
+  ('Learning rate', ('learning_rate',)),
+  ('Norm of the gradient, before clipping', ('grad_norm',)),
+  ('Norm of the update', ('update_norm',)),
+  ('Norm of the parameters', ('param_norm',)),
+  ('Characters per second', ('chars_per_second',)),
+)
+_THINNED = (
+  f'Curves of more than {_POINTS} figures are shown as {_POINTS} means over '
+  'stretches of equal length; so is what is read out.'
+)
+
+
+def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
+  """The report as HTML that loads nothing.
+
+  Args:
+    runs: in the order of their colours.
+    found: their comparison.
+    verdict: the sentence that the comparison ends in; not shown of one run.
+  """
+  labels = compare.short_names([run.name for run in runs])
+  names = [labels[run.name] for run in runs]
+  data = {
+    'axes': curves.AXES,
+    'runs': [
+      {'label': name, 'color': _color(i), 'dash': _dash(i)} | _worth(run)
+      for i, (name, run) in enumerate(zip(names, runs, strict=True))
+    ],
+    'charts': [
+      {'title': title, 'series': series}
+      for title, keys in _CHARTS
+      if (series := _series(runs, keys))
+    ],
+  }
+  # '</script>' in a name must not end the script that holds it.
+  text = strict_json.dumps(data).replace('<', '\\u003c')
+  notes = ''.join(f'<li>{as_html(note)}</li>' for note in found.notes)
+  return PAGE.format(
+    title=as_html(_title(names)),
+    style=STYLE,
+    verdict=_verdict(verdict) if len(runs) > 1 else '',
+    notes=f'<ul>{notes}</ul>' if notes else '',
+    runs=_runs_table(runs, names),
+    differences=_differences(found),
+    axes=''.join(
+      f'<option value="{axis}">{as_html(name)}</option>'
+      for axis, name in curves.AXES.items()
+    ),
+    thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
+    samples=_samples(runs, names),
+    data=text,
+    script=SCRIPT,
+  )
+
+
+def _verdict(text: str) -> str:
+  """A flag in it is not broken at its hyphens."""
+  shown = re.sub(r'--[\w.]+', r'<span class="flag">\g<0></span>', as_html(text))
+  return f'<p class="verdict">{shown}</p>'
+
+
+def _is_thinned(data: Mapping[str, Any]) -> bool:
+  return any(
+    len(series['y']) == _POINTS
+    for chart in data['charts']
+    for series in chart['series']
+  )
+
+
+def _color(number: int) -> str:
+  return f'var(--c{number % len(COLORS)})'
+
+
+def _dash(number: int) -> str:
+  return DASHES[number // len(COLORS) % len(DASHES)]
+
+
+def _title(names: Sequence[str]) -> str:
+  if len(names) == 1:
+    return names[0]
+  shown = [*names[:4], *(['...'] if len(names) > 4 else [])]
+  return f'{len(names)} runs: {", ".join(shown)}'
+
+
+def _worth(run: Run) -> dict[str, float | None]:
+  """Characters and FLOPs of a step, None where a run does not tell."""
+  found: dict[str, float | None] = {}
+  for axis in ('chars', 'flops'):
+    parts = [run.unit('symbols_per_step'), run.unit(f'{axis}_per_symbol')]
+    known = [part for part in parts if part is not None]
+    found[axis] = math.prod(known) if len(known) == len(parts) else None
+  return found
+
+
+def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
+  found = []
+  both = len(keys) > 1
+  for number, run in enumerate(runs):
+    for key in keys:
+      read = curves.Series(run, key)
+      steps, y = read.along('steps').points()
+      if not len(steps):
+        continue
+      seconds, timed = read.along('seconds').points()
+      evaluated = key.startswith('val_')
+      found.append(
+        {
+          'run': number,
+          'name': ('validation' if evaluated else 'training') if both else '',
+          'dots': evaluated,
+          'steps': _numbers(thinned(steps, y, _POINTS)[0]),
+          'y': _numbers(thinned(steps, y, _POINTS)[1]),
+          # As long as the figures, or there is no such axis.
+          'seconds': _numbers(thinned(seconds, timed, _POINTS)[0])
+          if len(timed) == len(y)
+          else None,
+        }
+      )
+  return found
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+  """Eight digits: what is read out, with four decimals, is rounded once."""
+  return [
+    float(f'{value:.8g}') if math.isfinite(value) else None for value in values
+  ]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """Cells are HTML."""
+  lines = [f'<tr>{"".join(f"<th>{cell}</th>" for cell in head)}</tr>']
+  for row in rows:
+    lines.append(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>')
+  return f'<table>{"".join(lines)}</table>'
+
+
+def _runs_table(runs: Sequence[Run], names: Sequence[str]) -> str:
+  rows = []
+  for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+    facts = run.facts
+    style = f'border-top-color:{_color(i)};border-top-style:{_dash(i)}'
+    key = f'<span class="key" style="{style}"></span>'
+    cells = [
+      _figure(facts['loss']),
+      _figure(facts['final']),
+      facts['status'],
+      f'{_count(facts["step"])} of {_count(facts["steps"])}',
+      _count(facts['params']),
+      _count(facts['speed']),
+      _count(facts['seconds']),
+    ]
+    rows.append([key + _wrapped(name), *map(as_html, cells)])
+  # What a phone shows without scrolling comes first.
+  head = ('run', 'best loss', 'last loss', 'status', 'step', 'parameters',
+          'characters/s', 'seconds')  # fmt: skip
+  return _table(head, rows)
+
+
+def _differences(found: compare.Comparison) -> str:
+  if sum(len(group.results) for group in found.groups) < 2:
+    return ''
+  kinds: list[tuple[str, Mapping[str, list[Any]]]] = [
+    ('', found.settings),
+    ('', found.circumstances),
+    (' (no effect)', found.reporting),
+  ]
+  rows = [
+    [as_html(name + mark), *(_wrapped(_short(v)) for v in values)]
+    for mark, kind in kinds
+    for name, values in kind.items()
+  ]
+  head = ['', *(_wrapped(g.label) for g in found.groups)]
+  if rows:
+    text = f'<div class="wide" tabindex="0">{_table(head, rows)}</div>'
+  else:
+    text = '<p>nothing but the seed</p>'
+  return f'<h2>What differs</h2>{text}'
+
+
+def _samples(runs: Sequence[Run], names: Sequence[str]) -> str:
+  found = ''.join(map(_sample, runs, names))
+  if not found:
+    return ''
+  return f'<h2>Samples</h2><div class="samples">{found}</div>'
+
+
+def _sample(run: Run, name: str) -> str:
+  found = sample_of(run)
+  if not found:
+    return ''
+  step, text = found
+  head = f'{as_html(name)}, step {step}'
+  return f'<div><h3>{head}</h3><pre>{as_html(text)}</pre></div>'
+
+
+def _wrapped(text: str) -> str:
+  """As HTML; what is long does not make its column wide."""
+  escaped = as_html(text)
+  if len(text) <= _LONG:
+    return escaped
+  return f'<span class="long">{escaped}</span>'
+
+
+def _figure(value: float | None) -> str:
+  return '-' if value is None else f'{value:.4f}'
+
+
+def _count(value: float | None) -> str:
+  return '-' if value is None else f'{value:,.0f}'
+
+
+def _short(value: Any) -> str:
+  return '-' if value is None else str(value)

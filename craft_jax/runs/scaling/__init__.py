@@ -1,0 +1,1 @@
+"""Scaling laws from finished runs."""

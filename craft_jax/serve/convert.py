@@ -1,0 +1,300 @@
+"""From the body of a request to what the sampler takes; or a refusal."""
+
+import dataclasses
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from craft_jax.data.text.streaming import StreamDecoder
+from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.errors import UserError
+from craft_jax.inference.engine.resident_constraints import Capacity
+from craft_jax.inference.load import Trained
+from craft_jax.inference.sampling.answers import Prepared, prepare
+from craft_jax.inference.sampling.prompt import encode_prompt
+from craft_jax.inference.sampling.request import Request
+from craft_jax.serve.admission import Limits
+from craft_jax.serve.errors import ApiError
+from craft_jax.serve.schemas import CompletionBody, ResponseFormat
+
+# What a field is called in `sample.Request`, where its messages come from.
+_NAMES = {
+  'max_chars': 'max_tokens',
+  'num_samples': 'n',
+  'beams': 'beam_width',
+  'json_schema': 'response_format',
+  'ignore_end': 'ignore_eos',
+}
+_NAMED = re.compile(rf'\b({"|".join(_NAMES)})\b')
+_CONSTRAINTS = ('regex', 'json_schema', 'allowed_chars')
+_MOST_SEED = 2**32
+_ANY_OBJECT = {'type': 'object'}
+
+
+def check_model(name: str | None, served: str) -> None:
+  """Refuses the name of another model.
+
+  Raises:
+    ApiError: 404.
+  """
+  if name is not None and name != served:
+    raise ApiError(
+      404,
+      f'there is no model {name!r}; this server has {served!r}',
+      param='model',
+      code='model_not_found',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """A request for completions, checked but for its constraints.
+
+  Attributes:
+    body: as it came.
+    prompts: text, or ids.
+    request: the same for each prompt, the prompt left out.
+    echo_only: nothing is to be written.
+  """
+
+  body: CompletionBody
+  prompts: Sequence[str | list[int]]
+  request: Request
+  echo_only: bool
+
+  @property
+  def has_constraint(self) -> bool:
+    """Whether something is to be compiled."""
+    return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
+
+  @property
+  def _constrained(self) -> str | None:
+    """The field that constrains the text; None if several do."""
+    found = [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
+    return _NAMES.get(found[0], found[0]) if len(found) == 1 else None
+
+  def prepare(self, trained: Trained, capacity: Capacity) -> list[Prepared]:
+    """For the sampler, of each prompt; compiles what is to be.
+
+    All that can be wrong with a constraint is found here, for a completion and
+    for `/validate` alike.
+
+    Args:
+      trained: the model.
+      capacity: of the tables that a constraint needs room in.
+
+    Raises:
+      ApiError: 400.
+    """
+    self._compile(trained)
+    with _refusing():
+      first = prepare(trained, self.request)
+      try:
+        capacity.check(first.settings.constraint)
+      except UserError as e:
+        raise ApiError(400, str(e), param=self._constrained) from e
+      biases = _biases(self.body.logit_bias or {}, trained)
+      settings = dataclasses.replace(first.settings, logit_bias=biases)
+      return [
+        _prepared(trained, self.request, prompt, settings)
+        for prompt in self.prompts
+      ]
+
+  def _compile(self, trained: Trained) -> None:
+    """Compiles each constraint alone; it is kept for the next one who asks.
+
+    Raises:
+      ApiError: 400, one is wrong.
+    """
+    for name in _CONSTRAINTS:
+      value = getattr(self.request, name)
+      if value is None:
+        continue
+      try:
+        Request(**{name: value}).settings(trained.vocabulary, False)
+      except UserError as e:
+        field = _NAMES.get(name, name)
+        where = field
+        if name == 'json_schema' and value is not _ANY_OBJECT:
+          where = f'{field}.json_schema.schema'
+        raise ApiError(400, f'{where}: {e}', param=field) from e
+
+
+def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
+  """Checks all that needs no model.
+
+  Raises:
+    ApiError: 400.
+  """
+  prompts = _prompts(body.prompt)
+  n = body.n
+  best_of = n if body.best_of is None else body.best_of
+  if best_of < n:
+    _refuse('best_of', f'best_of={best_of} has no n={n} texts to give')
+  if body.beam_width and body.beam_width < n:
+    _refuse('beam_width', f'beam_width={body.beam_width} finds no n={n} texts')
+  if len(prompts) * max(best_of, body.beam_width) > limits.max_texts:
+    _refuse(
+      'n',
+      f'{len(prompts)} prompts times {best_of} texts are more than the '
+      f'{limits.max_texts} of one request',
+    )
+  _check_stream(body, best_of > n)
+  stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+  if len(stop) > 4:
+    _refuse('stop', f'{len(stop)} texts to stop at are more than 4')
+  max_tokens = body.max_tokens
+  if max_tokens > limits.max_tokens:
+    _refuse(
+      'max_tokens',
+      f'max_tokens={max_tokens} is more than the {limits.max_tokens} of this '
+      'server',
+    )
+  if not max_tokens and not body.echo:
+    _refuse('max_tokens', 'max_tokens=0 has nothing to give without echo')
+  if body.beam_width and not max_tokens:
+    _refuse('max_tokens', 'max_tokens=0 has nothing to search for')
+  seed = body.seed
+  with _refusing():
+    request = Request(
+      max_chars=max_tokens or 1,
+      num_samples=n,
+      best_of=best_of if best_of > n else 0,
+      temperature=body.temperature,
+      top_k=body.top_k,
+      top_p=body.top_p,
+      beams=body.beam_width,
+      seed=random.getrandbits(32) if seed is None else seed % _MOST_SEED,
+      logprobs=body.logprobs,
+      echo=body.echo,
+      ignore_end=body.ignore_eos,
+      min_p=body.min_p,
+      typical_p=body.typical_p,
+      repetition_penalty=body.repetition_penalty,
+      presence_penalty=body.presence_penalty,
+      frequency_penalty=body.frequency_penalty,
+      penalty_window=context,
+      regex=body.regex,
+      json_schema=_schema(body.response_format),
+      allowed_chars=body.allowed_chars,
+      stop=tuple(stop),
+    )
+  return Wanted(body, prompts, request, not max_tokens)
+
+
+def _check_stream(body: CompletionBody, chooses: bool) -> None:
+  if body.stream_options is not None and not body.stream:
+    _refuse('stream_options', 'stream_options need stream=true')
+  if body.stream and chooses:
+    _refuse('best_of', 'best_of over n is known at the end only; no stream')
+  if body.stream and body.beam_width:
+    _refuse('beam_width', 'beams are known at the end only; no stream')
+
+
+def _prompts(given: Any) -> list[str | list[int]]:
+  """One or more prompts."""
+  if isinstance(given, str):
+    return [given]
+  if not given:
+    _refuse('prompt', 'prompt is an empty list; give a text')
+  if isinstance(given[0], int):
+    return [given]
+  for i, one in enumerate(given):
+    if isinstance(one, list) and not one:
+      _refuse('prompt', f'prompt.{i} is an empty list; give a text')
+  return list(given)
+
+
+def _schema(form: ResponseFormat | None) -> Any:
+  if form is None:
+    return None
+  if form.type != 'json_schema':
+    if form.json_schema is not None:
+      _refuse(
+        'response_format',
+        'response_format.json_schema needs response_format.type=json_schema',
+      )
+    return _ANY_OBJECT if form.type == 'json_object' else None
+  if form.json_schema is None:
+    _refuse(
+      'response_format',
+      'response_format.json_schema is missing, which type=json_schema needs',
+    )
+  return form.json_schema.schema_
+
+
+def _biases(given: dict[str, float], trained: Trained) -> dict[int, float]:
+  size, found = trained.vocabulary.size, {}
+  for key, bias in given.items():
+    is_number = key.isascii() and key.isdigit() and len(key) < 10
+    if not (is_number and int(key) < size):
+      _refuse(
+        'logit_bias', f'logit_bias.{key}: this is no id from 0 to {size - 1}'
+      )
+    found[int(key)] = bias
+  return found
+
+
+def _prepared(trained, request, prompt, settings) -> Prepared:
+  """As `inference.sampling.answers.prepare`, the settings being known."""
+  vocabulary = trained.vocabulary
+  if isinstance(prompt, str):
+    ids = encode_prompt(vocabulary, prompt, trained.meta.documents)
+    request = dataclasses.replace(request, prompt=prompt)
+    return Prepared(request, None, ids, prompt, settings)
+  if max(prompt) >= vocabulary.size:
+    _refuse(
+      'prompt',
+      f'the id {max(prompt)} is none of the {vocabulary.size} symbols',
+    )
+  ids = np.array(prompt, vocabulary.dtype)
+  # Without a character that it ends within, which the text may complete.
+  text = StreamDecoder(vocabulary).feed(ids[ids < vocabulary.num_symbols])
+  # Not empty, whatever it shows: its symbols are what was asked about.
+  request = dataclasses.replace(request, prompt=text or ' ')
+  return Prepared(request, None, ids, text, settings)
+
+
+class _refusing:
+  """Says what is wrong in the names of the fields here."""
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+    if isinstance(error, UserError):
+      text = _NAMED.sub(lambda m: _NAMES[m.group()], str(error))
+      first = re.match(r'[a-z_]+', text)
+      name = first.group() if first else ''
+      param = name if name in CompletionBody.model_fields else None
+      raise ApiError(400, text, param=param) from error
+
+
+def _refuse(param: str, message: str) -> NoReturn:
+  raise ApiError(400, message, param=param)
+
+
+def encode(vocabulary: Vocabulary, text: str) -> list[int]:
+  """The ids of a text.
+
+  Raises:
+    ApiError: 400, a character outside the vocabulary.
+  """
+  with _refusing():
+    return vocabulary.encode(text).tolist()
+
+
+def decode(vocabulary: Vocabulary, ids: list[int]) -> str:
+  """The text of ids, specials left out.
+
+  Raises:
+    ApiError: 400, an id outside the vocabulary.
+  """
+  if ids and max(ids) >= vocabulary.size:
+    _refuse(
+      'tokens', f'the id {max(ids)} is none of the {vocabulary.size} symbols'
+    )
+  return vocabulary.decode(np.array(ids, vocabulary.dtype))

@@ -1,0 +1,398 @@
+"""What may be asked for: the bodies of requests, each field checked.
+
+Nothing is accepted and ignored: an unknown field is an error, and so is a value
+that has no effect here. A body is checked up to its first mistake: of a million
+mistakes pydantic describes each.
+"""
+
+import codecs
+import contextlib
+import functools
+import gc
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic_core
+from fastapi.exceptions import RequestValidationError
+from pydantic import (
+  AfterValidator,
+  BaseModel,
+  ConfigDict,
+  Field,
+  GetJsonSchemaHandler,
+  PrivateAttr,
+  ValidationError,
+  WithJsonSchema,
+  WrapValidator,
+  model_validator,
+)
+from pydantic_core import CoreSchema
+
+from craft_jax.runtime import strict_json
+from craft_jax.serve.errors import ApiError
+
+T = TypeVar('T')
+_MAY_OVERFLOW = re.compile(rb'[0-9.][eE][+]?[0-9]{2}|[0-9]{290}')
+Each = Annotated[list[T], Field(fail_fast=True)]
+_MOST_PROMPTS = 1 << 14  # of which `--max-texts` takes some
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _each(given: Any, check: Callable[[Any], Any]) -> Any:
+  """Items one by one, as `fail_fast` is for lists only."""
+  if not isinstance(given, dict):
+    return check(given)
+  return {k: v for key in given for k, v in check({key: given[key]}).items()}
+
+
+@functools.cache
+def _names(kind: type[BaseModel]) -> frozenset[str]:
+  """The fields of an object as they are sent."""
+  return frozenset(f.alias or n for n, f in kind.model_fields.items())
+
+
+def _check_off(value: bool) -> bool:
+  if value:
+    raise ValueError('must be false')
+  return value
+
+
+# Not `Literal[False]`, which takes 0.
+Off = Annotated[
+  bool,
+  AfterValidator(_check_off),
+  WithJsonSchema({'const': False, 'type': 'boolean'}),
+]
+
+
+class Body(BaseModel):
+  """An object in a request, whose numbers are JSON's own.
+
+  Null leaves a field out, whatever its name: clients send all the fields of
+  OpenAI's API so, those that are not known here too.
+  """
+
+  model_config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
+  _size: int = PrivateAttr(0)
+
+  @model_validator(mode='before')
+  @classmethod
+  def _check_names(cls, given: Any) -> Any:
+    """Leaves nulls out, and refuses the first field that is unknown."""
+    if not isinstance(given, dict):
+      return given
+    given = {name: value for name, value in given.items() if value is not None}
+    known = _names(cls)
+    for name in given:
+      if name not in known:
+        one = pydantic_core.InitErrorDetails(
+          type='extra_forbidden', loc=(name,), input=given[name]
+        )
+        raise ValidationError.from_exception_data(cls.__name__, [one])
+    return given
+
+  @classmethod
+  def __get_pydantic_json_schema__(
+    cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+  ) -> dict[str, Any]:
+    """The schema, with null for all that may be left out."""
+    found = handler(core_schema)
+    schema = handler.resolve_ref_schema(found)
+    for name, one in schema['properties'].items():
+      if name in schema.get('required', ()):
+        continue
+      kinds = one.pop('anyOf', None)
+      about = {
+        key: one.pop(key)
+        for key in ('default', 'description', 'title')
+        if key in one
+      }
+      kinds = [one] if kinds is None else kinds
+      if {'type': 'null'} not in kinds:
+        kinds = [*kinds, {'type': 'null'}]
+      schema['properties'][name] = {'anyOf': kinds} | about
+    schema['additionalProperties'] = {'type': 'null'}
+    return found
+
+  @property
+  def size(self) -> int:
+    """Bytes that were sent, to which any work on it is in proportion."""
+    return self._size
+
+
+B = TypeVar('B', bound=Body)
+
+
+def read(kind: type[B], data: bytes) -> B:
+  """A body as it was sent.
+
+  Raises:
+    ApiError: 400, no JSON, or text that is no Unicode.
+    RequestValidationError: a field is wrong; its first mistakes.
+  """
+  with _uncollected():
+    given = _parse(data)
+    try:
+      found = kind.model_validate(given)
+    except ValidationError as e:
+      errors = e.errors(include_url=False)
+      raise RequestValidationError(
+        [{**one, 'loc': ('body', *one['loc'])} for one in errors], body=given
+      ) from e
+  found._size = len(data)
+  return found
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+  """Without the garbage collector, which JSON has no cycles for.
+
+  It would look at 300,000 lists again and again, for 400 ms in which no other
+  thread runs.
+  """
+  gc.disable()
+  try:
+    yield
+  finally:
+    gc.enable()
+
+
+def _parse(data: bytes) -> Any:
+  """The value that JSON stands for.
+
+  Raises:
+    ApiError: 400.
+  """
+  data = data.removeprefix(codecs.BOM_UTF8)
+  try:
+    # It makes Infinity of 1e400; only what may be that large is read twice.
+    if _MAY_OVERFLOW.search(data):
+      strict_json.loads(data)
+    return pydantic_core.from_json(data, allow_inf_nan=False)
+  except (ValueError, RecursionError) as e:
+    error = e
+  # The standard library's parser lets text pass that UTF-8 cannot have.
+  try:
+    value = json.loads(data.decode('utf-8', 'surrogateescape'))
+  except (ValueError, RecursionError):
+    value = None
+  if (path := _without_unicode(value)) is not None:
+    path = [part.encode('utf-8', 'backslashreplace').decode() for part in path]
+    where = '.'.join(path) or 'the body'
+    raise ApiError(
+      400,
+      f'{where}: holds half a surrogate pair, or bytes that are not UTF-8',
+      param=path[0] if path else None,
+    )
+  raise ApiError(400, f'the body is not JSON: {error}') from error
+
+
+def _without_unicode(value: Any) -> list[str] | None:
+  """Keys and indices of the first text that UTF-8 cannot have, if any."""
+  todo: list[tuple[list[str], Any]] = [([], value)]
+  while todo:
+    path, value = todo.pop()
+    if isinstance(value, dict):
+      for key, inner in value.items():
+        if not _encodes(key):
+          return [*path, key]
+        if isinstance(inner, str | dict | list):
+          todo.append(([*path, key], inner))
+    elif isinstance(value, list):
+      todo += [
+        ([*path, str(i)], inner)
+        for i, inner in enumerate(value)
+        if isinstance(inner, str | dict | list)
+      ]
+    elif isinstance(value, str) and not _encodes(value):
+      return path
+  return None
+
+
+def _encodes(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+class StreamOptions(Body):
+  """How a stream is sent."""
+
+  include_usage: bool = Field(
+    False, description='a last event with the usage, null in those before'
+  )
+  include_obfuscation: Off = Field(False, description='events are not padded')
+
+
+class JsonSchema(Body):
+  """A schema, as OpenAI's clients send it."""
+
+  name: str = Field('schema', description='any; has no effect on the text')
+  description: str | None = Field(None, description='likewise')
+  schema_: dict[str, Any] | bool = Field(
+    alias='schema', description='what the text is an instance of'
+  )
+  strict: bool = Field(
+    True, description='any; a schema is always kept to the letter'
+  )
+
+
+class ResponseFormat(Body):
+  """The form of the text."""
+
+  type: Literal['text', 'json_object', 'json_schema'] = 'text'
+  json_schema: JsonSchema | None = None
+
+
+class Sampling(Body):
+  """How text is written: OpenAI's fields, then those of Craft."""
+
+  model: str | None = Field(
+    None, description='the name of the model, if any (/v1/models)'
+  )
+  temperature: float = Field(
+    1.0, ge=0, le=100, description='0 is greedy, 1 the model as trained'
+  )
+  top_p: float = Field(
+    1.0, ge=0, le=1, description='the most likely symbols that sum to this'
+  )
+  n: int = Field(1, ge=1, lt=2**31, description='texts per prompt')
+  stream: bool = Field(False, description='send text as it is written')
+  stream_options: StreamOptions | None = Field(
+    None, description='only with stream'
+  )
+  seed: int | None = Field(
+    None,
+    ge=-(2**63),
+    lt=2**63,
+    description='the same seed writes the same text; taken modulo 2^32',
+  )
+  presence_penalty: float = Field(
+    0.0, ge=-2, le=2, description='off the logits of symbols seen lately'
+  )
+  frequency_penalty: float = Field(
+    0.0, ge=-2, le=2, description='the same for each time they were seen'
+  )
+  logit_bias: (
+    Annotated[
+      dict[str, Annotated[float, Field(ge=-100, le=100)]],
+      WrapValidator(_each),
+    ]
+    | None
+  ) = Field(None, description='by the id of a symbol, added to its logit')
+  user: str | None = Field(
+    None, description='any mark of the sender; has no effect on the text'
+  )
+
+  top_k: int = Field(
+    0, ge=0, lt=2**31, description='the so many most likely; 0 is all'
+  )
+  min_p: float = Field(
+    0.0, ge=0, le=1, description='at least this share of the most likely'
+  )
+  typical_p: float = Field(
+    1.0, ge=0, le=1, description='nearest the entropy, that sum to this'
+  )
+  repetition_penalty: float = Field(
+    1.0, gt=0, le=100, description='above 1 lowers symbols seen lately'
+  )
+  allowed_chars: str | None = Field(
+    None, description='write these characters only'
+  )
+  regex: str | None = Field(
+    None, description='a pattern that the text matches as a whole'
+  )
+  response_format: ResponseFormat | None = Field(
+    None,
+    description='any JSON object, or a schema that the text is an instance of',
+  )
+  beam_width: int = Field(
+    0, ge=0, le=64, description='search with so many beams instead of drawing'
+  )
+  ignore_eos: bool = Field(
+    False, description='never end a document: always write max_tokens'
+  )
+
+
+class CompletionBody(Sampling):
+  """A request for completions."""
+
+  prompt: (
+    str
+    | Each[str]
+    | Each[Id]
+    | Annotated[Each[Each[Id]], Field(max_length=_MOST_PROMPTS)]
+  ) = Field(
+    '', description='text to continue, or several; or the ids of symbols'
+  )
+  max_tokens: int = Field(
+    16, ge=0, lt=2**31, description='characters to write; 0 needs echo'
+  )
+  best_of: int | None = Field(
+    None,
+    ge=1,
+    lt=2**31,
+    description='draw so many and give the n with the highest mean '
+    'log-probability; not with stream if over n',
+  )
+  stop: str | Each[str] | None = Field(
+    None, description='up to 4 texts before which a text ends'
+  )
+  logprobs: int | None = Field(
+    None,
+    ge=0,
+    le=5,
+    description='log-probabilities of each symbol and of the so many most '
+    'likely; 0 is of those written only',
+  )
+  echo: bool = Field(
+    False, description='begin with the prompt, and with its logprobs'
+  )
+  suffix: None = Field(None, description='not supported: texts go on only')
+
+
+class ValidateBody(Body):
+  """A constraint to be tried without writing anything."""
+
+  model: str | None = None
+  regex: str | None = Field(None, description='as in a completion')
+  response_format: ResponseFormat | None = Field(
+    None, description='as in a completion'
+  )
+  allowed_chars: str | None = Field(None, description='as in a completion')
+  max_tokens: int | None = Field(
+    None, ge=1, lt=2**31, description='characters in which it must be done'
+  )
+
+
+class ScoreBody(Body):
+  """A request for the likelihood of texts."""
+
+  model: str | None = None
+  text: str | Each[str] = Field(description='a text, or several')
+  stride: int = Field(
+    0,
+    ge=0,
+    lt=2**31,
+    description='symbols by which windows advance; 0 is half of the context',
+  )
+  per_char: bool = Field(False, description='the nats of each character too')
+
+
+class TokenizeBody(Body):
+  """A text to be made symbols of."""
+
+  model: str | None = None
+  prompt: str = Field(description='the text')
+  add_special_tokens: Off = Field(False, description='there are none to add')
+
+
+class DetokenizeBody(Body):
+  """Symbols to be made a text of."""
+
+  model: str | None = None
+  tokens: Each[Id] = Field(description='their ids')

@@ -1,0 +1,138 @@
+"""The two ways batches reach the device; the numbers are the same."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from craft_jax.config.settings import Config
+from craft_jax.data import batch as batch_lib
+from craft_jax.data import grain_batches
+from craft_jax.data.corpus import Corpus
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.types import Batch
+
+_CHUNK_BYTES = 16 << 20  # of windows streamed for one dispatch
+_DEVICE_STEPS, _STREAM_STEPS = 512, 64
+
+
+@runtime_checkable
+class Feed(Protocol):
+  """Gives each dispatch its source, and each step its batch.
+
+  Attributes:
+    max_steps: most steps per dispatch.
+    wait_seconds: time the loop has waited for data so far.
+  """
+
+  max_steps: int
+
+  @property
+  def wait_seconds(self) -> float:
+    """Seconds."""
+
+  def source(self, num_steps: int) -> Any:
+    """The device arrays of the next `num_steps` steps."""
+
+  def fetch(self, source: Any, i: Any, data_index: Any, key: Any) -> Batch:
+    """Pure: the batch of the i-th step of a dispatch; `key` is the run's."""
+
+  def close(self) -> None:
+    """Stops what reads ahead."""
+
+
+def open_feed(cfg: Config, corpus: Corpus, mesh: Mesh, data_index: int) -> Feed:
+  """The feed that `data.placement` asks for, from `data_index` on."""
+  if grain_batches.placement(cfg, corpus.train.tokens) == 'device':
+    return _DeviceFeed(cfg, corpus, mesh)
+  return _StreamFeed(cfg, corpus, mesh, data_index)
+
+
+def _plan(cfg: Config) -> dict[str, Any]:
+  return {
+    'batch_size': cfg.train.batch_size,
+    'context': cfg.model.context,
+    'order': cfg.data.order,
+    'seed': cfg.seed,
+  }
+
+
+class _DeviceFeed:
+  """The corpus lives on the devices; nothing crosses to the host."""
+
+  wait_seconds = 0.0
+
+  def __init__(self, cfg: Config, corpus: Corpus, mesh: Mesh):
+    self.max_steps = cfg.train.steps_per_call or _DEVICE_STEPS
+    self._plan = _plan(cfg)
+    self._recipe = batch_lib.recipe_of(cfg, corpus.vocabulary)
+    self._sharding = mesh_lib.batch_sharding(mesh)
+    self._tokens = mesh_lib.put_batch(
+      corpus.train.tokens, mesh_lib.replicated(mesh)
+    )
+
+  def source(self, num_steps: int) -> jax.Array:
+    del num_steps
+    return self._tokens
+
+  def fetch(self, source, i, data_index, key):
+    del i
+    batch = batch_lib.batch_at(
+      source, key, data_index, **self._plan, recipe=self._recipe
+    )
+    return jax.lax.with_sharding_constraint(batch, self._sharding)
+
+  def close(self) -> None:
+    pass
+
+
+class _StreamFeed:
+  """Grain reads windows ahead; a dispatch gets a chunk of a fixed shape."""
+
+  def __init__(self, cfg: Config, corpus: Corpus, mesh: Mesh, data_index: int):
+    plan = _plan(cfg)
+    window_bytes = 4 * plan['batch_size'] * (plan['context'] + 1)
+    self.max_steps = cfg.train.steps_per_call or max(
+      1, min(_STREAM_STEPS, _CHUNK_BYTES // window_bytes)
+    )
+    self._recipe = batch_lib.recipe_of(cfg, corpus.vocabulary)
+    self._sharding = NamedSharding(mesh, PartitionSpec(None, *mesh_lib.BATCH))
+    self._shape = (self.max_steps, plan['batch_size'], plan['context'] + 1)
+    self._rows = _rows_here(self._sharding, self._shape)
+    self._stream = grain_batches.WindowStream(
+      grain_batches.WindowSource(corpus.train.tokens, **plan, rows=self._rows),
+      data_index,
+      cfg.data.prefetch,
+    )
+
+  @property
+  def wait_seconds(self) -> float:
+    return self._stream.wait_seconds
+
+  def source(self, num_steps: int) -> jax.Array:
+    windows = [next(self._stream) for _ in range(num_steps)]
+    windows += [np.zeros_like(windows[0])] * (self.max_steps - num_steps)
+    local, first = np.stack(windows), self._rows.start
+
+    def shard(index):
+      start, stop, _ = index[1].indices(self._shape[1])
+      return local[:, start - first : stop - first]
+
+    return jax.make_array_from_callback(self._shape, self._sharding, shard)
+
+  def fetch(self, source, i, data_index, key):
+    window_BS = jnp.take(source, i, axis=0)
+    key = jax.random.fold_in(key, data_index)  # as `batch_at` does
+    return batch_lib.to_batch(window_BS, key, self._recipe)
+
+  def close(self) -> None:
+    self._stream.close()
+
+
+def _rows_here(sharding: NamedSharding, shape: tuple[int, ...]) -> slice:
+  """The rows (dim 1) that this process's devices hold, from first to last."""
+  indices = sharding.addressable_devices_indices_map(shape).values()
+  rows = [index[1].indices(shape[1])[:2] for index in indices if index]
+  return slice(min(start for start, _ in rows), max(stop for _, stop in rows))

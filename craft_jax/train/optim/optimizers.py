@@ -1,0 +1,126 @@
+"""The optimizers, as optax transformations of the whole parameter tree."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from craft_jax.config.settings import Config, Optim
+from craft_jax.train.optim import masks
+from craft_jax.train.optim.muon import scale_by_muon
+from craft_jax.train.optim.schedules import build_schedule
+
+
+def build_optimizer(
+  cfg: Config, precision: str, mesh: Mesh | None = None
+) -> optax.GradientTransformationExtraArgs:
+  """Clipping, the optimizer, decoupled weight decay, the learning rate.
+
+  The gradients are clipped first, by value and then by their global norm. The
+  step of a matrix is `-rate * (direction + weight_decay * param)`, with the
+  rate that the schedule gives that parameter.
+
+  Args:
+    cfg: the run; reads `cfg.optim` and `cfg.train.steps`.
+    precision: `'bfloat16'` or `'float32'`, of Muon's products.
+    mesh: devices that share Muon's work, with the axes `data` and `fsdp`.
+
+  Returns:
+    `init(params)` and `update(grads, state, params, grad_norm=None)`;
+    jittable, loops included. `update` needs the params; it need not measure a
+    gradient whose norm it is told.
+  """
+  optim = cfg.optim
+  chain = []
+  if optim.clip_value:
+    chain.append(optax.clip(optim.clip_value))
+  if optim.clip_norm:
+    chain.append(_clip_by_norm(optim.clip_norm, known=not optim.clip_value))
+  if optim.name == 'muon':
+    chain.append(_muon(cfg, precision, mesh))
+  else:
+    direction = _DIRECTIONS[optim.name](optim)
+    chain.append(_descend(cfg, direction, optim.learning_rate))
+  return optax.chain(*chain)
+
+
+def _clip_by_norm(
+  most: float, known: bool
+) -> optax.GradientTransformationExtraArgs:
+  """`optax.clip_by_global_norm`, without a pass over the gradients.
+
+  Args:
+    most: the norm to keep.
+    known: whether the `grad_norm` that `update` is given is of what is clipped.
+  """
+
+  def update(updates, state, params=None, *, grad_norm=None, **extra):
+    del params, extra
+    if grad_norm is None or not known:
+      grad_norm = optax.tree.norm(updates)
+    factor = jnp.where(grad_norm < most, 1.0, most / grad_norm)
+    return jax.tree.map(lambda g: g * factor, updates), state
+
+  return optax.GradientTransformationExtraArgs(
+    lambda params: optax.EmptyState(), update
+  )
+
+
+def _descend(
+  cfg: Config, direction: optax.GradientTransformation, peak: float
+) -> optax.GradientTransformation:
+  """`direction`, then decay of the masked parameters, then the rate."""
+  optim = cfg.optim
+  chain = [direction]
+  if optim.weight_decay:
+    mask = masks.decay_mask_fn(optim.decay_embeddings)
+    chain.append(optax.add_decayed_weights(optim.weight_decay, mask))
+  schedule = build_schedule(optim, cfg.train.steps, peak)
+  chain.append(optax.scale_by_learning_rate(schedule))
+  return optax.chain(*chain)
+
+
+def _muon(
+  cfg: Config, precision: str, mesh: Mesh | None
+) -> optax.GradientTransformation:
+  """Muon on the matrices of the blocks, AdamW on everything else."""
+  optim = cfg.optim
+  muon = scale_by_muon(optim.momentum, precision, mesh)
+  return optax.partition(
+    {
+      'muon': _descend(cfg, muon, optim.muon_learning_rate),
+      'adamw': _descend(cfg, _adamw(optim), optim.learning_rate),
+    },
+    masks.hidden_matrices,
+  )
+
+
+def _adamw(optim: Optim) -> optax.GradientTransformation:
+  return optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+
+
+def _lion(optim: Optim) -> optax.GradientTransformation:
+  return optax.scale_by_lion(b1=optim.b1, b2=optim.b2)
+
+
+def _adafactor(optim: Optim) -> optax.GradientTransformation:
+  # Not multiplied by the size of the parameter, as Adafactor's own rule has
+  # it: matrices that start at zero would hardly leave it, and learning_rate
+  # would mean something else than under adamw.
+  return optax.chain(
+    optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
+  )
+
+
+def _sgd(optim: Optim) -> optax.GradientTransformation:
+  return optax.trace(decay=optim.momentum, nesterov=True)
+
+
+_DIRECTIONS: dict[str, Callable[[Optim], optax.GradientTransformation]] = {
+  'adamw': _adamw,
+  'lion': _lion,
+  'adafactor': _adafactor,
+  'sgd': _sgd,
+}

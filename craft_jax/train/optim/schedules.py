@@ -1,0 +1,101 @@
+"""Learning rates by step: linear warm-up, then one of five shapes.
+
+Steps count from 0, so a run of `steps` updates reads the schedule at
+`0 .. steps - 1`.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import optax
+
+from craft_jax.config.settings import Optim
+
+_WSD_SHARE = 5  # wsd decays over the last fifth unless told otherwise
+
+
+def build_schedule(cfg: Optim, steps: int, peak: float) -> optax.Schedule:
+  """The learning rate of each step.
+
+  Warm-up climbs in equal strides, from `peak / (warmup_steps + 1)` at step 0
+  to `peak` at step `warmup_steps`, so no step is wasted on a rate of zero.
+  `linear`, `cosine` and `wsd` reach exactly `final_fraction * peak` at step
+  `steps - 1`; `rsqrt` knows no horizon and only takes it as a floor. A run
+  without a step after the warm-up stays at the peak.
+
+  Args:
+    cfg: shape, warm-up and decay.
+    steps: updates of the whole run.
+    peak: the rate at the end of the warm-up.
+
+  Returns:
+    A function from the step (int or traced int) to the rate.
+  """
+  warmup = cfg.warmup_steps
+  span = steps - 1 - warmup  # steps from the peak to the last one
+  if span > 0:
+    tail = _SHAPES[cfg.schedule](cfg, span, peak)
+  else:
+    tail = optax.constant_schedule(peak)
+  if not warmup:
+    return tail
+  climb = optax.linear_schedule(peak / (warmup + 1), peak, warmup)
+  return optax.join_schedules([climb, tail], [warmup])
+
+
+def _line(start: float, end: float, span: int) -> optax.Schedule:
+  """From `start` at 0 to exactly `end` from `span` on.
+
+  `optax.linear_schedule` computes 1 - n / span, which XLA rounds to 6e-8
+  instead of 0 at the end when it is compiled; counting the steps that are left
+  is exact.
+  """
+
+  def schedule(count):
+    left = jnp.clip(span - count, 0, span) / span
+    return end + (start - end) * left
+
+  return schedule
+
+
+def _constant(cfg: Optim, span: int, peak: float) -> optax.Schedule:
+  return optax.constant_schedule(peak)
+
+
+def _linear(cfg: Optim, span: int, peak: float) -> optax.Schedule:
+  return _line(peak, cfg.final_fraction * peak, span)
+
+
+def _cosine(cfg: Optim, span: int, peak: float) -> optax.Schedule:
+  return optax.cosine_decay_schedule(peak, span, alpha=cfg.final_fraction)
+
+
+def _rsqrt(cfg: Optim, span: int, peak: float) -> optax.Schedule:
+  """`peak * sqrt(k / (k + n))`, `n` steps after the peak, `k = warm-up + 1`."""
+  start = cfg.warmup_steps + 1
+
+  def schedule(count):
+    rate = jnp.sqrt(start / (start + count))
+    return peak * jnp.maximum(rate, cfg.final_fraction)
+
+  return schedule
+
+
+def _wsd(cfg: Optim, span: int, peak: float) -> optax.Schedule:
+  steps = span + 1 + cfg.warmup_steps
+  decay = min(cfg.decay_steps or max(1, steps // _WSD_SHARE), span)
+  fall = _line(peak, cfg.final_fraction * peak, decay)
+  if decay == span:
+    return fall
+  return optax.join_schedules(
+    [optax.constant_schedule(peak), fall], [span - decay]
+  )
+
+
+_SHAPES: dict[str, Callable[[Optim, int, float], optax.Schedule]] = {
+  'constant': _constant,
+  'linear': _linear,
+  'cosine': _cosine,
+  'rsqrt': _rsqrt,
+  'wsd': _wsd,
+}

@@ -1,0 +1,221 @@
+"""Runs a few steps of a run's own program and records a trace of them."""
+
+import contextlib
+import math
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from craft_jax.config.settings import Config
+from craft_jax.errors import RunFailed
+from craft_jax.inference.metrics import peak_flops
+from craft_jax.model import flops_per_symbol
+from craft_jax.model.precision import einsum
+from craft_jax.model.sharding import mesh as mesh_lib
+from craft_jax.train.loader import Feed, open_feed
+from craft_jax.train.plan.devices import DEVICES
+from craft_jax.train.profile import hlo
+from craft_jax.train.profile import trace as trace_lib
+from craft_jax.train.profile.bottleneck import Ceilings, Recording
+from craft_jax.train.profile.timeline import profile
+from craft_jax.train.setup import Setup, compile_run, open_setup
+
+_COMPILED = '/jax/core/compile/backend_compile_duration'
+# Timed without a trace, at most so often and so long; the median counts.
+_PLAIN_ROUNDS, _PLAIN_SECONDS = 5, 5.0
+# Of the measurement of a device that no data sheet is known of.
+_WIDTH, _STREAMED, _ROUNDS = 1024, 1 << 24, 5
+
+
+def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
+  """Compiles the program of `craft train`, runs it and reads its trace.
+
+  Nothing of a run is kept but the trace and, beside it, the program's text
+  (`program.txt`).
+
+  Args:
+    cfg: the run.
+    folder: for the trace; it is made.
+    steps: to trace, after as many that warm up.
+
+  Raises:
+    UserError: see `open_setup`.
+    RunFailed: a step was bad, so that the rest of them was not done.
+  """
+  with tempfile.TemporaryDirectory() as workdir:
+    setup = open_setup(cfg, f'{workdir}/run')
+    feed = open_feed(setup.cfg, setup.corpus, setup.mesh, 0)
+    with setup.closing, contextlib.closing(feed):
+      return _record(_Runner(setup, feed, steps), folder, steps)
+
+
+class _Runner:
+  """Dispatches steps as the training loop does: one call ahead."""
+
+  def __init__(self, setup: Setup, feed: Feed, steps: int):
+    self.setup, self.feed = setup, feed
+    self.state = setup.first_state()
+    # Without a number the loop looks for calls of a second: take one call.
+    per_call = setup.cfg.train.steps_per_call or steps
+    self.steps_per_call = min(per_call, steps, self.feed.max_steps)
+    self._key = setup.run_key
+    begin = time.perf_counter()
+    inputs = self._inputs(self.steps_per_call)
+    self.program = compile_run(setup, self.feed, self.state, inputs)
+    self._dispatch(inputs)  # warms up, and what was read must not be lost
+    jax.block_until_ready(self.state)
+    self.compile_seconds = time.perf_counter() - begin
+
+  def run(self, steps: int) -> float:
+    """Does `steps` steps; seconds they took."""
+    before, waiting = int(self.state.step), None
+    begin = time.perf_counter()
+    left = steps
+    while left:
+      count = min(self.steps_per_call, left)
+      rows = self._dispatch(self._inputs(count))
+      if waiting is not None:
+        jax.device_get(waiting)
+      waiting, left = rows, left - count
+    # What is fetched is the first device's; the others may still be at it.
+    jax.block_until_ready(self.state)
+    seconds = time.perf_counter() - begin
+    if int(self.state.step) - before != steps:
+      raise RunFailed(
+        'a step was not finite, or a spike, so that those after it were not '
+        'done; use another optim.learning_rate or model.precision'
+      )
+    return seconds
+
+  def _inputs(self, count: int) -> tuple[Any, ...]:
+    trips = mesh_lib.put_batch(
+      np.int32(count), mesh_lib.replicated(self.setup.mesh)
+    )
+    return self.feed.source(count), self._key, trips
+
+  def _dispatch(self, inputs: tuple[Any, ...]) -> Any:
+    self.state, *rows = self.program(self.state, *inputs)
+    return rows
+
+
+def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
+  setup = runner.setup
+  plain: list[float] = []
+  while len(plain) < _PLAIN_ROUNDS and sum(plain) < _PLAIN_SECONDS:
+    plain.append(runner.run(steps))
+  waited, compiled = runner.feed.wait_seconds, []
+
+  def listen(event: str, duration_secs: float, **_: Any) -> None:
+    if event == _COMPILED:
+      compiled.append(duration_secs)
+
+  folder.mkdir(parents=True, exist_ok=True)
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0
+  options.host_tracer_level = 1
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with jax.profiler.trace(str(folder), profiler_options=options):
+      runner.run(steps)
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+  waited = runner.feed.wait_seconds - waited
+  text = runner.program.as_text()
+  (folder / 'program.txt').write_text(text, encoding='utf-8')
+  found = profile(trace_lib.read(folder), hlo.Program(text), steps)
+  cfg, device = setup.cfg, jax.devices()[0]
+  symbols = cfg.train.batch_size * cfg.model.context
+  per_symbol = flops_per_symbol(cfg.model, setup.corpus.vocabulary.size)
+  return Recording(
+    profile=found,
+    plain_seconds=statistics.median(plain) / steps,
+    calls=math.ceil(steps / runner.steps_per_call),
+    compile_seconds=runner.compile_seconds,
+    recompiled=len(compiled),
+    wait_seconds=waited / steps,
+    memory=_memory(runner.program),
+    symbols=symbols,
+    flops=symbols * per_symbol,
+    ceilings=_ceilings(setup.mesh, setup.model.precision),
+    precision=setup.model.precision,
+    mesh=dict(setup.mesh.shape),
+    device=device.device_kind,
+    platform=device.platform,
+    steps_per_call=runner.steps_per_call,
+    folder=folder,
+  )
+
+
+def _memory(program: Any) -> dict[str, int]:
+  """Bytes of the program's buffers on a device; {} if it does not tell."""
+  found = program.memory_analysis()
+  if found is None:
+    return {}
+  return {
+    'arguments': found.argument_size_in_bytes,
+    'outputs': found.output_size_in_bytes,
+    'aliased': found.alias_size_in_bytes,
+    'temporaries': found.temp_size_in_bytes,
+    'code': found.generated_code_size_in_bytes,
+  }
+
+
+# --- ceilings ----------------------------------------------------------------
+
+
+def _ceilings(mesh: Mesh, precision: str) -> Ceilings:
+  """Of a data sheet where one is known, else measured."""
+  device = jax.devices()[0]
+  peak, source = peak_flops(device.device_kind, device.platform)
+  known = [
+    d.memory_bandwidth for d in DEVICES.values() if d.kind == device.device_kind
+  ]
+  if peak and known and precision == 'bfloat16':
+    return Ceilings(peak, known[0], source)
+  flops, bandwidth = _measured(mesh, precision)
+  return Ceilings(
+    flops,
+    bandwidth,
+    f'measured here: {_WIDTH} x {_WIDTH} products in {precision}, '
+    f'sums of arrays of {4 * _STREAMED >> 20} MiB, on all devices at once',
+  )
+
+
+def _measured(mesh: Mesh, precision: str) -> tuple[float, float]:
+  """FLOP/s and bytes/s of one device while all of them work."""
+  count = mesh.size
+  each = NamedSharding(mesh, PartitionSpec(mesh_lib.AXES))
+  a_NDD = jax.device_put(jnp.ones((count, _WIDTH, _WIDTH)), each)
+  x_NF = jax.device_put(jnp.ones((count, _STREAMED)), each)
+
+  def product(a_NDD):
+    return einsum('NDE,NEF->NDF', a_NDD, a_NDD, precision)
+
+  def add(x_NF, y_NF):
+    return x_NF + y_NF
+
+  multiply = jax.jit(product, out_shardings=each)
+  # In place: pages that are new cost more than writing to them.
+  stream = jax.jit(add, out_shardings=each, donate_argnums=1)
+  seconds = _least_seconds(lambda _: multiply(a_NDD), None)
+  streaming = _least_seconds(lambda y_NF: stream(x_NF, y_NF), x_NF + 1)
+  # Read twice, written once.
+  return 2 * _WIDTH**3 / seconds, 3 * 4 * _STREAMED / streaming
+
+
+def _least_seconds(function: Callable[[Any], Any], value: Any) -> float:
+  """The shortest of some calls, each of which gets what the last one gave."""
+  times = []
+  for _ in range(_ROUNDS + 1):
+    begin = time.perf_counter()
+    value = jax.block_until_ready(function(value))
+    times.append(time.perf_counter() - begin)
+  return min(times)

@@ -1,0 +1,176 @@
+"""What a run reports of its steps: from sums on the device to figures."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from craft_jax.inference import metrics
+from craft_jax.model import flops_per_symbol
+from craft_jax.runtime import distributed
+from craft_jax.train.optim.schedules import build_schedule
+from craft_jax.train.setup import Setup
+
+_CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
+_SETTLING = 6  # calls after which one takes about that long
+_NORMS = ('grad_norm', 'update_norm', 'param_norm')
+
+
+class Pace:
+  """Times dispatches and chooses how many steps the next one takes.
+
+  Every process dispatches the same number of steps, so `steps` changes in
+  `agree` alone: each has a clock of its own.
+
+  Attributes:
+    steps: of the next dispatch, the same in all processes.
+    settling: whether several processes still look for the number.
+    seconds: spent in dispatches so far, compilation and evaluation excluded.
+    done: steps of those dispatches.
+  """
+
+  def __init__(self, steps_per_call: int, max_steps: int):
+    """Args:
+    steps_per_call: fixed, or 0 to aim at one second.
+    max_steps: upper bound of what is chosen.
+    """
+    self.steps = self._ideal = steps_per_call or 1
+    self._settling_calls = _SETTLING if distributed.several() else 0
+    self.seconds, self.done = 0.0, 0
+    self._fixed, self._max = bool(steps_per_call), max_steps
+    self._last_end = -np.inf
+
+  @property
+  def settling(self) -> bool:
+    """Whether to wait for each call and agree on the next one's steps."""
+    return self._settling_calls > 0 and not self._fixed
+
+  def finished(self, count: int, dispatched: float) -> float:
+    """Notes that a call of `count` steps ended now; seconds it took.
+
+    Calls overlap: one starts when the call before it ends.
+    """
+    end = time.perf_counter()
+    seconds = max(end - max(dispatched, self._last_end), 1e-9)
+    self._last_end = end
+    self.seconds += seconds
+    self.done += count
+    self._settling_calls -= 1
+    if not self._fixed:
+      ideal = count * _CALL_SECONDS / seconds
+      self._ideal = int(np.clip(ideal, 1, min(self._max, 8 * self.steps)))
+    return seconds
+
+  def agree(self) -> None:
+    """Takes the number that process 0 found. All processes, at the same step.
+
+    In a run of several processes it waits for all of them, so no call may be
+    under way.
+    """
+    self.steps = distributed.of_first(self._ideal)
+
+
+class Clock:
+  """Seconds that a run has been going, over all its starts."""
+
+  def __init__(self, seconds: float):
+    """Args:
+    seconds: at the step that this start of the program goes on from.
+    """
+    self._began = time.perf_counter() - seconds
+
+  def __call__(self) -> float:
+    """Seconds so far: steps, compilation, evaluation, saving."""
+    return time.perf_counter() - self._began
+
+
+class Figures:
+  """Turns the sums of steps into the figures that are logged."""
+
+  def __init__(self, setup: Setup):
+    """Args:
+    setup: of the run.
+    """
+    cfg, train = setup.cfg, setup.corpus.train
+    self._symbols_per_step = cfg.train.batch_size * cfg.model.context
+    self._train_symbols = len(train.tokens)
+    self._chars_per_symbol = train.num_chars / len(train.tokens)
+    self._bytes_per_symbol = train.num_bytes / len(train.tokens)
+    self._withheld = setup.corpus.withheld
+    self._schedule = build_schedule(
+      cfg.optim, cfg.train.steps, cfg.optim.learning_rate
+    )
+    self.flops_per_symbol = flops_per_symbol(
+      cfg.model, setup.corpus.vocabulary.size
+    )
+    device = jax.devices()[0]
+    peak, self.peak_source = metrics.peak_flops(
+      device.device_kind, device.platform
+    )
+    if setup.model.precision != 'bfloat16':
+      peak, self.peak_source = None, 'unknown: the table is of bfloat16 peaks'
+    self._peak = peak * jax.device_count() if peak else None
+
+  @property
+  def units(self) -> dict[str, float]:
+    """What relates steps, symbols, characters and FLOPs of this run."""
+    return {
+      'symbols_per_step': self._symbols_per_step,
+      'train_symbols': self._train_symbols,
+      'chars_per_symbol': self._chars_per_symbol,
+      'flops_per_symbol': self.flops_per_symbol,
+    }
+
+  def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
+    """Figures of sums over one or more steps, the last of which is `step`.
+
+    `loss` is the training objective and `nll` the plain negative
+    log-likelihood, in nats per symbol; bits per character and byte use the
+    training split's own ratio of characters and bytes to symbols.
+    """
+    count = float(sums['count'])
+    nll = float(sums['nll']) / count
+    bits = nll / np.log(2)
+    figures = {
+      'loss': float(sums['loss']) / count,
+      'nll': nll,
+      'bpc': bits / self._chars_per_symbol,
+      'accuracy': float(sums['correct']) / count,
+      'learning_rate': float(self._schedule(step - 1)),
+    }
+    if not self._withheld:
+      figures['bpb'] = bits / self._bytes_per_symbol
+    return figures
+
+  def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
+    """Global norms of one step where measured, and its batch's checksum."""
+    norms = {name: float(values[name]) for name in _NORMS}
+    if not norms['param_norm']:
+      norms = {'grad_norm': norms['grad_norm']}
+    return norms | {'batch': int(values['batch'])}
+
+  def speed(self, steps: int, seconds: float) -> dict[str, float]:
+    """Characters per second and, where the peak is known, utilisation."""
+    symbols = steps * self._symbols_per_step / seconds
+    figures = {'chars_per_second': symbols * self._chars_per_symbol}
+    if self._peak:
+      figures['utilisation'] = symbols * self.flops_per_symbol / self._peak
+    return figures
+
+
+def memory_bytes() -> dict[str, int]:
+  """Peak memory: of each process where it is the CPU's, of the device else."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and 'peak_bytes_in_use' in stats:
+    return {'peak_device_bytes': stats['peak_bytes_in_use']}
+  try:
+    import resource
+  except ImportError:  # on Windows
+    return {}
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return {
+    'peak_process_bytes': peak * (1 if sys.platform == 'darwin' else 1024)
+  }
