@@ -85,14 +85,14 @@ def _setting(copy: Copy) -> None:
     '  zero_init: bool = setting(',
   )
   copy.edit(
-    'craft_jax/config/load.py',
-    "  if m.position == 'sinusoidal' and m.width % 2:\n",
-    '  if m.loudness > 2 and m.zero_init:\n'
-    '    yield (\n'
-    "      f'model.loudness={m.loudness} needs model.zero_init=false; '\n"
-    "      'or lower it'\n"
-    '    )\n'
-    "  if m.position == 'sinusoidal' and m.width % 2:\n",
+    'craft_jax/config/rules.py',
+    'RULES: tuple[Rule, ...] = (\n',
+    'RULES: tuple[Rule, ...] = (\n'
+    '  Rule(\n'
+    "    'model.loudness={model.loudness} needs model.zero_init=false; '\n"
+    "    'or lower it',\n"
+    '    lambda c: c.model.loudness > 2 and c.model.zero_init,\n'
+    '  ),\n',
   )
   copy.edit(
     'craft_jax/model/transformer.py',

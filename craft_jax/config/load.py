@@ -18,9 +18,10 @@ import pathlib
 import runpy
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from craft_jax.config.rules import clashes
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError, one_line
 
@@ -463,157 +464,11 @@ def check(cfg: Config) -> None:
     raise UserError(problem)
 
 
-def clashes(cfg: Config) -> Iterator[str]:
-  """Every pair of settings that clash: both names and the remedy."""
-  for rule in CHECKS:
-    yield from rule(cfg)
-
-
-def _check_model(cfg: Config) -> Iterator[str]:
-  m = cfg.model
-  if m.width % m.num_heads:
-    yield (
-      f'model.width={m.width} is not divisible by model.num_heads='
-      f'{m.num_heads}; use a multiple of {m.num_heads}'
-    )
-  kv = m.num_kv_heads or m.num_heads
-  if m.num_heads % kv:
-    yield (
-      f'model.num_heads={m.num_heads} is not divisible by model.num_kv_heads='
-      f'{kv}; use a divisor of {m.num_heads}'
-    )
-  if m.position == 'rope':
-    rotated = int(m.width // m.num_heads * m.rope_fraction)
-    if rotated % 2 or not rotated:
-      yield (
-        f'model.position=rope rotates {rotated} of {m.width // m.num_heads} '
-        'entries per head, which must be even and positive; change '
-        'model.width, model.num_heads or model.rope_fraction'
-      )
-  if m.window > m.context:
-    yield (
-      f'model.window={m.window} is longer than model.context={m.context}; '
-      'shorten it, or use 0 for full attention'
-    )
-  if m.local_per_global and not m.window:
-    yield (
-      f'model.local_per_global={m.local_per_global} needs model.window > 0'
-    )
-  if m.local_per_global >= m.depth > 0 and m.local_per_global:
-    yield (
-      f'model.local_per_global={m.local_per_global} leaves no global layer in '
-      f'model.depth={m.depth}; use at most {m.depth - 1}'
-    )
-  if m.unroll and m.depth % m.unroll:
-    yield (
-      f'model.depth={m.depth} is not divisible by model.unroll={m.unroll}; '
-      'use a divisor, or 0 for all'
-    )
-  if m.position == 'sinusoidal' and m.width % 2:
-    yield (
-      f'model.position=sinusoidal needs an even model.width, not {m.width}'
-    )
-
-
 def _fitting_warmup(cfg: Config) -> int:
   """The warm-up, or what a run as short as this has room for."""
   o, steps = cfg.optim, cfg.train.steps
   warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10
   return max(0, min(warmup, steps - o.decay_steps))
-
-
-def _check_schedule(cfg: Config) -> Iterator[str]:
-  o, steps = cfg.optim, cfg.train.steps
-  if o.warmup_steps >= steps and o.warmup_steps:
-    yield (
-      f'optim.warmup_steps={o.warmup_steps} must be below train.steps={steps};'
-      f' use --config.optim.warmup_steps={steps // 10}, or train longer'
-    )
-  if o.decay_steps and o.schedule != 'wsd':
-    yield (
-      f'optim.decay_steps={o.decay_steps} needs optim.schedule=wsd, not '
-      f'{o.schedule}; drop it or change the schedule'
-    )
-  if o.warmup_steps + o.decay_steps > steps:
-    yield (
-      f'optim.warmup_steps={o.warmup_steps} plus optim.decay_steps='
-      f'{o.decay_steps} exceed train.steps={steps}; shorten them, or train '
-      'longer'
-    )
-
-
-def _check_train(cfg: Config) -> Iterator[str]:
-  t = cfg.train
-  if t.batch_size % t.accumulate:
-    yield (
-      f'train.batch_size={t.batch_size} is not divisible by train.accumulate='
-      f'{t.accumulate}; use a divisor of {t.batch_size}'
-    )
-  if t.stop_at_step > t.steps:
-    yield (
-      f'train.stop_at_step={t.stop_at_step} is past train.steps={t.steps}; '
-      'stop earlier, or raise train.steps'
-    )
-  if t.bad_step == 'rollback' and not cfg.checkpoint.every:
-    yield (
-      'train.bad_step=rollback needs checkpoint.every > 0, to have a step to '
-      'go back to'
-    )
-  if cfg.eval.stride > cfg.model.context:
-    yield (
-      f'eval.stride={cfg.eval.stride} is longer than model.context='
-      f'{cfg.model.context}; use at most {cfg.model.context}'
-    )
-
-
-def _check_data(cfg: Config) -> Iterator[str]:
-  d = cfg.data
-  if d.source == 'path' and not d.path:
-    yield (
-      'data.source=path needs data.path; add --config.data.path=my.txt '
-      '(a file, a folder or a glob)'
-    )
-  if d.source == 'tfds' and not d.tfds_name:
-    yield ('data.source=tfds needs data.tfds_name; use --config=tfds:NAME')
-  if d.split == 'given' and d.source != 'tfds' and not d.valid_path:
-    yield (
-      'data.split=given needs data.valid_path; add '
-      '--config.data.valid_path=valid.txt'
-    )
-  if d.split != 'given':
-    for name in ('valid_path', 'test_path'):
-      if getattr(d, name):
-        yield (f'data.{name} needs data.split=given, not {d.split}')
-    if not d.valid_fraction:
-      yield ('data.valid_fraction must be above 0: nothing to evaluate')
-    if d.valid_fraction + d.test_fraction >= 1:
-      yield (
-        f'data.valid_fraction={d.valid_fraction} plus data.test_fraction='
-        f'{d.test_fraction} leave no training text; their sum must be below 1'
-      )
-  if d.span_rate and d.span_length > cfg.model.context:
-    yield (
-      f'data.span_length={d.span_length} is longer than model.context='
-      f'{cfg.model.context}; shorten it'
-    )
-  if cfg.text.max_chars and cfg.text.vocabulary != 'char':
-    yield (f'text.max_chars={cfg.text.max_chars} needs text.vocabulary=char')
-  if cfg.text.max_chars and cfg.text.unknown == 'error':
-    yield (
-      f'text.max_chars={cfg.text.max_chars} drops characters, so it needs '
-      'text.unknown=replace'
-    )
-
-
-def _check_mesh(cfg: Config) -> Iterator[str]:
-  axes = dataclasses.asdict(cfg.mesh)
-  axes.pop('cpu_devices')
-  for name, size in axes.items():
-    if size == 0:
-      yield (f'mesh.{name}=0 must be positive, or -1 for what is left')
-  if sum(size == -1 for size in axes.values()) > 1:
-    names = ' and '.join(f'mesh.{n}' for n, s in axes.items() if s == -1)
-    yield (f'only one of {names} may be -1')
 
 
 def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
@@ -705,14 +560,3 @@ def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
         f'{name} = {size} does not divide over {shards} devices '
         f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
       )
-
-
-# Every check yields its messages as strings in place: `config.meaning`
-# reads there which settings it relates.
-CHECKS: tuple[Callable[[Config], Iterator[str]], ...] = (
-  _check_model,
-  _check_schedule,
-  _check_train,
-  _check_data,
-  _check_mesh,
-)

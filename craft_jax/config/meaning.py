@@ -1,15 +1,12 @@
 """What one setting means, by the code: for `craft config docs KEY`."""
 
-import ast
 import dataclasses
 import functools
-import inspect
 import re
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
-from craft_jax.config import describe, shipped
+from craft_jax.config import describe, rules, shipped
 from craft_jax.config import load as config_lib
 from craft_jax.errors import UserError, hint
 
@@ -103,32 +100,11 @@ def _names(text: str) -> list[str]:
 
 @functools.cache
 def _checks() -> tuple[str, ...]:
-  """The messages of all checks that relate settings, without values."""
-  found: list[str] = []
-  for function in config_lib.CHECKS:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    for node in ast.walk(tree):
-      if isinstance(node, ast.Yield) and node.value is not None:
-        found += _messages(node.value)
-  return tuple(dict.fromkeys(found))
-
-
-def _messages(node: ast.expr) -> Iterator[str]:
-  """A string as it stands in the source: `model.width is not divisible ...`."""
-  if isinstance(node, ast.Constant):
-    parts = [str(node.value)]
-  elif isinstance(node, ast.JoinedStr):
-    parts = [
-      str(part.value) if isinstance(part, ast.Constant) else '\0'
-      for part in node.values
-    ]
-  else:
-    return
-  text = ''.join(parts)
-  # `model.width=96` is the setting, any other number is some.
-  text = text.replace('=\0', '').replace(', not \0', '').replace('\0', 'N')
-  if len(_names(text)) > 1:
-    yield text
+  """The messages of all rules that relate settings, without values."""
+  # `model.width={model.width}` is the setting, any other value is some number.
+  texts = [re.sub(r'(=|, not )\{[^}]*\}', '', r.message) for r in rules.RULES]
+  texts = [re.sub(r'\{[^}]*\}', 'N', text) for text in texts]
+  return tuple(text for text in texts if len(_names(text)) > 1)
 
 
 @functools.cache

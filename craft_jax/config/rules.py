@@ -1,0 +1,209 @@
+"""Which settings cannot go together, as data: a message and when it holds.
+
+A message shows the value of a setting as `{model.width}`, and what its
+condition returns under any other name in braces.
+`config.meaning` reads off the messages which settings work with each other.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from craft_jax.config.settings import Config
+
+_AXES = ('data', 'fsdp', 'tensor')
+
+
+class Rule(NamedTuple):
+  """Settings that clash.
+
+  Attributes:
+    message: what is wrong and the remedy, in one line.
+    broken: of a config; true, or what else the message says by name, if it is.
+  """
+
+  message: str
+  broken: Callable[[Config], Any]
+
+
+def clashes(cfg: Config) -> Iterator[str]:
+  """One line for every rule that a config breaks."""
+  for rule in RULES:
+    found = rule.broken(cfg)
+    if found:
+      more = found if isinstance(found, Mapping) else {}
+      yield rule.message.format(**vars(cfg), **more)
+
+
+def _kv_heads(cfg: Config) -> dict[str, int] | None:
+  kv = cfg.model.num_kv_heads or cfg.model.num_heads
+  return {'kv': kv} if cfg.model.num_heads % kv else None
+
+
+def _rotated(cfg: Config) -> dict[str, int] | None:
+  m = cfg.model
+  if m.position != 'rope':
+    return None
+  entries = m.width // m.num_heads
+  rotated = int(entries * m.rope_fraction)
+  if rotated and rotated % 2 == 0:
+    return None
+  return {'rotated': rotated, 'entries': entries}
+
+
+def _no_global_layer(cfg: Config) -> dict[str, int] | None:
+  m = cfg.model
+  if m.local_per_global >= m.depth > 0 and m.local_per_global:
+    return {'most': m.depth - 1}
+  return None
+
+
+def _long_warmup(cfg: Config) -> dict[str, int] | None:
+  steps, warmup = cfg.train.steps, cfg.optim.warmup_steps
+  return {'shorter': steps // 10} if warmup and warmup >= steps else None
+
+
+def _drawn(cfg: Config) -> bool:
+  """The validation split is drawn from the corpus."""
+  return cfg.data.split != 'given'
+
+
+def _is_empty(cfg: Config, axis: str) -> bool:
+  return getattr(cfg.mesh, axis) == 0
+
+
+def _free_axes(cfg: Config) -> dict[str, str] | None:
+  free = [f'mesh.{name}' for name in _AXES if getattr(cfg.mesh, name) == -1]
+  return {'axes': ' and '.join(free)} if len(free) > 1 else None
+
+
+RULES: tuple[Rule, ...] = (
+  Rule(
+    'model.width={model.width} is not divisible by model.num_heads='
+    '{model.num_heads}; use a multiple of {model.num_heads}',
+    lambda c: c.model.width % c.model.num_heads,
+  ),
+  Rule(
+    'model.num_heads={model.num_heads} is not divisible by model.num_kv_heads='
+    '{kv}; use a divisor of {model.num_heads}',
+    _kv_heads,
+  ),
+  Rule(
+    'model.position=rope rotates {rotated} of {entries} entries per head, '
+    'which must be even and positive; change model.width, model.num_heads or '
+    'model.rope_fraction',
+    _rotated,
+  ),
+  Rule(
+    'model.window={model.window} is longer than model.context={model.context}; '
+    'shorten it, or use 0 for full attention',
+    lambda c: c.model.window > c.model.context,
+  ),
+  Rule(
+    'model.local_per_global={model.local_per_global} needs model.window > 0',
+    lambda c: c.model.local_per_global and not c.model.window,
+  ),
+  Rule(
+    'model.local_per_global={model.local_per_global} leaves no global layer in '
+    'model.depth={model.depth}; use at most {most}',
+    _no_global_layer,
+  ),
+  Rule(
+    'model.depth={model.depth} is not divisible by model.unroll={model.unroll};'
+    ' use a divisor, or 0 for all',
+    lambda c: c.model.unroll and c.model.depth % c.model.unroll,
+  ),
+  Rule(
+    'model.position=sinusoidal needs an even model.width, not {model.width}',
+    lambda c: c.model.position == 'sinusoidal' and c.model.width % 2,
+  ),
+  Rule(
+    'optim.warmup_steps={optim.warmup_steps} must be below train.steps='
+    '{train.steps}; use --config.optim.warmup_steps={shorter}, or train longer',
+    _long_warmup,
+  ),
+  Rule(
+    'optim.decay_steps={optim.decay_steps} needs optim.schedule=wsd, not '
+    '{optim.schedule}; drop it or change the schedule',
+    lambda c: c.optim.decay_steps and c.optim.schedule != 'wsd',
+  ),
+  Rule(
+    'optim.warmup_steps={optim.warmup_steps} plus optim.decay_steps='
+    '{optim.decay_steps} exceed train.steps={train.steps}; shorten them, or '
+    'train longer',
+    lambda c: c.optim.warmup_steps + c.optim.decay_steps > c.train.steps,
+  ),
+  Rule(
+    'train.batch_size={train.batch_size} is not divisible by train.accumulate='
+    '{train.accumulate}; use a divisor of {train.batch_size}',
+    lambda c: c.train.batch_size % c.train.accumulate,
+  ),
+  Rule(
+    'train.stop_at_step={train.stop_at_step} is past train.steps={train.steps};'
+    ' stop earlier, or raise train.steps',
+    lambda c: c.train.stop_at_step > c.train.steps,
+  ),
+  Rule(
+    'train.bad_step=rollback needs checkpoint.every > 0, to have a step to go '
+    'back to',
+    lambda c: c.train.bad_step == 'rollback' and not c.checkpoint.every,
+  ),
+  Rule(
+    'eval.stride={eval.stride} is longer than model.context={model.context}; '
+    'use at most {model.context}',
+    lambda c: c.eval.stride > c.model.context,
+  ),
+  Rule(
+    'data.source=path needs data.path; add --config.data.path=my.txt (a file, '
+    'a folder or a glob)',
+    lambda c: c.data.source == 'path' and not c.data.path,
+  ),
+  Rule(
+    'data.source=tfds needs data.tfds_name; use --config=tfds:NAME',
+    lambda c: c.data.source == 'tfds' and not c.data.tfds_name,
+  ),
+  Rule(
+    'data.split=given needs data.valid_path; add '
+    '--config.data.valid_path=valid.txt',
+    lambda c: not (_drawn(c) or c.data.source == 'tfds' or c.data.valid_path),
+  ),
+  Rule(
+    'data.valid_path needs data.split=given, not {data.split}',
+    lambda c: _drawn(c) and c.data.valid_path,
+  ),
+  Rule(
+    'data.test_path needs data.split=given, not {data.split}',
+    lambda c: _drawn(c) and c.data.test_path,
+  ),
+  Rule(
+    'data.valid_fraction must be above 0: nothing to evaluate',
+    lambda c: _drawn(c) and not c.data.valid_fraction,
+  ),
+  Rule(
+    'data.valid_fraction={data.valid_fraction} plus data.test_fraction='
+    '{data.test_fraction} leave no training text; their sum must be below 1',
+    lambda c: _drawn(c) and c.data.valid_fraction + c.data.test_fraction >= 1,
+  ),
+  Rule(
+    'data.span_length={data.span_length} is longer than model.context='
+    '{model.context}; shorten it',
+    lambda c: c.data.span_rate and c.data.span_length > c.model.context,
+  ),
+  Rule(
+    'text.max_chars={text.max_chars} needs text.vocabulary=char',
+    lambda c: c.text.max_chars and c.text.vocabulary != 'char',
+  ),
+  Rule(
+    'text.max_chars={text.max_chars} drops characters, so it needs '
+    'text.unknown=replace',
+    lambda c: c.text.max_chars and c.text.unknown == 'error',
+  ),
+  *(
+    Rule(
+      f'mesh.{axis}=0 must be positive, or -1 for what is left',
+      functools.partial(_is_empty, axis=axis),
+    )
+    for axis in _AXES
+  ),
+  Rule('only one of {axes} may be -1', _free_axes),
+)
