@@ -1,5 +1,6 @@
 """One HTML file about some runs: curves, differences, samples; no network."""
 
+import importlib.resources
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,14 @@ import numpy as np
 from craft_jax.runs import compare, curves
 from craft_jax.runs.listing import Run, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
-from craft_jax.runs.report_page import PAGE, STYLE
-from craft_jax.runs.report_script import SCRIPT
 from craft_jax.runtime import strict_json
 from craft_jax.runtime.terminal import as_html
 
+# Of the curves on a dark page: lighter ones of the order of `COLORS`.
+_DARK = (
+  '#4aa8e8', '#ff8a3d', '#2fc99b', '#e79cc8', '#f0b429', '#8fd3f7', '#c7a36b',
+  '#b0b0b0',
+)  # fmt: skip
 _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
 # Title, then the keys of its curves.
@@ -59,9 +63,11 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
   # '</script>' in a name must not end the script that holds it.
   text = strict_json.dumps(data).replace('<', '\\u003c')
   notes = ''.join(f'<li>{as_html(note)}</li>' for note in found.notes)
-  return PAGE.format(
+  return file('report.html').format(
     title=as_html(_title(names)),
-    style=STYLE,
+    style=file('report.css'),
+    light=_palette(COLORS),
+    dark=_palette(_DARK),
     verdict=_verdict(verdict) if len(runs) > 1 else '',
     notes=f'<ul>{notes}</ul>' if notes else '',
     runs=_runs_table(runs, names),
@@ -73,8 +79,18 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
     thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
     samples=_samples(runs, names),
     data=text,
-    script=SCRIPT,
+    script=file('report.js'),
   )
+
+
+def file(name: str) -> str:
+  """The text of a file that the report is made of."""
+  folder = importlib.resources.files('craft_jax.runs') / 'page'
+  return (folder / name).read_text(encoding='utf-8')
+
+
+def _palette(colors: Sequence[str]) -> str:
+  return '; '.join(f'--c{i}: {color}' for i, color in enumerate(colors))
 
 
 def _verdict(text: str) -> str:

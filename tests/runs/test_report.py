@@ -8,7 +8,6 @@ import subprocess
 import pytest
 
 from craft_jax.runs import compare, listing, report
-from craft_jax.runs.report_script import SCRIPT
 
 EVIL = '</script><b>&"\'\u2028'
 
@@ -91,7 +90,10 @@ console.log(JSON.stringify({
 @pytest.mark.skipif(not shutil.which('node'), reason='no JavaScript here')
 def test_places_and_ticks():
   done = subprocess.run(
-    ['node', '-e', SCRIPT + _ASK], capture_output=True, text=True, timeout=60
+    ['node', '-e', report.file('report.js') + _ASK],
+    capture_output=True,
+    text=True,
+    timeout=60,
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)

@@ -1,10 +1,5 @@
-"""The script of the report.
-
-It draws the curves that the page carries as JSON, as SVG, and reads them out
-under the pointer or by the arrow keys. It loads nothing.
-"""
-
-SCRIPT = """
+// The script of the report. It draws the curves that the page carries as JSON, as
+// SVG, and reads them out under the pointer or by the arrow keys. It loads nothing.
 'use strict';
 const HEIGHT = 280, LEFT = 60, RIGHT = 22, TOP = 8, BOTTOM = 42;
 // Pixels: the read-out, and the room below which it stands under the curves.
@@ -293,4 +288,3 @@ function main() {
 }
 
 if (typeof document !== 'undefined') main();
-"""
