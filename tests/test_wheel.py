@@ -82,8 +82,7 @@ def test_contents(wheel):
     p.relative_to(_ROOT).as_posix() for p in _ROOT.glob('craft_jax/**/*.py')
   }
   page = {
-    p.relative_to(_ROOT).as_posix()
-    for p in _ROOT.glob('craft_jax/*/page/*')
+    p.relative_to(_ROOT).as_posix() for p in _ROOT.glob('craft_jax/*/page/*')
   }
   assert configs and page
   assert names >= configs | modules | page | {'craft_jax/py.typed'}

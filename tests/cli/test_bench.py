@@ -13,6 +13,7 @@ from craft_jax.cli import bench
 from craft_jax.main import main
 
 _ROOT = pathlib.Path(__file__).parents[2]
+_PROGRAM = runpy.run_path(str(bench.PROGRAM))
 _RESULT = {
   'device': 'gpu-1-h200',
   'variants': {
@@ -38,6 +39,12 @@ def main():
 if __name__ == '__main__':
   main()
 '''
+
+
+def pretend_device(monkeypatch, name):
+  monkeypatch.setattr(bench.runpy, 'run_path', lambda path: _PROGRAM)
+  names = _PROGRAM['run'].__globals__
+  monkeypatch.setitem(names, '_device', lambda folder: name)
 
 
 @pytest.fixture
@@ -102,7 +109,7 @@ def test_a_script_with_several_results(folder, monkeypatch, capfd):
     assert main(['bench', 'quick', '--save']) == 0
   names = [p.name for p in _kept(folder).parent.iterdir()]
   assert sorted(names) == ['quick-a.json', 'quick-b.json']
-  monkeypatch.setattr(bench, '_device', lambda: _RESULT['device'])
+  pretend_device(monkeypatch, _RESULT['device'])
   capfd.readouterr()
   assert main(['bench']) == 0
   out = capfd.readouterr().out
@@ -153,7 +160,7 @@ def test_mistakes(folder, capfd, argv, words):
 
 
 def test_an_installed_package_has_none(tmp_path, monkeypatch, capfd):
-  monkeypatch.setattr(bench, 'FOLDER', tmp_path / 'benchmarks')
+  monkeypatch.setattr(bench, 'PROGRAM', tmp_path / 'benchmarks' / 'bench.py')
   for argv in (['bench'], ['bench', 'quick']):
     assert main(argv) == 2
     err = capfd.readouterr().err
@@ -204,11 +211,11 @@ def test_list_where_the_device_cannot_be_told(folder, capfd):
 )
 def test_figures(bars, row, figure):
   result = {'bars': bars, 'variants': {'a': row, 'b': {'other': 1}}}
-  assert list(bench._figures(result)) == [f'a: {figure}']
+  assert list(_PROGRAM['_figures'](result)) == [f'a: {figure}']
 
 
 def test_list_of_the_checkout(monkeypatch, capsys):
-  monkeypatch.setattr(bench, '_device', lambda: 'cpu-2-epyc')
+  pretend_device(monkeypatch, 'cpu-2-epyc')
   assert main(['bench']) == 0
   out = capsys.readouterr().out
   names = re.findall(r'^  ([a-z_]+) +\S', out, re.MULTILINE)
@@ -222,7 +229,7 @@ def test_list_of_the_checkout(monkeypatch, capsys):
 def test_the_page_lists_every_script():
   page = (_ROOT / 'docs' / 'benchmarks.md').read_text(encoding='utf-8')
   rows = re.findall(r'^\| `(\w+)` \|', page, re.MULTILINE)
-  assert sorted(rows) == sorted(bench._scripts())
+  assert sorted(rows) == sorted(_PROGRAM['_scripts'](bench.FOLDER))
 
 
 def test_the_command_does_without_jax():
@@ -277,17 +284,17 @@ def test_reports_end_in_one_object(measure, capsys):
   row = last['variants']['b']
   assert (row['milliseconds'], row['ratio'], row['bar']) == (400, 2, 1.5)
   assert row['ratio_quartiles'] == [2, 2]
-  assert list(bench._figures(last)) == ['b: 2 (at most 1.5, missed)']
+  assert list(_PROGRAM['_figures'](last)) == ['b: 2 (at most 1.5, missed)']
 
   rates = {'a': [10.0, 30.0], 'b': [20.0, 60.0]}
   bases = dict.fromkeys(rates, 'a')
   measure['report_rates']('q?', rates, bases, 'x/s', {'b': 1.5}, devices=4)
   last = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert last['devices'] == 4 and last['variants']['a']['rate'] == 20
-  assert list(bench._figures(last)) == ['b: 2 (at least 1.5)']
+  assert list(_PROGRAM['_figures'](last)) == ['b: 2 (at least 1.5)']
 
   parts = {'cold': [{'x': 1.0, 'y': 2.0}, {'x': 3.0, 'y': 2.0}]}
   measure['report_seconds']('q?', parts, {'cold': 5.0}, 2)
   last = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert last['variants']['cold']['parts'] == {'x': 2, 'y': 2}
-  assert list(bench._figures(last)) == ['cold: 4 s (at most 5 s)']
+  assert list(_PROGRAM['_figures'](last)) == ['cold: 4 s (at most 5 s)']

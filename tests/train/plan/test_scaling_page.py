@@ -7,7 +7,6 @@ import pytest
 
 from craft_jax.config.settings import Config, Model, Optim, Train
 from craft_jax.train import plan
-from craft_jax.train.plan.critical import critical_symbols, critical_width
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _PAGE = _ROOT / 'docs' / 'scaling.md'
@@ -36,7 +35,7 @@ def test_a_page_without_a_place_is_refused(tables):
 
 
 @pytest.mark.parametrize('name', ['h100-80gb', 'v5e'])
-def test_at_the_critical_sizes_sending_takes_as_long_as_computing(name):
+def test_at_the_critical_sizes_sending_takes_as_long_as_computing(name, tables):
   """With long rows of short windows, where attention's products vanish."""
   device = plan.find_device(name)
   data = device.domain
@@ -44,13 +43,15 @@ def test_at_the_critical_sizes_sending_takes_as_long_as_computing(name):
   cfg = Config(
     model=Model(width=8192, depth=8, num_heads=64, context=8),
     optim=Optim(name='adamw'),
-    train=Train(batch_size=data * round(critical_symbols(device) / 8)),
+    train=Train(
+      batch_size=data * round(tables['critical_symbols'](device) / 8)
+    ),
   )
   result = plan.estimate(plan.sketch(cfg), device, plan.Layout(1, data))
   assert result.on_axis('fsdp') == pytest.approx(
     result.compute_seconds, rel=0.15
   )
-  width = round(critical_width(device, 4) / 256) * 256
+  width = round(tables['critical_width'](device, 4) / 256) * 256
   cfg = Config(
     model=Model(width=width, depth=8, num_heads=width // 64, context=8),
     optim=Optim(name='adamw'),
