@@ -13,17 +13,26 @@ _MOST_NAMES = 1000
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-  """ ", did you mean 'x'?" for the nearest of `known`, or nothing.
+  """`", did you mean 'x'?"` for the nearest of the known names, or `''`.
 
-  Neither a long name nor the end of a long list is looked at: it takes time
-  in proportion to both.
+  A dotted name may also be near by its last part: `width` is near
+  `model.width`. Neither a long name nor the end of a long list is looked at,
+  since the time is in proportion to both.
   """
   if len(name) > _LONGEST_NAME:
     return ''
   known = [
     k for k in itertools.islice(known, _MOST_NAMES) if len(k) <= _LONGEST_NAME
   ]
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  dotted = any('.' in k for k in known)
+  # Sections are equal letters that say little.
+  cutoff = 0.6 if dotted else 0.5
+  close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+  if not close and dotted:
+    leaves = {k.rpartition('.')[2]: k for k in known}
+    leaf = name.rpartition('.')[2]
+    near = difflib.get_close_matches(leaf, leaves, n=1, cutoff=cutoff)
+    close = [leaves[n] for n in near]
   return f', did you mean {close[0]!r}?' if close else ''
 
 

@@ -8,7 +8,6 @@ settings is checked in `check`.
 
 import ast
 import dataclasses
-import difflib
 import functools
 import inspect
 import json
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from craft_jax.config.rules import clashes
 from craft_jax.config.settings import Config
-from craft_jax.errors import UserError, one_line
+from craft_jax.errors import UserError, hint, one_line
 
 if TYPE_CHECKING:  # it takes longer to import than all of this
   import ml_collections
@@ -95,22 +94,8 @@ def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
   known = _known()
   for name in flat:
     if name not in known:
-      raise UserError(f'unknown setting {name!r}{_nearest(name, known)}')
+      raise UserError(f'unknown setting {name!r}{hint(name, known)}')
   return {name: _checked(name, *known[name], v) for name, v in flat.items()}
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-  """', did you mean ...?' for the closest of `known`, or nothing."""
-  known = list(known)
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-  if not close:
-    leaf = name.rsplit('.', 1)[-1]
-    leaves = {k.rsplit('.', 1)[-1]: k for k in known}
-    close = [
-      leaves[c]
-      for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)
-    ]
-  return f', did you mean {close[0]!r}?' if close else ''
 
 
 def plain(value: Any) -> Any:
@@ -162,7 +147,7 @@ def _check_choices(
     if choices and value not in choices:
       raise UserError(
         f'{name}={value!r} must be one of {", ".join(choices)}'
-        + _nearest(value, choices)
+        + hint(value, choices)
       )
 
 
@@ -274,7 +259,7 @@ def _config_path(base: str) -> pathlib.Path:
   if in_configs and path.stem in shipped:
     return shipped[path.stem]
   raise UserError(
-    f'no config file {base!r}{_nearest(path.stem, shipped)}; give a path or '
+    f'no config file {base!r}{hint(path.stem, shipped)}; give a path or '
     f'one of: {", ".join(shipped)}'
   )
 
@@ -304,7 +289,7 @@ def _run_file(
     if name is not None:
       known = [n for n, *_ in settings()]
       leaf = name.rpartition('.')[2]
-      what = f'unknown setting {leaf!r}{_nearest(name, known)}'
+      what = f'unknown setting {leaf!r}{hint(name, known)}'
     else:
       what = _one_line(e)
     raise UserError(f'{path}{_line_in(path, e)}: {what}') from e
@@ -366,7 +351,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
   for item in overrides:
     name, equals, text = item.partition('=')
     if name not in kinds:
-      raise UserError(f'unknown setting {name!r}{_nearest(name, kinds)}')
+      raise UserError(f'unknown setting {name!r}{hint(name, kinds)}')
     if not equals:
       raise UserError(f'--config.{name} needs a value: --config.{name}=...')
     flat[name] = _parse(name, kinds[name], text)

@@ -82,9 +82,8 @@ def find(key: str) -> list[str]:
   holding = [name for name in known if key and key in name]
   if found := in_section or named or holding:
     return found
-  names = [*known, *(name.rpartition('.')[2] for name in known)]
   raise UserError(
-    f'no setting {key!r}{hint(key, names)}; craft config show lists them all'
+    f'no setting {key!r}{hint(key, known)}; craft config show lists them all'
   )
 
 

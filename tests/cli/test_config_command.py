@@ -230,7 +230,7 @@ def test_new_refuses_to_overwrite(page, capsys):
     (['show', '.'], 'no run directory'),
     (['show', '.', '--config=toy'], 'leave --config out'),
     (['docs', 'optim.warmup_stesp'], "did you mean 'optim.warmup_steps'?"),
-    (['docs', 'warmup_stesp'], "did you mean 'warmup_steps'?"),
+    (['docs', 'warmup_stesp'], "did you mean 'optim.warmup_steps'?"),
     (['docs', 'seed', '--write=page.md'], 'leave the KEY out'),
     (['docs', '--json'], 'needs a KEY'),
   ],
