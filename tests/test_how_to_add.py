@@ -173,6 +173,37 @@ def _optimizer(copy: Copy) -> None:
   )
 
 
+def _option(copy: Copy) -> None:
+  copy.edit(
+    'craft_jax/inference/sampling/options.py',
+    '  repetition_penalty: float = option(',
+    '  top_a: float = option(\n'
+    "    'number', 0.0, 'X', 'top-a: drop tokens less likely than X times the '\n"
+    "    'square of the most likely; 0 disables', CHOICE, low=0, high=1,\n"
+    "    api={'high': 0.5}, slot='float32',\n"
+    '  )\n'
+    '  repetition_penalty: float = option(',
+  )
+  copy.edit(
+    'craft_jax/inference/sampling/logits.py',
+    '    # Adding Gumbel noise',
+    '    share_BV = jax.nn.softmax(scaled_BV)\n'
+    '    most_B1 = jnp.max(share_BV, axis=-1, keepdims=True)\n'
+    "    least_B1 = option['top_a'][:, None] * most_B1**2\n"
+    '    scaled_BV = jnp.where(share_BV < least_B1, -jnp.inf, scaled_BV)\n'
+    '    # Adding Gumbel noise',
+  )
+  sample = ['sample', '--workdir=run', '--max-chars=20']
+  copy.craft(_TRAIN, [*sample, '--top-a=0.5'])
+  refused = copy.python('-m', 'craft_jax.main', *sample, '--top-a=2', code=2)
+  assert 'top_a=2.0 must be from 0 to 1' in refused
+  field = copy.python(
+    '-c', 'from craft_jax.serve.schemas import CompletionBody as Body\n'
+    "print(Body.model_json_schema()['properties']['top_a'])",
+  )  # fmt: skip
+  assert "'maximum': 0.5" in field and 'top-a: drop tokens' in field
+
+
 def _command(copy: Copy) -> None:
   (copy.root / 'craft_jax/cli/count.py').write_text(
     '"""Count the lines of a file.\n\n'
@@ -232,6 +263,7 @@ _RECIPES = {
   'A setting': _setting,
   'A variant of the model': _variant,
   'An optimizer or a schedule': _optimizer,
+  'A sampler option': _option,
   'A command': _command,
   'A dependency': _dependency,
 }

@@ -67,7 +67,7 @@ class LanguageModel:
   @jax_settings.pinned()
   def samples(self, prompt: str | bytes = '', **options: Any) -> list[Sample]:
     """The same with all that is known of each text; raises as `generate`."""
-    answers = self._answers(Request(prompt).changed(options))
+    answers = self._answers(Request(prompt=prompt).changed(options))
     for _ in answers:
       pass
     return answers.samples()
@@ -78,7 +78,7 @@ class LanguageModel:
     Raises:
       UserError: as `generate`, at once; or more than one text is asked for.
     """
-    request = Request(prompt).changed(options)
+    request = Request(prompt=prompt).changed(options)
     if request.num_drawn > 1:
       raise UserError('a stream is of one text; leave n and best_of out')
     return self._stream(self._answers(request))

@@ -14,6 +14,7 @@ from craft_jax.errors import UserError
 from craft_jax.inference.engine.resident_constraints import Capacity
 from craft_jax.inference.load import Trained
 from craft_jax.inference.sampling.answers import Prepared, prepare
+from craft_jax.inference.sampling.options import OPTIONS
 from craft_jax.inference.sampling.prompt import encode_prompt
 from craft_jax.inference.sampling.request import Request
 from craft_jax.serve.admission import Limits
@@ -30,6 +31,8 @@ _NAMES = {
 }
 _NAMED = re.compile(rf'\b({"|".join(_NAMES)})\b')
 _CONSTRAINTS = ('regex', 'json_schema', 'allowed_chars')
+# Options of the sampler that have the same name in a body.
+_SAMPLING = [name for name, one in OPTIONS.items() if one.api is not None]
 _MOST_SEED = 2**32
 _ANY_OBJECT = {'type': 'object'}
 
@@ -163,24 +166,17 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
       max_chars=max_tokens or 1,
       num_samples=n,
       best_of=best_of if best_of > n else 0,
-      temperature=body.temperature,
-      top_k=body.top_k,
-      top_p=body.top_p,
       beams=body.beam_width,
       seed=random.getrandbits(32) if seed is None else seed % _MOST_SEED,
       logprobs=body.logprobs,
       echo=body.echo,
       ignore_end=body.ignore_eos,
-      min_p=body.min_p,
-      typical_p=body.typical_p,
-      repetition_penalty=body.repetition_penalty,
-      presence_penalty=body.presence_penalty,
-      frequency_penalty=body.frequency_penalty,
       penalty_window=context,
       regex=body.regex,
       json_schema=_schema(body.response_format),
       allowed_chars=body.allowed_chars,
       stop=tuple(stop),
+      **{name: getattr(body, name) for name in _SAMPLING},
     )
   return Wanted(body, prompts, request, not max_tokens)
 

@@ -7,6 +7,7 @@ mistakes pydantic describes each.
 
 import codecs
 import contextlib
+import dataclasses
 import functools
 import gc
 import json
@@ -26,10 +27,13 @@ from pydantic import (
   ValidationError,
   WithJsonSchema,
   WrapValidator,
+  create_model,
   model_validator,
 )
 from pydantic_core import CoreSchema
 
+from craft_jax.inference.sampling import options
+from craft_jax.inference.sampling.options import Option
 from craft_jax.runtime import strict_json
 from craft_jax.serve.errors import ApiError
 
@@ -248,17 +252,35 @@ class ResponseFormat(Body):
   json_schema: JsonSchema | None = None
 
 
-class Sampling(Body):
-  """How text is written: OpenAI's fields, then those of Craft."""
+def _field(declared: Option, default: Any) -> Any:
+  """The field of the API that an option of the sampler is."""
+  low = 'gt' if declared.positive else 'ge'
+  found = {'default': default, 'low': declared.low, 'high': declared.high}
+  found |= declared.api or {}
+  return Field(
+    found['default'],
+    le=found['high'],
+    description=declared.help,
+    **{low: found['low']},
+  )
+
+
+_Options = create_model(
+  '_Options',
+  __base__=Body,
+  **{
+    field.name: (type(field.default), _field(declared, field.default))
+    for field in dataclasses.fields(options.Sampling)
+    if (declared := options.OPTIONS[field.name]).api is not None
+  },
+)  # type: ignore[call-overload]
+
+
+class Sampling(_Options):  # type: ignore[valid-type, misc]
+  """How text is written: the options of the sampler, and more."""
 
   model: str | None = Field(
     None, description='the name of the model, if any (/v1/models)'
-  )
-  temperature: float = Field(
-    1.0, ge=0, le=100, description='0 is greedy, 1 the model as trained'
-  )
-  top_p: float = Field(
-    1.0, ge=0, le=1, description='the most likely symbols that sum to this'
   )
   n: int = Field(1, ge=1, lt=2**31, description='texts per prompt')
   stream: bool = Field(False, description='send text as it is written')
@@ -271,12 +293,6 @@ class Sampling(Body):
     lt=2**63,
     description='the same seed writes the same text; taken modulo 2^32',
   )
-  presence_penalty: float = Field(
-    0.0, ge=-2, le=2, description='off the logits of symbols seen lately'
-  )
-  frequency_penalty: float = Field(
-    0.0, ge=-2, le=2, description='the same for each time they were seen'
-  )
   logit_bias: (
     Annotated[
       dict[str, Annotated[float, Field(ge=-100, le=100)]],
@@ -288,18 +304,6 @@ class Sampling(Body):
     None, description='any mark of the sender; has no effect on the text'
   )
 
-  top_k: int = Field(
-    0, ge=0, lt=2**31, description='the so many most likely; 0 is all'
-  )
-  min_p: float = Field(
-    0.0, ge=0, le=1, description='at least this share of the most likely'
-  )
-  typical_p: float = Field(
-    1.0, ge=0, le=1, description='nearest the entropy, that sum to this'
-  )
-  repetition_penalty: float = Field(
-    1.0, gt=0, le=100, description='above 1 lowers symbols seen lately'
-  )
   allowed_chars: str | None = Field(
     None, description='write these characters only'
   )

@@ -103,7 +103,7 @@ def test_numbers_of_numpy():
   assert cfg.train.deterministic is True
   assert type(cfg.data.path) is str
   json.dumps(dataclasses.asdict(cfg))
-  request = Request('').changed(
+  request = Request(prompt='').changed(
     {'max_chars': np.int32(3), 'temperature': np.float64(0.5)}
   )
   assert (request.max_chars, request.temperature) == (3, 0.5)
@@ -134,7 +134,7 @@ def test_an_id_that_overflows(tmp_path):
   path = tmp_path / 'requests.jsonl'
   path.write_text('{"prompt": "a", "id": 1e400}')
   with pytest.raises(UserError, match=r'line 1: not JSON: .*too large'):
-    request_file.read(str(path), Request(''))
+    request_file.read(str(path), Request(prompt=''))
 
 
 def test_a_platform_that_is_not_installed(tmp_path):

@@ -20,6 +20,7 @@ from craft_jax.inference.sampling.constraint_tables import Tables
 from craft_jax.inference.sampling.decode import Written
 from craft_jax.inference.sampling.generate import decoding_params
 from craft_jax.inference.sampling.logits import RowSettings
+from craft_jax.inference.sampling.options import SLOTS
 from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.prefill import Prefix
 from craft_jax.inference.sampling.settings import SampleSettings
@@ -32,15 +33,10 @@ from craft_jax.types import Params
 # What a row has beside its settings, its key as two numbers.
 _FIELDS = ('last', 'position', 'chars', 'state', 'left')
 _KEY = ('seed', 'sample')
-# Settings of one number each travel in two arrays: to the device an array
-# costs about as much as a kilobyte more in it.
-_TEMPLATE = {
-  name: column.dtype
-  for name, column in setting_arrays([SampleSettings()], 1).items()
-  if column.ndim == 1
-}
-_FLOATS = tuple(n for n, dtype in _TEMPLATE.items() if dtype == np.float32)
-_INTS = tuple(n for n, dtype in _TEMPLATE.items() if dtype != np.float32)
+# Options of one number each travel in two arrays: to the device an array costs
+# about as much as a kilobyte more in it.
+_FLOATS = tuple(name for name, dtype in SLOTS.items() if dtype == 'float32')
+_INTS = tuple(name for name in SLOTS if name not in _FLOATS)
 
 
 def pack(
@@ -48,13 +44,13 @@ def pack(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
   """A row as few arrays: its integers, its floats, and what is `[V]`."""
   columns = setting_arrays([settings], vocabulary_size)
+  option = columns.pop('option')
   ints = [row[name] for name in _FIELDS]
   key = np.array([row[name] for name in _KEY], np.uint32)
   ints += key.view(np.int32).tolist()
-  ints += [int(columns[name][0]) for name in _INTS]
-  floats = [columns[name][0] for name in _FLOATS]
-  wide = {n: column for n, column in columns.items() if n not in _TEMPLATE}
-  return np.array(ints, np.int32), np.array(floats, np.float32), wide
+  ints += [int(option[name][0]) for name in _INTS]
+  floats = [option[name][0] for name in _FLOATS]
+  return np.array(ints, np.int32), np.array(floats, np.float32), columns
 
 
 @functools.partial(jax.jit, donate_argnames='slots')
@@ -71,9 +67,9 @@ def place(
   Args:
     slots: donated.
     prefix: what the model has read of its window.
-    int_W: see `pack`, as the next two.
-    float_R: likewise.
-    wide: likewise.
+    int_W: see `pack`.
+    float_R: see `pack`.
+    wide: see `pack`.
     slot: where to.
   """
   int_WB = int_W[:, None]
@@ -85,12 +81,12 @@ def place(
   key_B = jax.vmap(lambda s, i: jax.random.fold_in(keys.from_seed(s), i))(
     seed_B, sample_B
   )
-  settings = {n: field[n].astype(dtype) for n, dtype in _TEMPLATE.items()}
+  option = {name: field[name].astype(dtype) for name, dtype in SLOTS.items()}
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
     hit_B=jnp.full(1, FIRST_HIT, jnp.float32),
-    settings=RowSettings(key_B=key_B, **settings, **wide),
+    settings=RowSettings(option=option, key_B=key_B, **wide),
     **{f'{name}_B': field[name] for name in _FIELDS},
   )
 

@@ -19,33 +19,15 @@ class RowSettings:
   """`SampleSettings` of each row, and its key.
 
   Attributes:
-    temperature_B: 0 is greedy.
-    top_k_B: symbols kept; 0 is all.
-    top_p_B: probability kept.
-    min_p_B: least share of the probability of the most likely symbol.
-    typical_p_B: probability kept by typicality.
-    repetition_B: 1 is none.
-    presence_B: 0 is none.
-    frequency_B: 0 is none.
-    window_B: symbols that the penalties look back.
+    option: `[B]` of each option, by the name that `options.Sampling` has.
     bias_BV: added to the logits, finite.
     end_B: whether an end may be chosen.
-    min_chars_B: characters before an end.
     key_B: of the request; a draw uses `fold_in(key, position)`.
   """
 
-  temperature_B: Float[Array, 'B']
-  top_k_B: Int[Array, 'B']
-  top_p_B: Float[Array, 'B']
-  min_p_B: Float[Array, 'B']
-  typical_p_B: Float[Array, 'B']
-  repetition_B: Float[Array, 'B']
-  presence_B: Float[Array, 'B']
-  frequency_B: Float[Array, 'B']
-  window_B: Int[Array, 'B']
+  option: dict[str, Array]
   bias_BV: Float[Array, 'B V']
   end_B: Bool[Array, 'B']
-  min_chars_B: Int[Array, 'B']
   key_B: Key[Array, 'B']
 
 
@@ -66,25 +48,26 @@ def penalize(
     logits_BV: of the next symbol.
     settings: of the rows.
     symbol_BS: what was read.
-    length_B: symbols of `symbol_BS` that were; the last `window_B` of them
-      count, or all if there are fewer.
+    length_B: symbols of `symbol_BS` that were; the last `penalty_window` of
+      them count, or all if there are fewer.
   """
+  option = settings.option
   index_1S = jnp.arange(symbol_BS.shape[1])[None]
   lately_BS = (index_1S < length_B[:, None]) & (
-    index_1S >= (length_B - settings.window_B)[:, None]
+    index_1S >= (length_B - option['penalty_window'])[:, None]
   )
   count_BV = jax.vmap(
     lambda symbol_S, lately_S: (
       jnp.zeros(logits_BV.shape[1]).at[symbol_S].add(lately_S)
     )
   )(symbol_BS, lately_BS.astype(jnp.float32))
-  factor_B1 = settings.repetition_B[:, None]
+  factor_B1 = option['repetition_penalty'][:, None]
   lowered_BV = jnp.where(
     logits_BV > 0, logits_BV / factor_B1, logits_BV * factor_B1
   )
   logits_BV = jnp.where(count_BV > 0, lowered_BV, logits_BV)
-  logits_BV -= settings.presence_B[:, None] * (count_BV > 0)
-  return logits_BV - settings.frequency_B[:, None] * count_BV
+  logits_BV -= option['presence_penalty'][:, None] * (count_BV > 0)
+  return logits_BV - option['frequency_penalty'][:, None] * count_BV
 
 
 def permit(
@@ -206,24 +189,26 @@ def choose(
     position_B: index in its text of the symbol to choose.
   """
   greedy_B = jnp.argmax(logits_BV, axis=-1)
-  cold_B = settings.temperature_B == 0
+  option = settings.option
+  cold_B = option['temperature'] == 0
 
   def draw():
     top_B1 = jnp.max(logits_BV, axis=-1, keepdims=True)
-    divisor_B = jnp.maximum(settings.temperature_B, _COLDEST)
+    divisor_B = jnp.maximum(option['temperature'], _COLDEST)
     scaled_BV = (logits_BV - top_B1) / divisor_B[:, None]
     V = logits_BV.shape[-1]
-    top_k_B, top_p_B = settings.top_k_B, settings.top_p_B
+    top_k_B, top_p_B = option['top_k'], option['top_p']
+    min_p_B, typical_p_B = option['min_p'], option['typical_p']
     cuts_B = (top_k_B > 0) & (top_k_B < V)
-    cuts_B |= (top_p_B < 1) | (settings.min_p_B > 0)
+    cuts_B |= (top_p_B < 1) | (min_p_B > 0)
     scaled_BV = jax.lax.cond(
       jnp.any(~cold_B & cuts_B),
-      lambda: truncate(scaled_BV, top_k_B, top_p_B, settings.min_p_B),
+      lambda: truncate(scaled_BV, top_k_B, top_p_B, min_p_B),
       lambda: scaled_BV,
     )
     scaled_BV = jax.lax.cond(
-      jnp.any(~cold_B & (settings.typical_p_B < 1)),
-      lambda: keep_typical(scaled_BV, settings.typical_p_B),
+      jnp.any(~cold_B & (typical_p_B < 1)),
+      lambda: keep_typical(scaled_BV, typical_p_B),
       lambda: scaled_BV,
     )
     # Adding Gumbel noise and taking the maximum draws from the softmax.

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from craft_jax.constrain import Automaton, valid_utf8
 from craft_jax.data.text.streaming import StreamDecoder
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.inference.sampling import options
 from craft_jax.inference.sampling.settings import SampleSettings
 
 _UNLIMITED = 1 << 30  # symbols
@@ -160,26 +162,17 @@ def constraint_of(
 
 def setting_arrays(
   settings: Sequence[SampleSettings], vocabulary_size: int
-) -> dict[str, np.ndarray]:
-  """The settings as arrays of rows: the fields of `RowSettings`."""
+) -> dict[str, Any]:
+  """The settings as arrays of rows: all of `RowSettings` but the keys."""
   bias_BV = np.zeros((len(settings), vocabulary_size), np.float32)
   for bias_V, wanted in zip(bias_BV, settings, strict=True):
-    for symbol, bias in wanted.logit_bias.items():
-      bias_V[symbol] = bias
-  columns = {
-    'temperature_B': ('temperature', np.float32),
-    'top_k_B': ('top_k', np.int32),
-    'top_p_B': ('top_p', np.float32),
-    'min_p_B': ('min_p', np.float32),
-    'typical_p_B': ('typical_p', np.float32),
-    'repetition_B': ('repetition_penalty', np.float32),
-    'presence_B': ('presence_penalty', np.float32),
-    'frequency_B': ('frequency_penalty', np.float32),
-    'window_B': ('penalty_window', np.int32),
-    'end_B': ('end', bool),
-    'min_chars_B': ('min_chars', np.int32),
-  }
-  return {'bias_BV': bias_BV} | {
-    column: np.array([getattr(wanted, name) for wanted in settings], dtype)
-    for column, (name, dtype) in columns.items()
+    for token, bias in wanted.logit_bias.items():
+      bias_V[token] = bias
+  return {
+    'option': {
+      name: np.array([getattr(wanted, name) for wanted in settings], dtype)
+      for name, dtype in options.SLOTS.items()
+    },
+    'bias_BV': bias_BV,
+    'end_B': np.array([wanted.end for wanted in settings], bool),
   }

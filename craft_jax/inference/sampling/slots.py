@@ -6,6 +6,7 @@ up to the rounding of products of other shapes (docs/sampling.md).
 
 import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
@@ -59,7 +60,7 @@ def open_slots(
   position_B: Int[Array, 'B'],
   state_B: Int[Array, 'B'],
   left_B: Int[Array, 'B'],
-  settings: dict[str, Array],
+  settings: dict[str, Any],
   seed_B: UInt[Array, 'B'],
   row_B: UInt[Array, 'B'],
 ) -> Slots:
@@ -216,19 +217,19 @@ def follow(
   Returns:
     As `step`.
   """
-  settings = slots.settings
+  settings, option = slots.settings, slots.settings.option
   log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   logits_BV = logits_BV + settings.bias_BV
   logits_BV = jax.lax.cond(
     jnp.any(
-      (settings.repetition_B != 1)
-      | (settings.presence_B != 0)
-      | (settings.frequency_B != 0)
+      (option['repetition_penalty'] != 1)
+      | (option['presence_penalty'] != 0)
+      | (option['frequency_penalty'] != 0)
     ),
     lambda: penalize(logits_BV, settings, slots.cache.symbol_BS, length_B),
     lambda: logits_BV,
   )
-  may_end_B = settings.end_B & (slots.chars_B >= settings.min_chars_B)
+  may_end_B = settings.end_B & (slots.chars_B >= option['min_chars'])
   logits_BV, next_BV = restrict(
     tables, vocabulary, logits_BV, slots.state_B, slots.left_B, may_end_B
   )

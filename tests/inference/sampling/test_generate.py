@@ -131,7 +131,7 @@ def test_texts_equal_apply_without_cache(changes):
     WARM,
     GREEDY,
     WARM,
-    SampleSettings(0.9, 4, 0.8, False),
+    SampleSettings(0.9, 4, 0.8, end=False),
     WARM,
   ]
   answers = texts(model, params, prompts, settings)

@@ -1,5 +1,7 @@
 """Choosing a symbol equals a plain NumPy reference, edge cases included."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ from craft_jax.inference.sampling.logits import (
   permit,
   truncate,
 )
+from craft_jax.inference.sampling.options import SLOTS
 from craft_jax.inference.sampling.settings import SampleSettings
 
 V = 24
@@ -105,11 +108,12 @@ def test_penalties_with_windows_equal_reference():
   repetition_B = np.array([1.0, 1.5, 2.0, 0.5, 3.0, 1.1], np.float32)
   presence_B = np.array([0.5, 0.0, -1.0, 0.3, 9.0, 0.0], np.float32)
   frequency_B = np.array([0.0, 0.25, 0.1, 0.0, 9.0, -0.5], np.float32)
-  settings = rows(6).replace(
-    repetition_B=jnp.asarray(repetition_B),
-    presence_B=jnp.asarray(presence_B),
-    frequency_B=jnp.asarray(frequency_B),
-    window_B=jnp.asarray(window_B),
+  settings = with_options(
+    rows(6),
+    repetition_penalty=jnp.asarray(repetition_B),
+    presence_penalty=jnp.asarray(presence_B),
+    frequency_penalty=jnp.asarray(frequency_B),
+    penalty_window=jnp.asarray(window_B),
   )
   got_BV = penalize(
     jnp.asarray(logits_BV),
@@ -160,23 +164,24 @@ def test_forbidden_symbols_stay_out():
 
 def rows(B, temperature=1.0, top_k=0, top_p=1.0, seed=0, min_p=0.0,
          typical_p=1.0):  # fmt: skip
+  options = dataclasses.asdict(
+    SampleSettings(
+      temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+      typical_p=typical_p, penalty_window=1,
+    )
+  )  # fmt: skip
   return RowSettings(
-    jnp.broadcast_to(jnp.float32(temperature), B),
-    jnp.broadcast_to(jnp.int32(top_k), B),
-    jnp.broadcast_to(jnp.float32(top_p), B),
-    jnp.broadcast_to(jnp.float32(min_p), B),
-    jnp.broadcast_to(jnp.float32(typical_p), B),
-    jnp.ones(B),
-    jnp.zeros(B),
-    jnp.zeros(B),
-    jnp.ones(B, jnp.int32),
+    {n: jnp.full(B, options[n], dtype) for n, dtype in SLOTS.items()},
     jnp.zeros((B, V)),
     jnp.ones(B, bool),
-    jnp.zeros(B, jnp.int32),
     jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.key(seed), jnp.arange(B)
     ),
   )
+
+
+def with_options(settings, **arrays):
+  return settings.replace(option=settings.option | arrays)
 
 
 B = 4096
@@ -237,8 +242,10 @@ def test_cold_limits():
 def test_every_row_has_its_own_settings():
   logits_BV = jnp.broadcast_to(jnp.arange(8.0)[::-1] / 4, (B, 8))
   half = jnp.arange(B) % 2 == 0
-  mixed = rows(B).replace(
-    temperature_B=jnp.where(half, 0.0, 1.0), top_k_B=jnp.where(half, 0, 2)
+  mixed = with_options(
+    rows(B),
+    temperature=jnp.where(half, 0.0, 1.0),
+    top_k=jnp.where(half, 0, 2),
   )
   token_B = np.asarray(
     _jit_choose(logits_BV, mixed, jnp.arange(B, dtype=jnp.int32))
@@ -363,9 +370,10 @@ def test_typical_p(logits_BV, typical_p):
 def penalized(logits_BV, seen, window=99, **fields):
   """Logits after the penalties; every row has read `seen`."""
   B = len(logits_BV)
-  settings = rows(B).replace(
-    window_B=jnp.full(B, window),
-    **{f'{name}_B': jnp.full(B, value) for name, value in fields.items()},
+  settings = with_options(
+    rows(B),
+    penalty_window=jnp.full(B, window),
+    **{f'{name}_penalty': jnp.full(B, v) for name, v in fields.items()},
   )
   symbol_BS = jnp.broadcast_to(jnp.array([*seen, 0, 0]), (B, len(seen) + 2))
   return np.asarray(
@@ -452,9 +460,9 @@ def test_one_sort_serves_every_truncation():
     ({'repetition_penalty': 0}, 'repetition_penalty=0 must be finite and abo'),
     ({'presence_penalty': float('nan')}, 'presence_penalty=nan must be from'),
     ({'frequency_penalty': 1e5}, 'frequency_penalty=100000.0 must be from'),
-    ({'logit_bias': {3: float('-inf')}}, 'logit_bias of symbol 3 is -inf'),
-    ({'penalty_window': 0}, 'penalty_window=0 must be at least 1'),
-    ({'min_chars': -1}, 'min_chars=-1 must be at least 0'),
+    ({'logit_bias': {3: float('-inf')}}, 'logit_bias of token 3 is -inf'),
+    ({'penalty_window': 0}, 'penalty_window=0 must be from 1'),
+    ({'min_chars': -1}, 'min_chars=-1 must be from 0'),
     ({'stop': 'text'}, 'stop must be a list of texts'),
     ({'stop': ('',)}, 'none of them empty'),
   ],
