@@ -104,7 +104,7 @@ def _bars(result: Result, row: Mapping[str, Any]) -> str:
 def _sentences(script: str, result: Result) -> Iterator[str]:
   """A sentence for every variant that others are not compared with."""
   key = result.get('bars', _BARS).partition(' ')[0]
-  sentences = _SAID['sentences'].get(script, [f'{{name}}: {key} {{{key}}}'])
+  sentences = _SAID['sentences'].get(script, [f'{{name}}: {key} {{{key}:.4g}}'])
   words = _SAID['words'].get(script, {})
   pattern = re.compile('|'.join(map(re.escape, words)) or '(?!)')
   base = ''
