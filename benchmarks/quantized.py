@@ -23,7 +23,7 @@ import measure
 
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import open_corpus
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.load import load_model

@@ -8,6 +8,8 @@ import ast
 import functools
 import graphlib
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[1] / 'craft_jax'
 _MOST_PACKAGES = 10
 _MOST_FLOORS = 8
+_MOST_OF_THE_LOOP = 60  # modules that importing it loads
 _LOOSE = {'', 'errors', 'main', 'types'}  # modules beside the packages
 # What users import; nothing inside the package does.
 _DOOR = ''
@@ -31,7 +34,8 @@ _FLOORS = (
 )
 _NO_ARRAYS = ('data.text', 'constrain', 'inference.engine.scheduler')
 _PURE = (
-  'model', 'train.optim', 'inference.metrics', 'train.state', 'train.step',
+  'model', 'train.optim', 'inference.metrics', 'train.dispatch', 'train.state',
+  'train.step',
 )  # fmt: skip
 _IO = {'os', 'io', 'pathlib', 'shutil', 'json', 'urllib', 'etils', 'orbax'}
 _ARRAYS = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain'}
@@ -122,6 +126,22 @@ def test_modules_have_no_cycle():
     if source != _DOOR
   }
   graphlib.TopologicalSorter(modules).prepare()
+
+
+def test_the_training_loop_stands_on_little():
+  """It is handed what it evaluates and samples with, and plans nothing."""
+  code = 'import sys, craft_jax.train.loop; print(*sys.modules)'
+  told = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  loaded = [name for name in told.stdout.split() if _inner(name) is not None]
+  assert 'craft_jax.train.loop' in loaded
+  assert len(loaded) <= _MOST_OF_THE_LOOP
+  beyond = (
+    'constrain', 'inference.engine', 'inference.sampling', 'runs.report',
+    'train.plan', 'train.preflight', 'train.profile',
+  )  # fmt: skip
+  assert not [name for name in loaded if _inner(name).startswith(beyond)]
 
 
 def test_nothing_inside_uses_the_door():

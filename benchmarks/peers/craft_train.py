@@ -13,8 +13,7 @@ from craft_jax.model import flops_per_symbol, param_count
 from craft_jax.model.precision import product, round_operand
 from craft_jax.runtime import xla_flags
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train.loop import _Loop
-from craft_jax.train.setup import open_setup
+from craft_jax.train.run import open_loop, open_setup
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     setup = open_setup(cfg, f'{folder}/run')
     with setup.closing:
-      loop = _Loop(setup, True, Interrupts())
+      loop = open_loop(setup, True, Interrupts())
 
       def run() -> None:
         loop.end = loop.step + args.steps

@@ -11,7 +11,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import Corpus, Split, open_corpus
+from craft_jax.data.corpus import Corpus, Split
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.character_classes import classes_of, sizes_of
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.data.windows import eval_batches

@@ -17,9 +17,10 @@ import jax
 from craft_jax.config import load as config_lib
 from craft_jax.config.load import Resolved
 from craft_jax.config.settings import Config
-from craft_jax.data import corpus as corpora
 from craft_jax.data import sources
+from craft_jax.data.corpus import Corpus
 from craft_jax.data.index import check_samples
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.model.precision import resolve_precision
@@ -30,7 +31,8 @@ from craft_jax.runs.checkpoint import reader
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files
 from craft_jax.runtime.host_memory import Room, room
-from craft_jax.train import out_of_memory, plan
+from craft_jax.train import plan
+from craft_jax.train.plan import advice
 from craft_jax.train.plan.memory import USABLE, memory
 from craft_jax.train.plan.text import amount
 
@@ -129,9 +131,9 @@ def _writers(cfg: Config) -> str:
   return ', '.join(('metrics.jsonl', *cfg.log.writers))
 
 
-def _text(cfg: Config) -> tuple[corpora.Corpus | None, list[Row]]:
+def _text(cfg: Config) -> tuple[Corpus | None, list[Row]]:
   try:
-    corpus = corpora.open_corpus(cfg)
+    corpus = open_corpus(cfg)
   except UserError as e:
     return None, [Row('text', PROBLEM, str(e))]
   size = sum(split.num_bytes for split in corpus.splits)
@@ -147,7 +149,7 @@ def _text(cfg: Config) -> tuple[corpora.Corpus | None, list[Row]]:
   ]
 
 
-def _splits(cfg: Config, corpus: corpora.Corpus) -> Iterator[Row]:
+def _splits(cfg: Config, corpus: Corpus) -> Iterator[Row]:
   sizes = {split.name: len(split.tokens) for split in corpus.splits}
   short = list(config_lib.short_splits(cfg, sizes))
   for problem in short:
@@ -241,7 +243,7 @@ def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
   found = f'{text}, {left.source} leaves {amount(left.bytes)}'
   if not sketch.cfg.train.check_memory:
     return f'{found}; not compared (train.check_memory=false)'
-  out_of_memory.refuse(sketch, layout, left, platform)
+  advice.refuse(sketch, layout, left, platform)
   if needed > left.bytes:
     return f'{found}; in doubt, so training would try'
   return found
@@ -299,9 +301,9 @@ def _disk(cfg: Config, workdir: str, state: float) -> str:
   cache = sources.cache_folder(cfg.data)
   _check_writable(cache, 'set --config.data.cache_dir=DIR')
   if not state:
-    free = out_of_memory.disk_free(workdir)
+    free = advice.disk_free(workdir)
     return f'{amount(free or 0)} free'
-  return out_of_memory.disk_need(cfg, workdir, state)
+  return advice.disk_need(cfg, workdir, state)
 
 
 def table(rows: Iterable[Row], width: int = 79) -> list[str]:

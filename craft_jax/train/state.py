@@ -1,5 +1,6 @@
 """Everything a run must keep to go on exactly."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from craft_jax.model.sharding import rules
 from craft_jax.model.transformer import Decoder
 from craft_jax.runtime import keys
-from craft_jax.types import Params
+from craft_jax.types import Batch, MetricSums, Params
 
 
 @flax.struct.dataclass
@@ -58,6 +59,9 @@ class State:
   def eval_params(self) -> Params:
     """What is evaluated and sampled: the average where there is one."""
     return self.params if self.ema is None else self.ema
+
+
+Step = Callable[[State, Batch, Key[Array, '']], tuple[State, MetricSums]]
 
 
 def init_state(

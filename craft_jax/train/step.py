@@ -1,9 +1,7 @@
-"""The training step and the loop of steps on the device. Pure."""
+"""The training step. Pure."""
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +12,8 @@ from craft_jax.config.settings import Config
 from craft_jax.inference.metrics import token_sums
 from craft_jax.model.losses import token_losses
 from craft_jax.model.transformer import Decoder
-from craft_jax.train.state import State, Usual
+from craft_jax.train.state import Step, Usual
 from craft_jax.types import Batch, MetricSums, Params
-
-Step = Callable[[State, Batch, Key[Array, '']], tuple[State, MetricSums]]
-Fetch = Callable[[Any, Int[Array, ''], Int[Array, ''], Key[Array, '']], Batch]
-
 
 # Good steps before a spike can be told, and the memory of the statistics.
 _SPIKE_AFTER, _USUAL_DECAY = 30, 0.98
@@ -216,53 +210,3 @@ def _accumulated(grad, params, batch, key, pieces):
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   total, _ = jax.lax.scan(add, zeros, (jnp.arange(pieces), micros))
   return total
-
-
-def make_run(
-  step: Step,
-  fetch: Fetch,
-  keep_rows: int,
-  past_bad_steps: bool = False,
-) -> Callable[..., tuple[State, MetricSums, Bool[Array, '']]]:
-  """Many steps in one dispatch.
-
-  Args:
-    step: the training step.
-    fetch: `(source, i, data_index, key) -> Batch` of the i-th step of the
-      call; the key is of the run's augmentation.
-    keep_rows: most steps per call: rows of the metric buffers.
-    past_bad_steps: go on after a bad step; else the rest of the call is a
-      no-op.
-
-  Returns:
-    `(state, source, key, num_steps) -> state, rows, finite`: each metric has
-    `keep_rows` entries, of which the first `num_steps` are set; `finite` says
-    whether the parameters still are. The trip count is traced.
-  """
-
-  def run(state, source, key, num_steps):
-    data_key, dropout_key = jax.random.split(key)
-
-    def body(carry):
-      i, state, rows, _ = carry
-      data_index = state.step + state.data_offset
-      batch = fetch(source, i, data_index, data_key)
-      step_key = jax.random.fold_in(dropout_key, data_index)
-      state, sums = step(state, batch, step_key)
-      rows = {name: rows[name].at[i].set(sums[name]) for name in sums}
-      return i + 1, state, rows, past_bad_steps | (sums['good'] > 0)
-
-    def going(carry):
-      i, _, _, going_on = carry
-      return (i < num_steps) & going_on
-
-    zero = jnp.zeros((), jnp.int32)
-    shapes = jax.eval_shape(
-      lambda: step(state, fetch(source, zero, zero, key), key)[1]
-    )
-    rows = {name: jnp.zeros(keep_rows) for name in shapes}
-    carry = (zero, state, rows, jnp.ones((), bool))
-    _, state, rows, _ = jax.lax.while_loop(going, body, carry)
-    return state, rows, jnp.isfinite(optax.tree.norm(state.params))
-
-  return run

@@ -6,8 +6,9 @@ import pytest
 
 from craft_jax.errors import RunFailed
 from craft_jax.model import flops_per_symbol
-from craft_jax.train import loop
+from craft_jax.train import run
 from craft_jax.train.profile.record import record
+from craft_jax.train.setup import Setup
 
 
 def _bare(program):
@@ -19,15 +20,15 @@ def _bare(program):
 
 @pytest.mark.slow
 def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
-  compiled, compile_loop = [], loop._Loop._compiled
+  compiled, compile_step = [], Setup.compile
 
-  def caught(self, inputs):
-    compiled.append(compile_loop(self, inputs))
+  def caught(self, *args):
+    compiled.append(compile_step(self, *args))
     return compiled[-1]
 
-  monkeypatch.setattr(loop._Loop, '_compiled', caught)
+  monkeypatch.setattr(Setup, 'compile', caught)
   cfg = toy('train.bad_step=skip')
-  loop.train(cfg, tmp_path / 'run', quiet=True)
+  run.train(cfg, tmp_path / 'run', quiet=True)
   found = record(cfg, tmp_path / 'trace', 3)
   text = (tmp_path / 'trace' / 'program.txt').read_text()
   assert _bare(text) == _bare(compiled[0].as_text())

@@ -11,9 +11,10 @@ from craft_jax.model import build
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
+from craft_jax.train.dispatch import make_run
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import abstract_state, init_state
-from craft_jax.train.step import _checksum, make_run, make_train_step
+from craft_jax.train.step import _checksum, make_train_step
 from craft_jax.types import Batch
 
 V = 20

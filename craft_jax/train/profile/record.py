@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from craft_jax.config.settings import Config
@@ -20,13 +19,14 @@ from craft_jax.inference.metrics import peak_flops
 from craft_jax.model import flops_per_symbol
 from craft_jax.model.precision import einsum
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.train.loader import Feed, open_feed
+from craft_jax.train.dispatch import Feed
 from craft_jax.train.plan.devices import DEVICES
 from craft_jax.train.profile import hlo
 from craft_jax.train.profile import trace as trace_lib
 from craft_jax.train.profile.bottleneck import Ceilings, Recording
 from craft_jax.train.profile.timeline import profile
-from craft_jax.train.setup import Setup, compile_run, open_setup
+from craft_jax.train.run import open_setup
+from craft_jax.train.setup import Setup
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 # Timed without a trace, at most so often and so long; the median counts.
@@ -52,8 +52,7 @@ def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
   """
   with tempfile.TemporaryDirectory() as workdir:
     setup = open_setup(cfg, f'{workdir}/run')
-    feed = open_feed(setup.cfg, setup.corpus, setup.mesh, 0)
-    with setup.closing, contextlib.closing(feed):
+    with setup.closing, contextlib.closing(setup.open_feed(0)) as feed:
       return _record(_Runner(setup, feed, steps), folder, steps)
 
 
@@ -66,10 +65,9 @@ class _Runner:
     # Without a number the loop looks for calls of a second: take one call.
     per_call = setup.cfg.train.steps_per_call or steps
     self.steps_per_call = min(per_call, steps, self.feed.max_steps)
-    self._key = setup.run_key
     begin = time.perf_counter()
-    inputs = self._inputs(self.steps_per_call)
-    self.program = compile_run(setup, self.feed, self.state, inputs)
+    inputs = setup.inputs(feed, self.steps_per_call)
+    self.program = setup.compile(feed, self.state, inputs)
     self._dispatch(inputs)  # warms up, and what was read must not be lost
     jax.block_until_ready(self.state)
     self.compile_seconds = time.perf_counter() - begin
@@ -81,7 +79,7 @@ class _Runner:
     left = steps
     while left:
       count = min(self.steps_per_call, left)
-      rows = self._dispatch(self._inputs(count))
+      rows = self._dispatch(self.setup.inputs(self.feed, count))
       if waiting is not None:
         jax.device_get(waiting)
       waiting, left = rows, left - count
@@ -94,12 +92,6 @@ class _Runner:
         'done; use another optim.learning_rate or model.precision'
       )
     return seconds
-
-  def _inputs(self, count: int) -> tuple[Any, ...]:
-    trips = mesh_lib.put_batch(
-      np.int32(count), mesh_lib.replicated(self.setup.mesh)
-    )
-    return self.feed.source(count), self._key, trips
 
   def _dispatch(self, inputs: tuple[Any, ...]) -> Any:
     self.state, *rows = self.program(self.state, *inputs)

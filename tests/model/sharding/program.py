@@ -36,9 +36,10 @@ from craft_jax.data import batch as batch_lib  # noqa: E402
 from craft_jax.model import build  # noqa: E402
 from craft_jax.model.sharding import mesh as mesh_lib  # noqa: E402
 from craft_jax.model.sharding import rules  # noqa: E402
+from craft_jax.train.dispatch import make_run  # noqa: E402
 from craft_jax.train.optim.optimizers import build_optimizer  # noqa: E402
 from craft_jax.train.state import abstract_state, init_state  # noqa: E402
-from craft_jax.train.step import make_run, make_train_step  # noqa: E402
+from craft_jax.train.step import make_train_step  # noqa: E402
 
 VOCABULARY_SIZE = 20
 RECIPE = batch_lib.Recipe(num_symbols=18, bos=18, unk=19)

@@ -30,7 +30,7 @@ _WATCH = """
 import contextlib, io, json, sys
 from craft_jax.main import main
 from craft_jax.runtime import compilation_cache
-import craft_jax.train.loop, craft_jax.inference.evaluate
+import craft_jax.train.run, craft_jax.inference.evaluate
 import craft_jax.inference.sampling.generate
 events = []
 WATCHED = {'pickle.find_class', 'os.system', 'os.exec', 'subprocess.Popen',
