@@ -67,7 +67,8 @@ def make_run(
     def body(carry):
       i, state, rows, _ = carry
       data_index = state.step + state.data_offset
-      batch = fetch(source, i, data_index, data_key)
+      with jax.named_scope('data'):
+        batch = fetch(source, i, data_index, data_key)
       step_key = jax.random.fold_in(dropout_key, data_index)
       state, sums = step(state, batch, step_key)
       rows = {name: rows[name].at[i].set(sums[name]) for name in sums}

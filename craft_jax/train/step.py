@@ -40,14 +40,16 @@ def make_train_step(
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
-    grad_norm = optax.tree.norm(grads) / sums['count']
+    with jax.named_scope('optimizer'):
+      grad_norm = optax.tree.norm(grads) / sums['count']
     now_2 = jnp.stack([sums['loss'] / sums['count'], grad_norm])
     good = jnp.isfinite(now_2.sum())
     if cfg.train.spike_deviations:
       good &= ~_spike(state.usual, now_2, cfg.train.spike_deviations)
     logged = (state.step + 1) % cfg.log.every == 0
     inputs = (grads, now_2, sums['count'])
-    state, norms_2 = _apply_if(good, logged, apply, state, *inputs)
+    with jax.named_scope('optimizer'):
+      state, norms_2 = _apply_if(good, logged, apply, state, *inputs)
     if skip:
       left = 1 - good.astype(jnp.int32)
       state = state.replace(
@@ -143,6 +145,7 @@ def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
   return Usual(usual.count + 1, mean_2, variance_2)
 
 
+@jax.named_scope('checksum')
 def _checksum(batch: Batch) -> Float[Array, '']:
   """24 bits of inputs, targets and their places, exact in float32.
 
@@ -163,6 +166,7 @@ def _checksum(batch: Batch) -> Float[Array, '']:
   return (whole & 0xFFFFFF).astype(jnp.float32)
 
 
+@jax.named_scope('average')
 def _averaged(
   ema: Params, params: Params, decay: float, step: Int[Array, '']
 ) -> Params:
@@ -178,11 +182,13 @@ def _gradients(
   dropout_key = key if cfg.model.dropout else None
 
   def loss_sum(params, batch, key):
-    logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, key)
-    loss_BT, nll_BT, correct_BT = token_losses(
-      logits_BTV, batch.y_BT, cfg.train.label_smoothing, cfg.train.z_loss
-    )
-    sums = token_sums(loss_BT, nll_BT, correct_BT, batch.weight_BT)
+    with jax.named_scope('model'):
+      logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, key)
+    with jax.named_scope('loss'):
+      loss_BT, nll_BT, correct_BT = token_losses(
+        logits_BTV, batch.y_BT, cfg.train.label_smoothing, cfg.train.z_loss
+      )
+      sums = token_sums(loss_BT, nll_BT, correct_BT, batch.weight_BT)
     return sums['loss'], sums
 
   grad = jax.grad(loss_sum, has_aux=True)

@@ -8,6 +8,14 @@ from craft_jax.errors import RunFailed
 from craft_jax.model import flops_per_symbol
 from craft_jax.train import run
 from craft_jax.train.profile.record import record
+from craft_jax.train.profile.timeline import (
+  BACKWARD,
+  DATA,
+  FORWARD,
+  OPTIMIZER,
+  RECOMPUTED,
+  STEP,
+)
 from craft_jax.train.setup import Setup
 
 
@@ -49,6 +57,31 @@ def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
   assert memory['arguments'] > memory['aliased'] > 0  # the state is donated
   assert found.ceilings.flops > 0 and 'measured' in found.ceilings.source
   assert not (tmp_path / 'trace' / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_fresh_profile_has_the_parts_that_the_program_names(toy, tmp_path):
+  cfg = toy('optim.name=muon', 'train.ema=0.9', 'model.remat=block')
+  found = record(cfg, tmp_path / 'trace', 2).profile
+  assert found.parts.keys() == {
+    FORWARD, BACKWARD, RECOMPUTED, OPTIMIZER, DATA, STEP,
+  }  # fmt: skip
+  sources = {part: set() for part in found.parts}
+  for row in found.rows:
+    sources[row.part].update(row.source.split('/'))
+  assert {'attention', 'mlp', 'mlp_norm', 'loss'} <= sources[FORWARD]
+  assert {'attention', 'mlp', 'mlp_norm'} <= sources[BACKWARD]
+  assert {'muon', 'adamw', 'average', 'clip'} <= sources[OPTIMIZER]
+  assert 'windows' in sources[DATA]
+  # Every product is of the model or the optimizer, and by name.
+  products = {
+    (row.part, row.source.removeprefix('for ').split('/')[0])
+    for row in found.rows
+    if row.flops
+  }
+  parts = {part for part, _ in products}
+  assert parts == {FORWARD, BACKWARD, RECOMPUTED, OPTIMIZER}
+  assert {name for part, name in products if part == OPTIMIZER} == {'muon'}
 
 
 @pytest.mark.slow

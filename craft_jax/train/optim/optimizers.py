@@ -37,13 +37,24 @@ def build_optimizer(
   if optim.clip_value:
     chain.append(optax.clip(optim.clip_value))
   if optim.clip_norm:
-    chain.append(_clip_by_norm(optim.clip_norm, known=not optim.clip_value))
+    clip = _clip_by_norm(optim.clip_norm, known=not optim.clip_value)
+    chain.append(_scoped('clip', clip))
   if optim.name == 'muon':
     chain.append(_muon(cfg, precision, mesh))
   else:
     direction = _DIRECTIONS[optim.name](optim)
-    chain.append(_descend(cfg, direction, optim.learning_rate))
+    descend = _descend(cfg, direction, optim.learning_rate)
+    chain.append(_scoped(optim.name, descend))
   return optax.chain(*chain)
+
+
+def _scoped(
+  name: str, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+  """The same transformation, whose operations a profile shows under `name`."""
+  inner = optax.with_extra_args_support(inner)
+  update = jax.named_scope(name)(inner.update)
+  return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _clip_by_norm(
@@ -90,8 +101,10 @@ def _muon(
   muon = scale_by_muon(optim.momentum, precision, mesh)
   return optax.partition(
     {
-      'muon': _descend(cfg, muon, optim.muon_learning_rate),
-      'adamw': _descend(cfg, _adamw(optim), optim.learning_rate),
+      'muon': _scoped('muon', _descend(cfg, muon, optim.muon_learning_rate)),
+      'adamw': _scoped(
+        'adamw', _descend(cfg, _adamw(optim), optim.learning_rate)
+      ),
     },
     masks.hidden_matrices,
   )
