@@ -432,7 +432,7 @@ class _Loop:
         'seconds': self.clock(),
         'flops_per_symbol': self.figures.flops_per_symbol,
         'peak_source': self.figures.peak_source,
-        'precision': self.setup.model.precision,
+        'precision': self.setup.model.policy.precision,
         'devices': jax.device_count(),
         'processes': jax.process_count(),
       }

@@ -20,9 +20,13 @@ from craft_jax.data.corpus import Corpus, open_corpus
 from craft_jax.data.index import check_samples
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.model import build
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.precision import (
+  Platform,
+  platform_of,
+  resolve_precision,
+)
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint, exports
 from craft_jax.runs import run_dir as run_dir_lib
 from craft_jax.runs.checkpoint import Checkpointer, Meta, staging
@@ -64,7 +68,7 @@ class Setup:
   cfg: Config
   corpus: Corpus
   mesh: Mesh
-  model: Decoder
+  model: Model
   optimizer: optax.GradientTransformation
   start_step: int | None
   figures: dict[str, Any]
@@ -234,10 +238,12 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     lock = distributed.opened_by_all(lambda: _own(workdir, stack))
     found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
-    corpus, cfg = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
+    platform = platform_of(mesh.devices.flat[0])
+    cfg = _with_precision(cfg, platform, before)
+    corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
     distributed.check_same('the precision', cfg.model.precision)
     distributed.check_same('the text', corpus.fingerprint)
-    model = build(cfg.model, corpus.vocabulary.size)
+    model = build(cfg.model, corpus.vocabulary.size, platform)
     distributed.opened_by_all(
       lambda: out_of_memory.check_start(cfg, model.vocabulary_size, mesh.shape)
     )
@@ -249,7 +255,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         workdir,
         cfg,
         write=distributed.is_first(),
-        precision=model.precision,
+        precision=model.policy.precision,
         mesh=dict(mesh.shape),
         corpus=corpus.summary,
         corpus_fingerprint=corpus.fingerprint,
@@ -266,7 +272,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       corpus=corpus,
       mesh=mesh,
       model=model,
-      optimizer=build_optimizer(cfg, model.precision, mesh),
+      optimizer=build_optimizer(cfg, model, mesh),
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,
@@ -330,19 +336,15 @@ def _last_step(workdir: epath.PathLike, every: int) -> int | None:
   return checkpoint.resolve_step(workdir, every=every)
 
 
-def _read(
-  cfg: Config, workdir: epath.PathLike, before: Meta | None
-) -> tuple[Corpus, Config]:
-  """The corpus, and the config with its precision."""
+def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
   if not distributed.is_first():
     run_dir_lib.check_shared(workdir)
-  cfg = _with_precision(cfg, before)
   if before:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
   _check_prompt(cfg, corpus)
-  return corpus, cfg
+  return corpus
 
 
 def _check_prompt(cfg: Config, corpus: Corpus) -> None:
@@ -353,12 +355,15 @@ def _check_prompt(cfg: Config, corpus: Corpus) -> None:
     raise UserError(f'log.sample_prompt: {e}') from e
 
 
-def _with_precision(cfg: Config, before: Meta | None) -> Config:
+def _with_precision(
+  cfg: Config, platform: Platform, before: Meta | None
+) -> Config:
   """The config with `model.precision` decided: once, for the whole run."""
   precision = cfg.model.precision
   if precision == 'auto' and before:
     precision = before.config.model.precision
-  model = dataclasses.replace(cfg.model, precision=resolve_precision(precision))
+  precision = resolve_precision(precision, platform)
+  model = dataclasses.replace(cfg.model, precision=precision)
   return dataclasses.replace(cfg, model=model)
 
 

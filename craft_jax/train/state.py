@@ -9,8 +9,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import rules
-from craft_jax.model.transformer import Decoder
 from craft_jax.runtime import keys
 from craft_jax.types import Params
 
@@ -61,7 +61,7 @@ class State:
 
 
 def init_state(
-  model: Decoder,
+  model: Model,
   optimizer: optax.GradientTransformation,
   key: Key[Array, ''],
   ema: bool,
@@ -81,7 +81,7 @@ def init_state(
 
 
 def abstract_state(
-  model: Decoder,
+  model: Model,
   optimizer: optax.GradientTransformation,
   ema: bool,
   mesh: Mesh,
@@ -90,7 +90,9 @@ def abstract_state(
   shapes = jax.eval_shape(
     lambda key: init_state(model, optimizer, key, ema), keys.from_seed(0)
   )
-  shardings = rules.state_shardings(shapes, shapes.params, mesh)
+  shardings = rules.state_shardings(
+    shapes, shapes.params, mesh, model.sharding_rules
+  )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

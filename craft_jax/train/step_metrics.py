@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from craft_jax.inference import metrics
-from craft_jax.model import flops_per_symbol
 from craft_jax.runtime import distributed
 from craft_jax.train.optim.schedules import build_schedule
 from craft_jax.train.setup import Setup
@@ -103,14 +102,12 @@ class Figures:
     self._schedule = build_schedule(
       cfg.optim, cfg.train.steps, cfg.optim.learning_rate
     )
-    self.flops_per_symbol = flops_per_symbol(
-      cfg.model, setup.corpus.vocabulary.size
-    )
+    self.flops_per_symbol = setup.model.flops_per_token(cfg.model.context)
     device = jax.devices()[0]
     peak, self.peak_source = metrics.peak_flops(
       device.device_kind, device.platform
     )
-    if setup.model.precision != 'bfloat16':
+    if setup.model.policy.precision != 'bfloat16':
       peak, self.peak_source = None, 'unknown: the table is of bfloat16 peaks'
     self._peak = peak * jax.device_count() if peak else None
 
