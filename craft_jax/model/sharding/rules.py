@@ -1,9 +1,9 @@
 """Which mesh axis each dim of each parameter and activation is spread over.
 
-The table of parameters is the model's own. Optimizer state
-and averaged weights follow the parameter whose path and shape they share;
-everything else (counts, factored moments) is replicated. Activations are known
-by the letters of their dims (`craft_jax.types`).
+The table of parameters is the model's own. Optimizer state and averaged weights
+follow the parameter whose path and shape they share; everything else (counts,
+factored moments) is replicated. Activations are known by the letters of their
+dims (`craft_jax.types`).
 """
 
 import math

@@ -71,8 +71,9 @@ class Sketch:
   flops_per_symbol: int
 
   def model(self, platform: str = 'tpu') -> Model:
-    """The model of the run, on devices of a platform."""
-    return build(self.cfg.model, self.vocabulary_size, PLATFORMS[platform])
+    """The model on a platform; one of a plugin of JAX counts as a TPU."""
+    known = PLATFORMS.get(platform, PLATFORMS['tpu'])
+    return build(self.cfg.model, self.vocabulary_size, known)
 
   @functools.cached_property
   def params(self) -> tuple[Leaf, ...]:
