@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import inspect
 import subprocess
 import sys
 import types
@@ -104,7 +103,8 @@ def test_cpu_flags(text, want, tmp_path, monkeypatch):
 )
 def test_accelerators(capability, want):
   device = types.SimpleNamespace(platform='gpu', compute_capability=capability)
-  assert platform_of(device).bfloat16 == want
+  assert platform_of(device).bfloat16 is want
+  assert platform_of(types.SimpleNamespace(platform='tpu')).bfloat16
 
 
 def products(jaxpr):
