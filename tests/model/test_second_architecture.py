@@ -36,6 +36,7 @@ from craft_jax.serve.logs import Log
 from craft_jax.serve.schemas import CompletionBody
 from craft_jax.train.loop import train
 
+pytestmark = pytest.mark.slow
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(600))
 TAPS = 4  # positions that a convolution reads
 
