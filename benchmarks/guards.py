@@ -51,7 +51,7 @@ def unguarded_step(cfg: Config, setup: Setup, optimizer: Any) -> Any:
 
 def runner(setup: Setup, cfg: Config, guard: bool) -> Callable[[], None]:
   """A function that does `_STEPS` more steps of its own run."""
-  optimizer = build_optimizer(cfg, setup.model.precision, setup.mesh)
+  optimizer = build_optimizer(cfg, setup.model, setup.mesh)
   state = setup.first_state()
   feed = setup.open_feed(0)
   step = (
@@ -60,7 +60,9 @@ def runner(setup: Setup, cfg: Config, guard: bool) -> Callable[[], None]:
     else unguarded_step(cfg, setup, optimizer)
   )
   shapes = jax.eval_shape(optimizer.init, state.params)
-  places = rules.state_shardings(shapes, state.params, setup.mesh)
+  places = rules.state_shardings(
+    shapes, state.params, setup.mesh, setup.model.sharding_rules
+  )
   opt_state = jax.jit(optimizer.init, out_shardings=places)(state.params)
   state = dataclasses.replace(state, opt_state=opt_state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -37,6 +37,8 @@ _PURE = (
   'model', 'train.optim', 'inference.metrics', 'train.dispatch', 'train.state',
   'train.step',
 )  # fmt: skip
+# The devices of a run are handed in: what is compiled depends on them alone.
+_HANDED_DEVICES = ('model.', 'train.step.', 'inference.sampling.')
 _IO = {'os', 'io', 'pathlib', 'shutil', 'json', 'urllib', 'etils', 'orbax'}
 _ARRAYS = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain'}
 _FILES = sorted(_ROOT.rglob('*.py'))
@@ -163,6 +165,16 @@ def test_bans(path):
     assert 'tensorflow_datasets' not in top, 'import TFDS in the function'
   if 'ml_collections' in roots:
     assert name.startswith(('config.', 'cli.')), 'pass a frozen Config instead'
+  used = {
+    ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)
+  }
+  if f'{name}.'.startswith(_HANDED_DEVICES):
+    asked = used & {'jax.default_backend', 'jax.devices'}
+    assert not asked, 'ask the policy of the model'
+  if not name.startswith('model'):
+    assert 'craft_jax.model.transformer' not in set(_imports(tree)), (
+      'a model is a protocol; its class is known to `model.build` alone'
+    )
   if name.startswith(_PURE) and not name.startswith('model.sharding'):
     assert not roots & _IO, 'pure modules do no input or output'
 

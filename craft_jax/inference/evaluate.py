@@ -20,8 +20,8 @@ from craft_jax.errors import UserError
 from craft_jax.inference import dynamic_evaluation, metrics, score
 from craft_jax.inference.load import Trained, load_model
 from craft_jax.model.losses import token_losses
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.runtime import distributed
 from craft_jax.types import Batch, MetricSums, Params
@@ -31,7 +31,7 @@ _STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
 
 
 def make_eval_step(
-  model: Decoder, vocabulary: Vocabulary
+  model: Model, vocabulary: Vocabulary
 ) -> Callable[[Params, Batch], MetricSums]:
   """The pure `(params, batch) -> sums`.
 
@@ -61,7 +61,7 @@ class Evaluator:
   """Evaluates splits; compiles once."""
 
   def __init__(
-    self, cfg: Config, model: Decoder, vocabulary: Vocabulary, mesh: Mesh
+    self, cfg: Config, model: Model, vocabulary: Vocabulary, mesh: Mesh
   ):
     """Nothing is compiled or allocated yet.
 
@@ -257,7 +257,7 @@ def adaptive_figures(
     same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
   """
   model, vocabulary = trained.model, trained.vocabulary
-  stride = stride or model.cfg.context
+  stride = stride or model.context
   static = None
   if cache:
     static = score.token_nats(

@@ -412,7 +412,7 @@ class Loop:
         'seconds': self.clock(),
         'flops_per_symbol': self.metrics.flops_per_symbol,
         'peak_source': self.metrics.peak_source,
-        'precision': self.setup.model.precision,
+        'precision': self.setup.model.policy.precision,
         'devices': jax.device_count(),
         'processes': jax.process_count(),
       }

@@ -23,9 +23,8 @@ from craft_jax.data.index import check_samples
 from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.precision import platform_of, resolve_precision
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.sharding import rules
 from craft_jax.runs import checkpoint, exports, run_dir
 from craft_jax.runs.checkpoint import reader
 from craft_jax.runs.lock import is_held
@@ -201,7 +200,9 @@ def _devices(
   if not problems:
     rows.append(Row('devices', OK, f'{name}, mesh {layout}'))
   if not machine.device:  # as training decides it, on these devices
-    precision = resolve_precision(cfg.model.precision)
+    precision = resolve_precision(
+      cfg.model.precision, platform_of(jax.devices()[0])
+    )
     model = dataclasses.replace(cfg.model, precision=precision)
     cfg = dataclasses.replace(cfg, model=model)
   sketch = plan.sketch(cfg, vocabulary.size if vocabulary else 0)
@@ -221,10 +222,6 @@ def _layout(cfg: Config, count: int, problems: list[str]) -> plan.Layout | None:
     problems.append(str(e))
     return None
   problems += config_lib.undivided_batches(cfg, sizes['data'] * sizes['fsdp'])
-  try:
-    rules.check_heads(cfg.model, sizes['tensor'])
-  except UserError as e:
-    problems.append(str(e))
   return plan.Layout(**sizes)
 
 

@@ -22,8 +22,12 @@ from craft_jax.inference import metrics
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.sampling.generate import sample_text
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, flops_per_symbol
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model import Model, build
+from craft_jax.model.precision import (
+  Platform,
+  platform_of,
+  resolve_precision,
+)
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.runs import checkpoint, exports, layout, parallel_read
 from craft_jax.runs import run_dir as run_dir_lib
@@ -177,10 +181,12 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     lock = distributed.opened_by_all(lambda: _own(workdir, stack))
     found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
-    corpus, cfg = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
+    platform = platform_of(mesh.devices.flat[0])
+    cfg = _with_precision(cfg, platform, before)
+    corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
     distributed.check_same('the precision', cfg.model.precision)
     distributed.check_same('the text', corpus.fingerprint)
-    model = build(cfg.model, corpus.vocabulary.size)
+    model = build(cfg.model, corpus.vocabulary.size, platform)
     distributed.opened_by_all(
       lambda: advice.check_start(cfg, model.vocabulary_size, mesh.shape)
     )
@@ -192,7 +198,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         workdir,
         cfg,
         write=distributed.is_first(),
-        precision=model.precision,
+        precision=model.policy.precision,
         mesh=dict(mesh.shape),
         corpus=corpus.summary,
         corpus_fingerprint=corpus.fingerprint,
@@ -204,7 +210,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     checkpointer = stack.enter_context(
       Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
     )
-    optimizer = build_optimizer(cfg, model.precision, mesh)
+    optimizer = build_optimizer(cfg, model, mesh)
 
     def writer(
       step: int, warn: Callable[[str], None]
@@ -221,7 +227,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       model=model,
       optimizer=optimizer,
       train_step=make_train_step(cfg, model, optimizer),
-      step_metrics=_step_metrics(cfg, corpus, model.precision),
+      step_metrics=_step_metrics(cfg, corpus, model),
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,
@@ -243,18 +249,18 @@ def _best_loss(workdir: epath.PathLike) -> float:
   return checkpoint.open_meta(workdir, best).val_loss
 
 
-def _step_metrics(cfg: Config, corpus: Corpus, precision: str) -> StepMetrics:
+def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   optim = cfg.optim
   peak: tuple[float | None, str]
   peak = None, 'unknown: the table is of bfloat16 peaks'
-  if precision == 'bfloat16':
+  if model.policy.precision == 'bfloat16':
     device = jax.devices()[0]
     peak = metrics.peak_flops(device.device_kind, device.platform)
   return StepMetrics(
     cfg,
     corpus,
     build_schedule(optim, cfg.train.steps, optim.learning_rate),
-    flops_per_symbol(cfg.model, corpus.vocabulary.size),
+    model.flops_per_token(cfg.model.context),
     peak,
   )
 
@@ -303,19 +309,15 @@ def _last_step(workdir: epath.PathLike, every: int) -> int | None:
   return checkpoint.resolve_step(workdir, every=every)
 
 
-def _read(
-  cfg: Config, workdir: epath.PathLike, before: Meta | None
-) -> tuple[Corpus, Config]:
-  """The corpus, and the config with its precision."""
+def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
   if not distributed.is_first():
     run_dir_lib.check_shared(workdir)
-  cfg = _with_precision(cfg, before)
   if before:
     _check_identity(before.config, cfg, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
   _check_corpus(cfg, corpus, before, workdir)
   _check_prompt(cfg, corpus)
-  return corpus, cfg
+  return corpus
 
 
 def _check_prompt(cfg: Config, corpus: Corpus) -> None:
@@ -326,12 +328,15 @@ def _check_prompt(cfg: Config, corpus: Corpus) -> None:
     raise UserError(f'log.sample_prompt: {e}') from e
 
 
-def _with_precision(cfg: Config, before: Meta | None) -> Config:
+def _with_precision(
+  cfg: Config, platform: Platform, before: Meta | None
+) -> Config:
   """The config with `model.precision` decided: once, for the whole run."""
   precision = cfg.model.precision
   if precision == 'auto' and before:
     precision = before.config.model.precision
-  model = dataclasses.replace(cfg.model, precision=resolve_precision(precision))
+  precision = resolve_precision(precision, platform)
+  model = dataclasses.replace(cfg.model, precision=precision)
   return dataclasses.replace(cfg, model=model)
 
 

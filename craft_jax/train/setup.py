@@ -17,8 +17,8 @@ from jaxtyping import Array, Key
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
 from craft_jax.errors import RunFailed, UserError
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.runs.checkpoint import Checkpointer, Meta
 from craft_jax.runs.lock import Lock
@@ -59,7 +59,7 @@ class Setup:
   cfg: Config
   corpus: Corpus
   mesh: Mesh
-  model: Decoder
+  model: Model
   optimizer: optax.GradientTransformation
   train_step: Step
   step_metrics: StepMetrics

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from craft_jax.config.settings import Config
 from craft_jax.inference.metrics import token_sums
 from craft_jax.model.losses import token_losses
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.train.state import Step, Usual
 from craft_jax.types import Batch, MetricSums, Params
 
@@ -20,7 +20,7 @@ _SPIKE_AFTER, _USUAL_DECAY = 30, 0.98
 
 
 def make_train_step(
-  cfg: Config, model: Decoder, optimizer: optax.GradientTransformation
+  cfg: Config, model: Model, optimizer: optax.GradientTransformation
 ) -> Step:
   """The pure `(state, batch, key) -> state, metric sums` of a run.
 
@@ -37,6 +37,7 @@ def make_train_step(
   skip = cfg.train.bad_step == 'skip'
 
   apply = _make_apply(cfg, optimizer)
+  on_gpu = model.policy.platform.name == 'gpu'
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
@@ -49,7 +50,7 @@ def make_train_step(
     logged = (state.step + 1) % cfg.log.every == 0
     inputs = (grads, now_2, sums['count'])
     with jax.named_scope('optimizer'):
-      state, norms_2 = _apply_if(good, logged, apply, state, *inputs)
+      state, norms_2 = _apply_if(on_gpu, good, logged, apply, state, *inputs)
     if skip:
       left = 1 - good.astype(jnp.int32)
       state = state.replace(
@@ -95,7 +96,7 @@ def _make_apply(cfg: Config, optimizer: optax.GradientTransformation):
   return apply
 
 
-def _apply_if(good, logged, apply, state, *inputs):
+def _apply_if(on_gpu, good, logged, apply, state, *inputs):
   """`apply(logged, state, ...)` where `good`, else the state and zeros.
 
   What is done at most steps is a conditional, which XLA does in place, and what
@@ -110,7 +111,7 @@ def _apply_if(good, logged, apply, state, *inputs):
     return state, jnp.zeros(2)
 
   measured = functools.partial(apply, True)
-  if jax.default_backend() == 'gpu':
+  if on_gpu:
     return jax.tree.map(
       lambda new, old: jnp.where(good, new, old),
       measured(state, *inputs),
@@ -176,7 +177,7 @@ def _averaged(
 
 
 def _gradients(
-  cfg: Config, model: Decoder, params: Params, batch: Batch, key: Key[Array, '']
+  cfg: Config, model: Model, params: Params, batch: Batch, key: Key[Array, '']
 ) -> tuple[Params, MetricSums]:
   """Gradients of the summed loss, over all micro-batches, and its sums."""
   dropout_key = key if cfg.model.dropout else None

@@ -7,11 +7,12 @@ import pathlib
 import shutil
 import sys
 
+import jax
 import pytest
 
 from craft_jax import main
 from craft_jax.config import load as config_lib
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.precision import platform_of, resolve_precision
 from craft_jax.runtime.host_memory import Room
 from craft_jax.train import plan, preflight
 from craft_jax.train.plan import advice, memory
@@ -72,7 +73,9 @@ def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
     'text',
     [f.removeprefix('--config.') for f in ['data.path=my.txt', *_TINY, *flags]],
   )
-  precision = resolve_precision(cfg.model.precision)
+  precision = resolve_precision(
+    cfg.model.precision, platform_of(jax.devices()[0])
+  )
   cfg = dataclasses.replace(
     cfg, model=dataclasses.replace(cfg.model, precision=precision)
   )

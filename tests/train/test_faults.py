@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from craft_jax.errors import RunFailed
+from craft_jax.model.precision import Policy
 from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.train import loader as feed_lib
@@ -56,8 +57,8 @@ def poisoned(monkeypatch):
       x_BT = batch.x_BT.at[0, 0].set(jnp.where(bad, POISON, batch.x_BT[0, 0]))
       return batch._replace(x_BT=x_BT)
 
-    def build(cfg, size):
-      model = _Poisonable(cfg, size, 'float32')
+    def build(cfg, size, platform):
+      model = _Poisonable(cfg, size, Policy('float32', platform))
       model.value, model.loss_too = value, loss_too
       return model
 

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from craft_jax.errors import RunFailed
-from craft_jax.model import flops_per_symbol
+from craft_jax.model import build
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.train import run
 from craft_jax.train.profile.record import record
 from craft_jax.train.profile.timeline import (
@@ -44,8 +45,8 @@ def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
   assert (found.profile.steps, found.profile.devices) == (3, 2)
   assert (found.calls, found.recompiled, found.profile.lost) == (1, 0, 0)
   assert found.symbols == 8 * 16
-  size = 260  # bytes and specials
-  assert found.flops == flops_per_symbol(cfg.model, size) * found.symbols
+  model = build(cfg.model, 260, PLATFORMS['cpu'])  # bytes and specials
+  assert found.flops == model.flops_per_token(16) * found.symbols
   # All products of the model; Muon's come on top.
   in_model = [
     row.flops

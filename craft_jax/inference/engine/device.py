@@ -25,7 +25,7 @@ from craft_jax.inference.sampling.prefill import Prefix
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.slots import Slots
 from craft_jax.inference.sampling.speculation import FIRST_HIT, Drafts
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
 from craft_jax.types import Params
 
@@ -108,7 +108,7 @@ def place(
   donate_argnames='slots',
 )
 def decode(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   tables: Tables,
@@ -231,7 +231,7 @@ class Device:
 
   def __init__(
     self,
-    model: Decoder,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     slots: int,

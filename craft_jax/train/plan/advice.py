@@ -10,13 +10,14 @@ from etils import epath
 
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, RunFailed, UserError
+from craft_jax.model import build, param_count
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.runs import checkpoint
-from craft_jax.runtime import files
+from craft_jax.runtime import files, keys
 from craft_jax.runtime.host_memory import Room, room
 from craft_jax.train.plan import Layout, sketch
 from craft_jax.train.plan import search as search_lib
-from craft_jax.train.plan.memory import Memory, logits, memory, working
-from craft_jax.train.plan.memory import kept as kept_bytes
+from craft_jax.train.plan.memory import Memory, memory
 from craft_jax.train.plan.model import Sketch
 from craft_jax.train.plan.search import Bound
 from craft_jax.train.plan.text import amount
@@ -143,17 +144,12 @@ def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:
 
 
 def _at_most(cfg: Config, vocabulary_size: int, layout: Layout) -> float:
-  """More than the plan's sum, without the shapes of the state."""
-  m = cfg.model
-  hidden = m.mlp_width or 4 * m.width
-  block = m.width * (4 * m.width + 3 * hidden + vocabulary_size) + 4 * m.width
-  ends = 2 * vocabulary_size + m.context + 2
-  grams = (m.ngrams - 1) * m.ngram_rows
-  params = m.depth * block + m.width * (ends + grams)
+  """More than the plan's sum, without the optimizer."""
+  model = build(cfg.model, vocabulary_size, PLATFORMS['tpu'])
+  params = param_count(jax.eval_shape(model.init, keys.from_seed(0)))
   rows = cfg.train.batch_size // cfg.train.accumulate // layout.shards
-  symbol = kept_bytes(cfg) + working(cfg) + logits(cfg, vocabulary_size)
   # Parameters, two moments, an average, two gradients, updates and a copy.
-  return 8 * 4 * params + rows * m.context * symbol
+  return 8 * 4 * params + sum(model.activation_bytes(rows, cfg.model.context))
 
 
 # --- after -------------------------------------------------------------------

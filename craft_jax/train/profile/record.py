@@ -16,8 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from craft_jax.config.settings import Config
 from craft_jax.errors import RunFailed
 from craft_jax.inference.metrics import peak_flops
-from craft_jax.model import flops_per_symbol
-from craft_jax.model.precision import einsum
+from craft_jax.model.precision import Policy, einsum
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train.dispatch import Feed
 from craft_jax.train.plan.devices import DEVICES
@@ -125,7 +124,7 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
   found = profile(trace_lib.read(folder), hlo.Program(text), steps)
   cfg, device = setup.cfg, jax.devices()[0]
   symbols = cfg.train.batch_size * cfg.model.context
-  per_symbol = flops_per_symbol(cfg.model, setup.corpus.vocabulary.size)
+  per_symbol = setup.model.flops_per_token(cfg.model.context)
   return Recording(
     profile=found,
     plain_seconds=statistics.median(plain) / steps,
@@ -136,8 +135,8 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
     memory=_memory(runner.program),
     symbols=symbols,
     flops=symbols * per_symbol,
-    ceilings=_ceilings(setup.mesh, setup.model.precision),
-    precision=setup.model.precision,
+    ceilings=_ceilings(setup.mesh, setup.model.policy),
+    precision=setup.model.policy.precision,
     mesh=dict(setup.mesh.shape),
     device=device.device_kind,
     platform=device.platform,
@@ -163,25 +162,25 @@ def _memory(program: Any) -> dict[str, int]:
 # --- ceilings ----------------------------------------------------------------
 
 
-def _ceilings(mesh: Mesh, precision: str) -> Ceilings:
+def _ceilings(mesh: Mesh, policy: Policy) -> Ceilings:
   """Of a data sheet where one is known, else measured."""
   device = jax.devices()[0]
   peak, source = peak_flops(device.device_kind, device.platform)
   known = [
     d.memory_bandwidth for d in DEVICES.values() if d.kind == device.device_kind
   ]
-  if peak and known and precision == 'bfloat16':
+  if peak and known and policy.precision == 'bfloat16':
     return Ceilings(peak, known[0], source)
-  flops, bandwidth = _measured(mesh, precision)
+  flops, bandwidth = _measured(mesh, policy)
   return Ceilings(
     flops,
     bandwidth,
-    f'measured here: {_WIDTH} x {_WIDTH} products in {precision}, '
+    f'measured here: {_WIDTH} x {_WIDTH} products in {policy.precision}, '
     f'sums of arrays of {4 * _STREAMED >> 20} MiB, on all devices at once',
   )
 
 
-def _measured(mesh: Mesh, precision: str) -> tuple[float, float]:
+def _measured(mesh: Mesh, policy: Policy) -> tuple[float, float]:
   """FLOP/s and bytes/s of one device while all of them work."""
   count = mesh.size
   each = NamedSharding(mesh, PartitionSpec(mesh_lib.AXES))
@@ -189,7 +188,7 @@ def _measured(mesh: Mesh, precision: str) -> tuple[float, float]:
   x_NF = jax.device_put(jnp.ones((count, _STREAMED)), each)
 
   def product(a_NDD):
-    return einsum('NDE,NEF->NDF', a_NDD, a_NDD, precision)
+    return einsum('NDE,NEF->NDF', a_NDD, a_NDD, policy)
 
   def add(x_NF, y_NF):
     return x_NF + y_NF

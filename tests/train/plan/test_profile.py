@@ -15,7 +15,8 @@ import pytest
 from jax.profiler import ProfileData
 
 from craft_jax.config.settings import Model
-from craft_jax.model import flops_per_symbol
+from craft_jax.model import build
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.train.profile import bottleneck, hlo, trace
 from craft_jax.train.profile import text as text_lib
 from craft_jax.train.profile.timeline import (
@@ -300,7 +301,8 @@ def test_the_kept_trace_by_hand():
 def test_the_kept_trace_has_the_models_flops():
   program, events = _kept()
   found = profile(events, program, _STEPS)
-  of_model = flops_per_symbol(_MODEL, 260) * _SYMBOLS / _DEVICES
+  model = build(_MODEL, 260, PLATFORMS['cpu'])
+  of_model = model.flops_per_token(_MODEL.context) * _SYMBOLS / _DEVICES
   assert found.flops == of_model
   rows = {(r.part, r.source): r for r in found.rows if r.flops}
   # 32 symbols on a device, 32 wide, 128 hidden.
