@@ -13,8 +13,7 @@ import measure
 
 from craft_jax.config.load import load_config
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train.loop import _Loop
-from craft_jax.train.setup import open_setup
+from craft_jax.train.run import open_loop, open_setup
 
 _STEPS = 100
 
@@ -30,7 +29,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     setup = open_setup(cfg, f'{folder}/run')
     with setup.closing:
-      loop = _Loop(setup, True, Interrupts())
+      loop = open_loop(setup, True, Interrupts())
 
       def plain() -> None:
         loop.end = loop.step + _STEPS

@@ -27,7 +27,8 @@ from collections.abc import Callable
 import data
 import measure
 
-from craft_jax.data.corpus import Corpus, Split, open_corpus
+from craft_jax.data.corpus import Corpus, Split
+from craft_jax.data.prepare import open_corpus
 
 _ORDERS = (6, 16)
 _MEMORY = 1 << 29  # bytes; a text of 10 MB touches less than half

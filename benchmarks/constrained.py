@@ -20,7 +20,7 @@ from craft_jax.constrain.automaton import Automaton
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 
 _BATCH, _PROMPT, _CHARS = 16, 128, 64
 _TEXT = {'type': 'string', 'minLength': 62, 'maxLength': 62}
@@ -49,7 +49,7 @@ def main() -> None:
   flags = measure.overrides(args, 'data.path=none', 'model.precision=auto')
   cfg = load_config('shakespeare', flags)
   vocabulary = Vocabulary.from_text(string.printable[:95])
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, platform_of(jax.devices()[0]))
   params = decoding_params(model, jax.jit(model.init)(jax.random.key(0)))
   prompt = vocabulary.encode('0123456789' * _PROMPT)[:_PROMPT]
 

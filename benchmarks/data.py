@@ -27,7 +27,8 @@ from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train.loader import open_feed
-from craft_jax.train.setup import Setup, open_setup
+from craft_jax.train.run import open_setup
+from craft_jax.train.setup import Setup
 
 _BAR = 20.0  # times the training
 _SECONDS = 0.5  # of a turn

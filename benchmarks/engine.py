@@ -26,8 +26,8 @@ from craft_jax.inference.engine.engine import Engine
 from craft_jax.inference.engine.requests import Request
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
-from craft_jax.model.transformer import Decoder
+from craft_jax.model import build, platform_of
+from craft_jax.model.protocol import Model
 from craft_jax.runtime import xla_flags
 
 _SIZES = {'cpu': 'shakespeare_cpu', 'gpu': 'shakespeare'}
@@ -75,7 +75,7 @@ def _variants(
   vocabulary = Vocabulary.from_text(
     ''.join(chr(ord('0') + i) for i in range(65))
   )
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, platform_of(jax.devices()[0]))
   params = decoding_params(model, _random(model))
   rng = np.random.default_rng(0)
   lengths = np.linspace(chars // 2, chars + chars // 2, slots).astype(int)
@@ -139,7 +139,7 @@ def saturated(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _random(model: Decoder) -> Any:
+def _random(model: Model) -> Any:
   """Parameters, none of them zero, by one program."""
   noise = functools.partial(jax.random.normal, jax.random.key(1))
   return jax.tree.map(

@@ -1,7 +1,7 @@
 """What does this device do? The benchmarks beside peers, each result kept.
 
 In one command: on a GPU a choice, its PyTorch peers being those that are fast
-there, on a CPU the longer one that README.md shows. What does not end in the
+there, on a CPU the longer one of docs/benchmarks.md. What does not end in the
 minutes given is stopped, and named with what was left out.
 
   pip install torch transformers

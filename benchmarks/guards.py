@@ -22,9 +22,10 @@ from craft_jax.config.settings import Config
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
 from craft_jax.train import step as step_lib
-from craft_jax.train.loader import open_feed
+from craft_jax.train.dispatch import make_run
 from craft_jax.train.optim.optimizers import build_optimizer
-from craft_jax.train.setup import Setup, open_setup
+from craft_jax.train.run import open_setup
+from craft_jax.train.setup import Setup
 
 _STEPS = 10
 
@@ -50,16 +51,18 @@ def unguarded_step(cfg: Config, setup: Setup, optimizer: Any) -> Any:
 
 def runner(setup: Setup, cfg: Config, guard: bool) -> Callable[[], None]:
   """A function that does `_STEPS` more steps of its own run."""
-  optimizer = build_optimizer(cfg, setup.model.precision, setup.mesh)
+  optimizer = build_optimizer(cfg, setup.model, setup.mesh)
   state = setup.first_state()
-  feed = open_feed(cfg, setup.corpus, setup.mesh, 0)
+  feed = setup.open_feed(0)
   step = (
     step_lib.make_train_step(cfg, setup.model, optimizer)
     if guard
     else unguarded_step(cfg, setup, optimizer)
   )
   shapes = jax.eval_shape(optimizer.init, state.params)
-  places = rules.state_shardings(shapes, state.params, setup.mesh)
+  places = rules.state_shardings(
+    shapes, state.params, setup.mesh, setup.model.sharding_rules
+  )
   opt_state = jax.jit(optimizer.init, out_shardings=places)(state.params)
   state = dataclasses.replace(state, opt_state=opt_state)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -69,7 +72,7 @@ def runner(setup: Setup, cfg: Config, guard: bool) -> Callable[[], None]:
   with jax.set_mesh(setup.mesh):
     program = (
       jax.jit(
-        step_lib.make_run(step, feed.fetch, _STEPS),
+        make_run(step, feed.fetch, _STEPS),
         donate_argnums=0,
         out_shardings=(shardings, replicated, replicated),
       )

@@ -13,7 +13,7 @@ import jax
 import measure
 
 from craft_jax.config.load import load_config
-from craft_jax.train.setup import open_setup
+from craft_jax.train.run import open_setup
 
 _AXES = ('data', 'fsdp', 'tensor')
 

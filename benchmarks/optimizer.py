@@ -14,7 +14,7 @@ import guards
 import measure
 
 from craft_jax.config.load import load_config
-from craft_jax.train.setup import open_setup
+from craft_jax.train.run import open_setup
 
 _VARIANTS = {
   'plain descent': ['optim.name=sgd', 'optim.momentum=0'],

@@ -23,13 +23,13 @@ import measure
 
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import open_corpus
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.load import load_model
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.model.quantize import quantize
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
@@ -99,7 +99,8 @@ def _sizes_and_speed(cfg: Config, pairs: int) -> dict[str, dict[str, Any]]:
   vocabulary = Vocabulary.from_text(
     ''.join(chr(ord('0') + i) for i in range(65))
   )
-  params = build(cfg.model, vocabulary.size).init(jax.random.key(0))
+  platform = platform_of(jax.devices()[0])
+  params = build(cfg.model, vocabulary.size, platform).init(jax.random.key(0))
   params = jax.tree.map(
     lambda leaf: leaf + 0.02 * jax.random.normal(jax.random.key(1), leaf.shape),
     params,
@@ -107,7 +108,7 @@ def _sizes_and_speed(cfg: Config, pairs: int) -> dict[str, dict[str, Any]]:
   rows: dict[str, dict[str, Any]] = {}
   runs = {}
   for name, (weights, cache) in _VARIANTS.items():
-    model = build(cfg.model, vocabulary.size, cache)
+    model = build(cfg.model, vocabulary.size, platform, cache)
     used = decoding_params(
       model, quantize(params) if weights == 'int8' else params
     )
@@ -162,7 +163,7 @@ def _bits_per_byte(args: argparse.Namespace, weights: str, cache: str) -> float:
     data = dataclasses.replace(cfg.data, path=args.data)
     cfg = dataclasses.replace(cfg, data=data)
   corpus = open_corpus(cfg, vocabulary)
-  model = _Cached(cfg.model, vocabulary.size, trained.model.precision, cache)
+  model = _Cached(cfg.model, vocabulary.size, trained.model.policy, cache)
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
   figures = Evaluator(cfg, model, vocabulary, mesh)(
     mesh_lib.put_batch(trained.params, mesh_lib.replicated(mesh)),

@@ -16,11 +16,12 @@ import pages
 from pages import table
 
 from craft_jax.config.settings import Config, Model, Train
+from craft_jax.model import build
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.runtime.files import write_atomic
 from craft_jax.train import plan
 from craft_jax.train.plan.devices import Device
 from craft_jax.train.plan.layout import Layout, span
-from craft_jax.train.plan.memory import kept
 from craft_jax.train.plan.step import UTILISATION
 from craft_jax.train.plan.text import amount, duration
 
@@ -149,15 +150,14 @@ def _models() -> str:
     cfg = config(name)
     sketch = plan.sketch(cfg)
     used = plan.estimate(sketch, plan.find_device('v5p'), plan.Layout()).memory
-    bfloat16 = dataclasses.replace(cfg.model, precision='bfloat16')
     windows = (
-      _CONTEXT
-      * kept(
-        dataclasses.replace(
-          cfg, model=dataclasses.replace(bfloat16, remat=remat)
-        ),
-        platform=platform,
+      build(
+        dataclasses.replace(cfg.model, precision='bfloat16', remat=remat),
+        sketch.vocabulary_size,
+        PLATFORMS[platform],
       )
+      .activation_bytes(1, _CONTEXT)
+      .kept
       for remat, platform in (
         ('none', 'tpu'),
         ('none', 'gpu'),

@@ -1,290 +1,131 @@
-"""The tables of README.md, from the results that are kept.
+"""The tables of docs/benchmarks.md, from the results that are kept.
 
-  python benchmarks/tables.py [--write README.md]
+  python benchmarks/tables.py [--write PAGE | --check PAGE]
 
-A table for every folder of benchmarks/results/, a row for every figure of its
-files. Nothing is measured.
+A table for every machine of benchmarks/results/, and a sentence, by
+sentences.toml, for every figure. Nothing is measured. `--check` ends with 1
+where the page says something else.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
+import re
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+import string
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pages
 
 from craft_jax.runtime.files import write_atomic
 
-RESULTS = pathlib.Path(__file__).parent / 'results'
-_MARKER = 'results'
+_HERE = pathlib.Path(__file__).parent
+RESULTS = _HERE / 'results'
+_SAID = tomllib.loads((_HERE / 'sentences.toml').read_text('utf-8'))
 _BARS = 'ratio at most'  # what a bar bounds, where a result does not say
-_RATES = {'data': 'symbols/s', 'scaling': 'steps/s'}
-_NANOGPT = "nanoGPT's recipe in PyTorch"
 
 Result = Mapping[str, Any]
+Variants = dict[str, dict[str, Any]]
 
 
-class Row(NamedTuple):
-  """A line of a table, but for what is measured with and on what.
+class _Figures(string.Formatter):
+  """`str.format` in which a last letter of M and G divides by 1e6 and 1e9."""
 
-  Attributes:
-    what: the variant.
-    figure: with its unit.
-    ratio: to what it is compared with, by name.
-    bar: what was wanted, and whether it was missed.
-  """
-
-  what: str
-  figure: str
-  ratio: str = ''
-  bar: str = ''
+  def format_field(self, value: Any, spec: str) -> str:
+    scale = {'M': 1e-6, 'G': 1e-9}.get(spec[-1:])
+    if scale is not None:
+      value, spec = value * scale, spec[:-1]
+    return str(super().format_field(value, spec))
 
 
-def _bar(result: Result, row: Mapping[str, Any]) -> str:
-  """What was wanted of a variant; '' if nothing was."""
-  key, _, side = result.get('bars', _BARS).partition(' ')
-  bar, value = row.get('bar'), row.get(key)
-  if bar is None or value is None:
-    return ''
-  missed = value > bar if side == 'at most' else value < bar
-  return f'{side} {bar:g}{", **missed**" if missed else ""}'
+# --- results that are not told variant by variant ----------------------------
 
 
-# --- a function per script ---------------------------------------------------
-
-
-def _compared(result: Result) -> Iterator[Row]:
-  """Variants beside the one before them that has a ratio of 1."""
-  base = ''
-  for name, row in result['variants'].items():
-    if row['ratio'] == 1 and row['bar'] is None:
-      base = name
-      continue
-    if 'milliseconds' in row:
-      figure = f'{row["milliseconds"]:.1f} ms a step'
-    else:
-      unit = _RATES.get(result['script'], 'per second')
-      figure = f'{row["rate"]:,.{0 if row["rate"] > 100 else 2}f} {unit}'
-    yield Row(name, figure, f'{row["ratio"]:.4g} x {base}', _bar(result, row))
-
-
-def _train_step(result: Result) -> Iterator[Row]:
-  """Ours beside the fastest peer of any precision, and the one of the bar."""
-  if all('ratio' in row for row in result['variants'].values()):
-    yield from _compared(result)  # a sweep
-    return
-  kind = result['bars'].partition(' ')[0].removeprefix('speedup_')
-  for name, row in result['variants'].items():
-    if 'bar' not in row:
-      continue  # a peer
-    fastest, other = row.get('fastest_any', ''), row.get(f'fastest_{kind}', '')
-    ratio = f'{row["speedup_any"]:.4g} x {fastest}' if fastest else ''
-    bar = _bar(result, row)
-    if bar and other != fastest:
-      bar = f'{row[f"speedup_{kind}"]:.4g} x {other}: {bar}'
-    least = row.get('least_of_products')
-    if least is not None:
-      missed = ', **missed**' if row['of_products'] < least else ''
-      share = f'{row["of_products"]:.1%} of large products'
-      bar = '; '.join(
-        filter(None, [bar, f'{share}: at least {least:.0%}{missed}'])
-      )
-    yield Row(name, f'{row["chars_per_second"]:,.0f} characters/s', ratio, bar)
-
-
-def _decode(result: Result) -> Iterator[Row]:
-  """Ours of each batch beside the fastest peer, and the bars of all peers."""
-  batches: dict[str, dict[str, Mapping[str, Any]]] = {}
-  for name, row in result['variants'].items():
-    variant, _, batch = name.rpartition(', batch ')
-    batches.setdefault(batch, {})[variant] = row
-  for batch, rows in batches.items():
-    ours = rows.pop('craft')
-    ratio = ''
-    if rows:
-      fastest = min(rows, key=lambda name: rows[name]['speedup'])
-      ratio = f'{rows[fastest]["speedup"]:.4g} x {fastest}'
-    bars = [
-      f'{row["speedup"]:.4g} x {name}: {bar}'
-      for name, row in rows.items()
-      if (bar := _bar(result, row))
-    ]
-    rate, least = ours['chars_per_second'], ours.get('least_chars_per_second')
-    if least is not None:
-      missed = ', **missed**' if rate < least else ''
-      bars.append(f'at least {least:,} characters/s{missed}')
-    figure = f'{rate:,.0f} characters/s'
-    yield Row(f'craft, batch {batch}', figure, ratio, '; '.join(bars))
-
-
-def _time_to_loss(result: Result) -> Iterator[Row]:
-  """The loss at the end, and the seconds until two losses."""
-  means = {
-    name: statistics.mean(run[-1]['val_loss'] for run in runs)
+def _losses(result: Result) -> Variants:
+  """The mean loss at the end of the runs of each side, then the variants."""
+  final = {
+    f'loss_{name}': statistics.mean(run[-1]['val_loss'] for run in runs)
     for name, runs in result['evaluations'].items()
   }
-  yield Row(
-    'validation loss of tinyshakespeare after 2,000 steps',
-    f'{means["craft"]:.4f} nats',
-    f'{means["torch"]:.4f} {_NANOGPT}',
-  )
-  for name, row in result['variants'].items():
-    if row['craft'] is None:
-      yield Row(f'time to {name}', 'not reached', '', _bar(result, row))
-      continue
-    sign = '' if row['torch_reached'] else 'more than '
-    yield Row(
-      f'time to {name}',
-      f'{row["craft"]:.1f} s',
-      f'{sign}{row["speedup"]:.4g} x {_NANOGPT}',
-      _bar(result, row),
-    )
+  return {'final': final} | {
+    name: row | {'sign': '' if row['torch_reached'] else 'more than '}
+    for name, row in result['variants'].items()
+  }
 
 
-def _startup(result: Result) -> Iterator[Row]:
-  if result.get('case') == 'commands':
-    for name, row in result['variants'].items():
-      cold = name.replace('warm', 'cold')
-      if name != cold:
-        figure = f'{row["milliseconds"] / 1e3:.1f} s of processor time'
-        ratio = f'{row["ratio"]:.2f} x {cold}'
-        yield Row(name, figure, ratio, _bar(result, row))
-    return
-  for name, row in result['variants'].items():
-    bar = _bar(result, row)
-    yield Row(f'{name}, to the first step', f'{row["seconds"]:.1f} s', '', bar)
-
-
-def _ablate(result: Result) -> Iterator[Row]:
-  """The whole recipe beside the baseline; the rest is in docs/recipe.md."""
+def _recipe(result: Result) -> Variants:
+  """The whole recipe, and the loss without any part of it."""
   rows = result['variants']
-  if 'recipe' in rows and 'baseline' in rows:
-    yield Row(
-      f'validation loss of tinyshakespeare, {rows["recipe"]["seeds"]} seeds',
-      f'{rows["recipe"]["val_loss"]:.4f} nats',
-      f'{rows["baseline"]["val_loss"]:.4f} the [baseline](docs/recipe.md)',
-    )
+  return {'recipe': rows['recipe'] | {'plain': rows['baseline']['val_loss']}}
 
 
-def _compressors(result: Result) -> Iterator[Row]:
-  for name, row in result['variants'].items():
-    after, alone = row['after_training'], row['alone']
-    figure = f'{after:.4f} bits per byte after training, {alone:.4f} alone'
-    yield Row(f'{name}, {result["split"]} split', figure)
+def _slowest(result: Result) -> Variants:
+  """The slowest constraint that is compiled, and the slowest refused."""
+  rows, found = result['variants'].items(), {}
+  for word in ('compiled', 'refused'):
+    group = [kv for kv in rows if ('refused' in kv[1]) == (word == 'refused')]
+    name, row = max(group, key=lambda kv: kv[1]['milliseconds'])
+    found[f'the slowest of {len(group)} that are {word}, `{name}`'] = row
+  return found
 
 
-def _constraints(result: Result) -> Iterator[Row]:
-  """The slowest of those that are compiled, and of those that are refused."""
-  rows = result['variants']
-  for what, is_refused in (('compiled', False), ('refused', True)):
-    names = [name for name in rows if ('refused' in rows[name]) is is_refused]
-    slowest = max(names, key=lambda name: rows[name]['milliseconds'])
-    figure = f'{rows[slowest]["milliseconds"]:.0f} ms'
-    cell = slowest.replace('|', '\\|')
-    yield Row(
-      f'slowest of {len(names)} {what}, {cell}',
-      figure,
-      bar=_bar(result, rows[slowest]),
-    )
+_CHOSEN = {'time_to_loss': _losses, 'ablate': _recipe, 'constraints': _slowest}
 
 
-def _quantized(result: Result) -> Iterator[Row]:
-  """Bytes and bits of each variant, and its speed beside the first."""
-  first = next(iter(result['variants']))
-  for name, row in result['variants'].items():
-    weights, cache = row['weight_bytes'] / 1e6, row['cache_bytes'] / 1e6
-    figure = f'{weights:.2f} MB, and {cache:.2f} MB a text'
-    if 'bits_per_byte' in row:
-      figure += f'; {row["bits_per_byte"]:.4f} bits per byte'
-    ratio = ''
-    if name != first:
-      ratio = (
-        f'{row["speedup_1"]:.3g} x {first}, {row["speedup_16"]:.3g} x with '
-        'sixteen texts'
+# --- sentences ---------------------------------------------------------------
+
+
+def _bars(result: Result, row: Mapping[str, Any]) -> str:
+  """The bounds of a variant, and whether it misses them; '' without any.
+
+  `bar` bounds the figure that the result names; `least_X` and `most_X` of a
+  variant bound its figure X.
+  """
+  key, _, side = result.get('bars', _BARS).partition(' ')
+  bounds = [(key, side, row.get('bar'))]
+  for name, bound in row.items():
+    if found := re.fullmatch('(least|most)_(.+)', name):
+      bounds.append((found[2], f'at {found[1]}', bound))
+  told = []
+  for key, side, bound in bounds:
+    value = row.get(key)
+    if bound is not None and value is not None:
+      missed = value > bound if side == 'at most' else value < bound
+      told.append(
+        f'{key.replace("_", " ")} {side} {bound:,g}{", **missed**" * missed}'
       )
-    yield Row(name, figure, ratio)
+  return f' (bar: {"; ".join(told)})' if told else ''
 
 
-def _memory(result: Result) -> Iterator[Row]:
-  """Measured bytes over those that were told before the run."""
-  for name, row in result['variants'].items():
-    yield Row(
-      name,
-      f'{row["measured"] / 1e9:.2f} GB',
-      f'{row["ratio"]:.3f} x its program, {row["planned_ratio"]:.2f} x the '
-      'arithmetic plan',
-      f'{row["error"]:.1%} off: {_bar(result, row)}',
-    )
-
-
-def _served(result: Result) -> Iterator[Row]:
-  """What clients were given, beside what else could have written it."""
-  for name, row in result['variants'].items():
-    if row['of'] == name and row['ratio'] == 1:
-      continue  # what the others are compared with
-    figure = f'{row["rate"]:,.0f} characters/s'
-    if 'first_p99' in row:
-      missed = (
-        ', **missed**' if row['first_p99'] > row['most_first_p99'] else ''
-      )
-      figure += (
-        f', the first after {row["first_p50"]:.2f} s (p99 '
-        f'{row["first_p99"]:.2f} s, at most {row["most_first_p99"]:g}{missed})'
-      )
-    ratio = f'{row["ratio"]:.2f} x {row["of"]}'
-    if row['of'] == name:
-      ratio = f'the server is {row["ratio"]:.1f} x as fast'
-    yield Row(name, figure, ratio, _bar(result, row))
-
-
-def _waits(result: Result) -> Iterator[Row]:
-  """The longest waits of two clients while others send something."""
-  for name, row in result['variants'].items():
-    stream, health = 1e3 * row['stream'], 1e3 * row['health']
-    figure = f'a stream {stream:.0f} ms, /health {health:.0f} ms at most'
-    bar = _bar({'bars': 'seconds at most'}, row)
-    yield Row(f'beside {name}', figure, '', bar and f'{bar} (seconds)')
-
-
-def _other(result: Result) -> Iterator[Row]:
-  """Of a script that has no function here: what its bars are about."""
+def _sentences(script: str, result: Result) -> Iterator[str]:
+  """A sentence for every variant that others are not compared with."""
   key = result.get('bars', _BARS).partition(' ')[0]
-  for name, row in result['variants'].items():
-    if row.get(key) is not None:
-      yield Row(name, f'{key} {row[key]:.4g}', '', _bar(result, row))
+  sentences = _SAID['sentences'].get(script, [f'{{name}}: {key} {{{key}:.4g}}'])
+  words = _SAID['words'].get(script, {})
+  pattern = re.compile('|'.join(map(re.escape, words)) or '(?!)')
+  base = ''
+  for name, row in _CHOSEN.get(script, lambda r: r['variants'])(result).items():
+    if row.get('ratio') == 1 and row['bar'] is None:
+      base = name
+      continue
+    figures = {
+      field: pattern.sub(lambda found: words[found[0]], value)
+      if isinstance(value, str)
+      else value
+      for field, value in (result | row | {'name': name, 'base': base}).items()
+    }
+    for sentence in sentences:
+      with contextlib.suppress(KeyError, TypeError):  # not its figures
+        text = _Figures().vformat(sentence, (), figures)
+        yield text.replace('|', '\\|') + _bars(result, row)
+        break
 
 
-# In the order of the rows: quality first.
-_SCRIPTS: dict[str, Callable[[Result], Iterator[Row]]] = {
-  'time_to_loss': _time_to_loss,
-  'ablate': _ablate,
-  'compressors': _compressors,
-  'train_step': _train_step,
-  'decode': _decode,
-  'constrained': _compared,
-  'engine': _compared,
-  'serve_load': _served,
-  'serve_waits': _waits,
-  'guesses': _compared,
-  'constraints': _constraints,
-  'quantized': _quantized,
-  'startup': _startup,
-  'data': _compared,
-  'scaling': _compared,
-  'guards': _compared,
-  'checkpoint': _compared,
-  'meshes': _compared,
-  'memory': _memory,
-}
-_HEAD = ('what', 'figure', 'beside', 'bar', 'hardware')
-
-
-# --- tables ------------------------------------------------------------------
-
-
-def rows_of(path: pathlib.Path) -> list[tuple[str, ...]]:
+def rows_of(path: pathlib.Path) -> list[tuple[str, str]]:
   """The cells of every row of a result.
 
   Raises:
@@ -292,55 +133,59 @@ def rows_of(path: pathlib.Path) -> list[tuple[str, ...]]:
   """
   script = path.stem.partition('-')[0]
   try:
-    result = json.loads(path.read_text(encoding='utf-8')) | {'script': script}
-    hardware = f'{result["hardware"]}, jax {result["jax"]}'
-    rows = list(_SCRIPTS.get(script, _other)(result))
-  except (ValueError, KeyError, TypeError) as e:
+    result = json.loads(path.read_text(encoding='utf-8'))
+    rows = [(f'`{path.stem}`', text) for text in _sentences(script, result)]
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise ValueError(f'{path} is no result of {script}: {e!r}') from e
-  return [(f'`{path.stem}`: {row.what}', *row[1:], hardware) for row in rows]
+  if not rows:
+    raise ValueError(f'{path} is no result of {script}: it has no figures')
+  return rows
 
 
-def _order(path: pathlib.Path) -> tuple[int, str]:
-  script = path.stem.partition('-')[0]
-  known = list(_SCRIPTS)
-  return known.index(script) if script in known else len(known), path.stem
+# --- tables ------------------------------------------------------------------
+
+
+def _order(path: pathlib.Path) -> tuple[str, int, str]:
+  script, known = path.stem.partition('-')[0], list(_SAID['sentences'])
+  place = known.index(script) if script in known else len(known)
+  return path.parent.name, place, path.stem
 
 
 def tables(results: pathlib.Path = RESULTS) -> str:
-  """A table per device that has results, under the device's name."""
-  parts = []
-  for folder in sorted(path for path in results.glob('*') if path.is_dir()):
-    rows = [
-      row
-      for path in sorted(folder.glob('*.json'), key=_order)
-      for row in rows_of(path)
-    ]
-    if rows:
-      table = pages.table(_HEAD, rows, left=len(_HEAD))
-      parts.append(f'### {folder.name}\n\n{table}')
-  return '\n\n'.join(parts) or 'Nothing is kept yet.'
-
-
-def refreshed(page: str, results: pathlib.Path = RESULTS) -> str:
-  """The page with the tables between their markers.
-
-  Raises:
-    ValueError: it has no place for them, or a result cannot be read.
-  """
-  return pages.refreshed(page, {_MARKER: tables(results)})
+  """A table for every machine and version of JAX that has results."""
+  found: dict[str, list[tuple[str, str]]] = {}
+  for path in sorted(results.glob('*/*.json'), key=_order):
+    rows = rows_of(path)
+    on = json.loads(path.read_text(encoding='utf-8'))
+    machine = f'{on["hardware"]}, jax {on["jax"]} (`{path.parent.name}`)'
+    found.setdefault(machine, []).extend(rows)
+  return (
+    '\n\n'.join(
+      f'### {machine}\n\n{pages.table(("benchmark", "result"), rows, left=2)}'
+      for machine, rows in found.items()
+    )
+    or 'Nothing is kept yet.'
+  )
 
 
 def main() -> None:
-  """Prints or writes the tables."""
+  """Prints the tables, writes them into a page, or checks a page."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--write', metavar='PAGE', help='refresh this page')
+  parser.add_argument('--check', metavar='PAGE', help='is this page fresh?')
   args = parser.parse_args()
+  if not args.write and not args.check:
+    print(tables())
+    return
+  path = pathlib.Path(args.write or args.check)
+  page = path.read_text(encoding='utf-8')
+  fresh = pages.refreshed(page, {'results': tables()})
   if args.write:
-    page = pathlib.Path(args.write)
-    write_atomic(page, refreshed(page.read_text(encoding='utf-8')))
-  print(tables())
+    write_atomic(path, fresh)
+  elif page != fresh:
+    sys.exit(f'{path} is stale: python benchmarks/tables.py --write {path}')
 
 
 if __name__ == '__main__':

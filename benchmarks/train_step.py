@@ -28,7 +28,7 @@ import workers
 
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import open_corpus
+from craft_jax.data.prepare import open_corpus
 
 # Sizes of nanoGPT's two configs for tinyshakespeare, and of GPT-2.
 _SIZES = {

@@ -6,7 +6,8 @@ their traceback.
 
 import difflib
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 _LONGEST_NAME = 64
 _MOST_NAMES = 1000
@@ -57,6 +58,22 @@ class RunFailed(Exception):
   def __init__(self, message: str, code: int = 1):
     super().__init__(message)
     self.code = code
+
+
+class OutOfMemory(RunFailed):
+  """A run that asked for more memory than there was.
+
+  Threads of other devices may wait for the one that failed, so that a program
+  should leave without waiting for them.
+
+  Attributes:
+    facts: JSON values, of which `doing` says what the run was at and `bytes`
+      what it needed on a device, None if that is not known.
+  """
+
+  def __init__(self, facts: Mapping[str, Any]):
+    super().__init__(f'out of memory while {facts["doing"]}')
+    self.facts = dict(facts)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment, then: ruff, mypy, pytest.
+# Makes the environment, then: ruff, the table of results, mypy, pytest.
 #
 #   --fast          no slow tests; under five minutes on two cores (default)
 #   --all           slow tests too (default where the variable CI is set);
@@ -54,6 +54,8 @@ say 'ruff check'
 "$bin/ruff" check .
 say 'ruff format'
 "$bin/ruff" format --check .
+say 'results'
+"$bin/python" benchmarks/tables.py --check docs/benchmarks.md
 say 'mypy'
 "$bin/mypy"
 

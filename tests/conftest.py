@@ -118,7 +118,7 @@ def byte_run(tmp_path_factory):
 
   from craft_jax.config.settings import Config, Data, Model, Text
   from craft_jax.data.text.vocabulary import Vocabulary
-  from craft_jax.model import build
+  from craft_jax.model import build, platform_of
   from craft_jax.runs import checkpoint
 
   path = tmp_path_factory.mktemp('byte_run')
@@ -131,7 +131,7 @@ def byte_run(tmp_path_factory):
     ),
   )  # fmt: skip
   vocabulary = Vocabulary.byte()
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, platform_of(jax.devices()[0]))
   state = {
     'step': jnp.int32(3),
     'data_offset': jnp.int32(0),

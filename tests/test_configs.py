@@ -7,11 +7,13 @@ import pytest
 from craft_jax.config import load as config_lib
 from craft_jax.config import shipped
 from craft_jax.errors import UserError
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import init_state
 from craft_jax.train.step import make_train_step
 from craft_jax.types import Batch
+
+HERE = platform_of(jax.devices()[0])
 
 _PATHS = shipped.paths()
 # What a config leaves to its user.
@@ -75,8 +77,8 @@ def test_builds_and_steps_at_toy_size(name):
   given = _GIVEN.get(name, [])
   spec = 'tfds:any' if name == 'tfds' else name
   cfg = config_lib.load_config(spec, [*given, *_TOY_SIZE])
-  model = build(cfg.model, 70)
-  optimizer = build_optimizer(cfg, model.precision)
+  model = build(cfg.model, 70, HERE)
+  optimizer = build_optimizer(cfg, model)
   state = init_state(model, optimizer, jax.random.key(0), cfg.train.ema > 0)
   x_BT = jax.random.randint(jax.random.key(1), (8, 16), 0, 70)
   batch = Batch(x_BT, x_BT, jnp.ones(x_BT.shape), jnp.zeros_like(x_BT))

@@ -8,6 +8,8 @@ import ast
 import functools
 import graphlib
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 _ROOT = pathlib.Path(__file__).parents[1] / 'craft_jax'
 _MOST_PACKAGES = 10
 _MOST_FLOORS = 8
+_MOST_OF_THE_LOOP = 60  # modules that importing it loads
 _LOOSE = {'', 'errors', 'main', 'types'}  # modules beside the packages
 # What users import; nothing inside the package does.
 _DOOR = ''
@@ -31,8 +34,11 @@ _FLOORS = (
 )
 _NO_ARRAYS = ('data.text', 'constrain', 'inference.engine.scheduler')
 _PURE = (
-  'model', 'train.optim', 'inference.metrics', 'train.state', 'train.step',
+  'model', 'train.optim', 'inference.metrics', 'train.dispatch', 'train.state',
+  'train.step',
 )  # fmt: skip
+# The devices of a run are handed in: what is compiled depends on them alone.
+_HANDED_DEVICES = ('model.', 'train.step.', 'inference.sampling.')
 _IO = {'os', 'io', 'pathlib', 'shutil', 'json', 'urllib', 'etils', 'orbax'}
 _ARRAYS = {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'grain'}
 _FILES = sorted(_ROOT.rglob('*.py'))
@@ -124,6 +130,22 @@ def test_modules_have_no_cycle():
   graphlib.TopologicalSorter(modules).prepare()
 
 
+def test_the_training_loop_stands_on_little():
+  """It is handed what it evaluates and samples with, and plans nothing."""
+  code = 'import sys, craft_jax.train.loop; print(*sys.modules)'
+  told = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, check=True
+  )
+  loaded = [name for name in told.stdout.split() if _inner(name) is not None]
+  assert 'craft_jax.train.loop' in loaded
+  assert len(loaded) <= _MOST_OF_THE_LOOP
+  beyond = (
+    'constrain', 'inference.engine', 'inference.sampling', 'runs.report',
+    'train.plan', 'train.preflight', 'train.profile',
+  )  # fmt: skip
+  assert not [name for name in loaded if _inner(name).startswith(beyond)]
+
+
 def test_nothing_inside_uses_the_door():
   assert not [name for name, found in _modules().items() if _DOOR in found]
 
@@ -143,6 +165,16 @@ def test_bans(path):
     assert 'tensorflow_datasets' not in top, 'import TFDS in the function'
   if 'ml_collections' in roots:
     assert name.startswith(('config.', 'cli.')), 'pass a frozen Config instead'
+  used = {
+    ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)
+  }
+  if f'{name}.'.startswith(_HANDED_DEVICES):
+    asked = used & {'jax.default_backend', 'jax.devices'}
+    assert not asked, 'ask the policy of the model'
+  if not name.startswith('model'):
+    assert 'craft_jax.model.transformer' not in set(_imports(tree)), (
+      'a model is a protocol; its class is known to `model.build` alone'
+    )
   if name.startswith(_PURE) and not name.startswith('model.sharding'):
     assert not roots & _IO, 'pure modules do no input or output'
 

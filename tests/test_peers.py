@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from craft_jax.config.load import load_config
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 torch = pytest.importorskip('torch')
 
@@ -65,7 +67,7 @@ def _copy(params, model):
 @pytest.mark.parametrize('flags', [_GPT2, []], ids=['gpt2', 'craft'])
 def test_the_torch_model_is_ours(torch_model, flags):
   cfg = load_config('text', [*_SIZE, *flags])
-  model = build(cfg.model, V)
+  model = build(cfg.model, V, HERE)
   params = model.init(jax.random.key(0))
   noise = jax.random.normal(jax.random.key(1), (4096,))
   params = jax.tree.map(lambda p: p + 0.2 * jnp.resize(noise, p.shape), params)

@@ -12,7 +12,7 @@ from craft_jax.config.load import load_config
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.runtime import xla_flags
 
 # Floats. On an accelerator a call must take long beside what starting it costs.
@@ -33,7 +33,7 @@ def main() -> None:
   vocabulary = Vocabulary.from_text(
     ''.join(chr(ord('0') + i) for i in range(65))
   )
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, platform_of(jax.devices()[0]))
   prompt = vocabulary.encode('0123456789' * 100)[: args.prompt]
   settings = SampleSettings(0.8, top_k=50, end=False)
 
@@ -57,7 +57,7 @@ def main() -> None:
   cache = model.init_cache(args.batch, cfg.model.context)
   worker.serve(
     run,
-    precision=model.precision,
+    precision=model.policy.precision,
     # A step reads all parameters and the cache.
     bytes_per_step=sum(a.nbytes for a in jax.tree.leaves((params, cache))),
     copied_per_second=_copied_per_second(),

@@ -9,12 +9,11 @@ import jax
 import worker
 
 from craft_jax.config.load import load_config
-from craft_jax.model import flops_per_symbol, param_count
-from craft_jax.model.precision import product, round_operand
+from craft_jax.model import param_count
+from craft_jax.model.precision import Policy, product, round_operand
 from craft_jax.runtime import xla_flags
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train.loop import _Loop
-from craft_jax.train.setup import open_setup
+from craft_jax.train.run import open_loop, open_setup
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     setup = open_setup(cfg, f'{folder}/run')
     with setup.closing:
-      loop = _Loop(setup, True, Interrupts())
+      loop = open_loop(setup, True, Interrupts())
 
       def run() -> None:
         loop.end = loop.step + args.steps
@@ -41,27 +40,25 @@ def main() -> None:
       worker.serve(
         run,
         params=param_count(loop.state.params),
-        flops_per_symbol=flops_per_symbol(
-          cfg.model, setup.corpus.vocabulary.size
-        ),
-        precision=setup.model.precision,
+        flops_per_symbol=setup.model.flops_per_token(cfg.model.context),
+        precision=setup.model.policy.precision,
         jax=jax.__version__,
         platform=jax.default_backend(),
-        products_per_second=_products_per_second(setup.model.precision),
+        products_per_second=_products_per_second(setup.model.policy),
         devices=jax.device_count(),
       )
       loop.feed.close()
       loop.writer.close()
 
 
-def _products_per_second(precision: str) -> float:
+def _products_per_second(policy: Policy) -> float:
   """Operations per second of large products on all devices."""
   width = 1024 if jax.default_backend() == 'cpu' else 8192
   devices = jax.devices()
   a_DD = jax.random.normal(jax.random.key(0), (width, width))
-  a_DD = round_operand(a_DD, precision)
+  a_DD = round_operand(a_DD, policy)
   copies = [jax.device_put(a_DD, device) for device in devices]
-  multiply = jax.jit(functools.partial(product, 'IJ,JK->IK', precision))
+  multiply = jax.jit(functools.partial(product, 'IJ,JK->IK', policy))
   times = []
   for _ in range(11):
     begin = time.perf_counter()

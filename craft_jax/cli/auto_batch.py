@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from craft_jax.config.settings import Config
-from craft_jax.errors import RunFailed, UserError
+from craft_jax.errors import OutOfMemory, RunFailed, UserError
 from craft_jax.runs import layout
 from craft_jax.runtime import host_memory, strict_json
 from craft_jax.runtime.signals import KINDS, as_child
@@ -90,13 +90,13 @@ def run(words: Sequence[str], cfg: Config, workdir: str) -> int:
       smaller = _smaller(sizes, cfg, facts, workdir)
       if smaller is None:
         raise RunFailed(
-          f'{_text(facts)}, and no smaller micro-batch would help; use a '
+          f'{OutOfMemory(facts)}, and no smaller micro-batch would help; use a '
           'smaller model.width, model.depth or model.context, '
           '--config.model.remat=block, or a device with more memory'
         )
       sizes = smaller
       _say(
-        f'{_text(facts)}; on from {_where(workdir)} with '
+        f'{OutOfMemory(facts)}; on from {_where(workdir)} with '
         f'{" ".join(sizes.flags())}, micro-batches of '
         f'{cfg.train.batch_size // sizes.accumulate}'
       )
@@ -248,15 +248,11 @@ def _note_the_end(
   run_dir = RunDir(epath.Path(workdir), metadata)
   if memory:
     run_dir.update(out_of_memory=dict(facts))
-  reason = _text(facts) if memory else str(facts['doing'])
+  reason = str(OutOfMemory(facts)) if memory else str(facts['doing'])
   try:
     run_dir.finish(layout.FAILED, reason)
   except UserError as e:
     _say(str(e))
-
-
-def _text(facts: Mapping[str, Any]) -> str:
-  return f'out of memory while {facts["doing"]}'
 
 
 def _say(text: str) -> None:

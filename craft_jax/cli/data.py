@@ -55,11 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
   """Opens the corpus of the config and prints."""
-  from craft_jax.data import corpus as corpora
-  from craft_jax.data import stats
+  from craft_jax.data import prepare, stats
 
   begin = time.perf_counter()
-  corpus = corpora.open_corpus(load_config(args.config, args.overrides))
+  corpus = prepare.open_corpus(load_config(args.config, args.overrides))
   seconds = time.perf_counter() - begin
   if args.action == 'stats':
     facts = stats.facts_of(corpus, max(args.top, 0))

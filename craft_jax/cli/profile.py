@@ -2,9 +2,9 @@
 
 Compiles the program that `craft train` runs for a config, does steps of it
 from the start of a run that is not kept, and reads the trace: time by kind of
-operation, by part of the step and by place in the source, memory, rates
-against what the device can do, and what to try next. The trace stays in
---output, for TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
+operation, by part of the step and by named scope, memory, rates against what
+the device can do, and what to try next. The trace stays in --output, for
+TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
 https://ui.perfetto.dev).
 
 With --workdir it is the config of a run, and the trace is kept with it where
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
   logging.set_verbosity(logging.FATAL)
   compilation_cache.use(cache_folder(cfg.data))
-  # Else a program from the cache may name lines of an older source.
+  # Else a program from the cache may have the scopes of an older source.
   jax.config.update('jax_compilation_cache_include_metadata_in_key', True)
   recording = record(cfg, folder, args.steps)
   print(text.text(recording, args.top))

@@ -23,7 +23,7 @@ from typing import Any
 from craft_jax.cli import auto_batch, distributed, saved_config
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
-from craft_jax.errors import UserError
+from craft_jax.errors import OutOfMemory, UserError
 from craft_jax.runs import layout
 from craft_jax.runtime import files, strict_json, xla_flags
 from craft_jax.runtime.signals import Interrupts, follow_parent
@@ -109,19 +109,22 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   from craft_jax.runs.writers import to_json
   from craft_jax.runtime import compilation_cache
   from craft_jax.runtime import distributed as distributed_lib
-  from craft_jax.train.loop import train
-  from craft_jax.train.out_of_memory import OutOfMemory, TooLarge
+  from craft_jax.train.plan import advice
+  from craft_jax.train.run import train
 
   checkpoint.quiet()
   compilation_cache.use(cache_folder(cfg.data))
   try:
     summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
-  except (OutOfMemory, TooLarge) as e:
+  except (OutOfMemory, advice.TooLarge) as e:
     if auto_batch.is_child():
       auto_batch.tell(e.facts)
-    if isinstance(e, OutOfMemory):
-      print(e.report, file=sys.stderr)
-    raise
+    if isinstance(e, advice.TooLarge):
+      raise
+    error, report_of_memory = advice.explained(e, cfg)
+    if report_of_memory:
+      print(report_of_memory, file=sys.stderr)
+    raise error from e.__cause__
   if not distributed_lib.is_first():
     return 0
   summary |= {

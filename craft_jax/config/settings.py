@@ -196,8 +196,11 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The decoder."""
+  """The model."""
 
+  architecture: str = setting(
+    'transformer', 'The architecture, by its name in `craft_jax.model.build`.'
+  )
   context: int = setting(
     256,
     'Symbols the model sees at once.',

@@ -91,6 +91,7 @@ def swapped_case(vocabulary: Vocabulary) -> tuple[int, ...]:
   return tuple(table)
 
 
+@jax.named_scope('windows')
 def windows_at(
   tokens: Array,
   data_index: Any,
@@ -166,6 +167,7 @@ def to_batch(
   return Batch(x_BT, y_BT, weight_BT, segment_BT)
 
 
+@jax.named_scope('augment')
 def augment(
   x_BT: Int[Array, 'B T'], key: PRNGKeyArray, recipe: Recipe
 ) -> Int[Array, 'B T']:

@@ -21,7 +21,7 @@ from craft_jax.data.windows import eval_batches, num_eval_windows
 from craft_jax.errors import UserError
 from craft_jax.inference import ngram_cache
 from craft_jax.model.losses import token_losses
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Batch, Params
 
 # What is printed of the scores of `adaptive_nats`, by `metrics.summary`.
@@ -80,7 +80,7 @@ def init(params: Params) -> State:
 
 
 def step(
-  model: Decoder,
+  model: Model,
   trained: Params,
   state: State,
   batch: Batch,
@@ -117,7 +117,7 @@ def step(
 
 @functools.partial(jax.jit, static_argnames='model', donate_argnames='state')
 def run(
-  model: Decoder,
+  model: Model,
   trained: Params,
   state: State,
   batch: Batch,
@@ -138,7 +138,7 @@ def run(
 
 
 def token_nats(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   tokens: np.ndarray,
@@ -162,7 +162,7 @@ def token_nats(
   Raises:
     UserError: the weights ran away.
   """
-  context = model.cfg.context
+  context = model.context
   state = init(params)
   rates = np.float32(adaptation.learning_rate), np.float32(adaptation.decay)
   left = num_eval_windows(len(tokens), context, stride)
@@ -174,7 +174,7 @@ def token_nats(
     context=context,
     batch_size=_WINDOWS_PER_CALL,
     stride=stride,
-    documents=model.cfg.documents,
+    documents=model.documents,
   ):
     rows = np.int32(min(left, _WINDOWS_PER_CALL))
     left -= _WINDOWS_PER_CALL
@@ -194,7 +194,7 @@ def token_nats(
 
 
 def adaptive_nats(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   tokens: np.ndarray,

@@ -11,7 +11,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import Corpus, Split, open_corpus
+from craft_jax.data.corpus import Corpus, Split
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.character_classes import classes_of, sizes_of
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.data.windows import eval_batches
@@ -19,8 +20,8 @@ from craft_jax.errors import UserError
 from craft_jax.inference import dynamic_evaluation, metrics, score
 from craft_jax.inference.load import Trained, load_model
 from craft_jax.model.losses import token_losses
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.runtime import distributed
 from craft_jax.types import Batch, MetricSums, Params
@@ -30,7 +31,7 @@ _STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
 
 
 def make_eval_step(
-  model: Decoder, vocabulary: Vocabulary
+  model: Model, vocabulary: Vocabulary
 ) -> Callable[[Params, Batch], MetricSums]:
   """The pure `(params, batch) -> sums`.
 
@@ -60,7 +61,7 @@ class Evaluator:
   """Evaluates splits; compiles once."""
 
   def __init__(
-    self, cfg: Config, model: Decoder, vocabulary: Vocabulary, mesh: Mesh
+    self, cfg: Config, model: Model, vocabulary: Vocabulary, mesh: Mesh
   ):
     """Nothing is compiled or allocated yet.
 
@@ -256,7 +257,7 @@ def adaptive_figures(
     same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
   """
   model, vocabulary = trained.model, trained.vocabulary
-  stride = stride or model.cfg.context
+  stride = stride or model.context
   static = None
   if cache:
     static = score.token_nats(

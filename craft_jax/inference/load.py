@@ -10,9 +10,9 @@ from craft_jax.config.settings import CACHES, WEIGHTS, Config
 from craft_jax.data.sources import cache_folder
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError, hint
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+from craft_jax.model.protocol import Model
 from craft_jax.model.quantize import quantize
-from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.runtime import compilation_cache, jax_settings, keys
 from craft_jax.runtime.files import check_place
@@ -33,7 +33,7 @@ class Trained(NamedTuple):
 
   cfg: Config
   vocabulary: Vocabulary
-  model: Decoder
+  model: Model
   params: Params
   meta: checkpoint.Meta
 
@@ -73,8 +73,10 @@ def load_model(
   found = checkpoint.step_to_use(workdir, step, warn)
   meta = checkpoint.open_meta(workdir, found)
   compilation_cache.use(cache_folder(meta.config.data))
-  model = build(meta.config.model, meta.vocabulary.size, kv_cache)
-  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  device = jax.local_devices()[0]
+  platform = platform_of(device)
+  model = build(meta.config.model, meta.vocabulary.size, platform, kv_cache)
+  place = jax.sharding.SingleDeviceSharding(device)
   abstract = jax.tree.map(
     lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
     jax.eval_shape(model.init, keys.from_seed(0)),

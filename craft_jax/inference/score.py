@@ -18,7 +18,7 @@ from craft_jax.data.text import utf8
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.data.windows import bucket, num_eval_windows
 from craft_jax.model.losses import token_losses
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 # `-ln p` of each target, then the logarithms of the highest probabilities in
@@ -82,7 +82,7 @@ def num_reads(length: int, context: int, stride: int = 0) -> int:
 
 @functools.partial(jax.jit, static_argnames=('model', 'num_top'))
 def window_nats(
-  model: Decoder,
+  model: Model,
   params: Params,
   x_BT: Int[Array, 'B T'],
   y_BT: Int[Array, 'B T'],
@@ -100,7 +100,7 @@ def window_nats(
 
 
 def score_pieces(
-  model: Decoder,
+  model: Model,
   params: Params,
   texts: Sequence[np.ndarray],
   *,
@@ -133,7 +133,7 @@ def score_pieces(
   Raises:
     ValueError: a text without a symbol to score, or an impossible stride.
   """
-  stride = check_stride(stride, model.cfg.context)
+  stride = check_stride(stride, model.context)
   if any(len(tokens) < 2 for tokens in texts):
     raise ValueError('every text needs a symbol after the given one')
   before: tuple[list[_Row], Any] | None = None
@@ -149,7 +149,7 @@ def score_pieces(
 
 
 def token_nats(
-  model: Decoder,
+  model: Model,
   params: Params,
   tokens: np.ndarray,
   *,
@@ -167,7 +167,7 @@ def token_nats(
 
 
 def texts_scores(
-  model: Decoder,
+  model: Model,
   params: Params,
   texts: Sequence[np.ndarray],
   *,
@@ -190,7 +190,7 @@ def finished(steps: Generator[Any, None, T]) -> T:
 
 
 def texts_steps(
-  model: Decoder,
+  model: Model,
   params: Params,
   texts: Sequence[np.ndarray],
   *,
@@ -204,7 +204,7 @@ def texts_steps(
     model, params, texts, stride=stride, num_top=num_top, most_reads=most_reads
   ):
     found[piece.text].append(piece)
-    yield window_reads(len(texts[piece.text]), model.cfg.context)
+    yield window_reads(len(texts[piece.text]), model.context)
   return [
     Piece(i, 0, *(np.concatenate(part) for part in zip(*arrays, strict=True)))
     for i, pieces in enumerate(found)
@@ -213,11 +213,11 @@ def texts_steps(
 
 
 def _batches(
-  model: Decoder, texts: Sequence[np.ndarray], stride: int, most_reads: int
+  model: Model, texts: Sequence[np.ndarray], stride: int, most_reads: int
 ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
   """Full batches of windows of one bucket, then the rest of each bucket."""
   waiting: dict[int, list[_Row]] = {}
-  for T, row in _rows(texts, model.cfg.context, stride):
+  for T, row in _rows(texts, model.context, stride):
     rows = waiting.setdefault(T, [])
     rows.append(row)
     if len(rows) == _rows_of_batch(model.vocabulary_size, T, most_reads):

@@ -1,5 +1,7 @@
-"""Models: `build(cfg)` gives the four functions everything else uses."""
+"""Models: `build(cfg, ...)` gives a `Model`, which everything else uses."""
 
-from craft_jax.model.build import build, flops_per_symbol, param_count
+from craft_jax.model.build import build, param_count
+from craft_jax.model.precision import platform_of
+from craft_jax.model.protocol import Model
 
-__all__ = ['build', 'flops_per_symbol', 'param_count']
+__all__ = ['Model', 'build', 'param_count', 'platform_of']

@@ -11,8 +11,8 @@ from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.model import cache as cache_lib
 from craft_jax.model import causal, positions
 from craft_jax.model.layers import Dense, rms_norm
-from craft_jax.model.precision import product, round_operand
-from craft_jax.model.sharding import activations
+from craft_jax.model.precision import Policy, product, round_operand
+from craft_jax.model.sharding import activations, rules
 
 _MANY_ROWS = 16  # from which a bfloat16 product is worth rounding a cache for
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
   """Multi-head, grouped-query (K < N) or multi-query (K = 1) attention."""
 
   cfg: ModelConfig
-  precision: str
+  policy: Policy
   vocabulary_size: int
 
   def setup(self):
@@ -47,12 +47,12 @@ class Attention(nn.Module):
     self.head_dim = cfg.width // cfg.num_heads
     kv_width = self.num_kv * self.head_dim
     dense = functools.partial(
-      Dense, precision=self.precision, remat=cfg.remat != 'none'
+      Dense, policy=self.policy, remat=cfg.remat != 'none'
     )
-    self.query = dense(cfg.width)
-    self.key = dense(kv_width)
-    self.value = dense(kv_width)
-    self.output = dense(cfg.width, zero_init=cfg.zero_init)
+    self.query = dense(cfg.width, rules.IN)
+    self.key = dense(kv_width, rules.IN)
+    self.value = dense(kv_width, rules.IN)
+    self.output = dense(cfg.width, rules.OUT, zero_init=cfg.zero_init)
     if cfg.value_embeddings:
       self.value_embedding = nn.Embed(
         self.vocabulary_size,
@@ -73,7 +73,7 @@ class Attention(nn.Module):
     if self.cfg.position == 'alibi':
       slopes = positions.alibi_slopes(self.cfg.num_heads).tolist()
     y_BTNH = causal.attend(
-      q_BTNH, k_BTKH, v_BTKH, mask_BTS, self.precision, slopes
+      q_BTNH, k_BTKH, v_BTKH, mask_BTS, self.policy, slopes
     )
     return self._joined(y_BTNH)
 
@@ -90,7 +90,7 @@ class Attention(nn.Module):
     q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
     start_B = position_BT[:, 0]
     k_BKTH, v_BKTH = (
-      round_operand(x_BTKH, self.precision).swapaxes(1, 2)
+      round_operand(x_BTKH, self.policy).swapaxes(1, 2)
       for x_BTKH in (k_BTKH, v_BTKH)
     )
     k_BKSH = cache_lib.write(k_BKSH, k_BKTH, start_B)
@@ -146,11 +146,16 @@ class Attention(nn.Module):
     One that is kept in float32 is converted only where many rows make up for
     it.
     """
-    a_BKGX = round_operand(a_BKGX, self.precision)
+    a_BKGX = round_operand(a_BKGX, self.policy)
     if cache_BKSH.dtype == jnp.float32 and a_BKGX.shape[2] < _MANY_ROWS:
-      return product(spec, 'float32', a_BKGX.astype(jnp.float32), cache_BKSH)
-    cache_BKSH = round_operand(cache_BKSH, self.precision)
-    return product(spec, self.precision, a_BKGX, cache_BKSH)
+      return product(
+        spec,
+        self.policy._replace(precision='float32'),
+        a_BKGX.astype(jnp.float32),
+        cache_BKSH,
+      )
+    cache_BKSH = round_operand(cache_BKSH, self.policy)
+    return product(spec, self.policy, a_BKGX, cache_BKSH)
 
   def _joined(self, y_BTNH):
     """The heads side by side, and the last product."""

@@ -1,4 +1,6 @@
-"""The key/value cache: static shapes, one row per sequence."""
+"""What a model has read: static shapes, one row per sequence."""
+
+from typing import Any
 
 import flax.struct
 import jax
@@ -13,20 +15,21 @@ Stored = Float[Array, 'B K S H'] | Quantized
 
 @flax.struct.dataclass
 class Cache:
-  """Keys and values of everything read so far.
+  """Everything read so far.
 
-  Layers are arrays of their own: stacked, each step would copy all of them.
+  With a lower `length_B` a row has read less: what architectures keep has an
+  entry per position, and no entry depends on later ones.
 
   Attributes:
-    keys: of each layer, rotated where the model rotates.
-    values: of each layer.
+    layers: what the architecture keeps, arrays whose first dim is B. The
+      transformer has a pair of keys, rotated where it rotates, and values for
+      each layer: stacked, each step would copy those of all.
     symbol_BS: the cached symbols.
     segment_BS: document number of each.
     length_B: symbols held per row; entries past it are unspecified.
   """
 
-  keys: tuple[Stored, ...]
-  values: tuple[Stored, ...]
+  layers: Any
   symbol_BS: Int[Array, 'B S']
   segment_BS: Int[Array, 'B S']
   length_B: Int[Array, 'B']

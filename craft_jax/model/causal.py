@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from craft_jax.model.precision import product, round_operand
+from craft_jax.model.precision import Policy, product, round_operand
 
 MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
 # On a CPU, smaller blocks save less than their calls cost; more of them make
@@ -26,39 +26,33 @@ MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
 _ROWS, _MOST = 64, 8
 
 
-def blocks(length: int) -> list[tuple[int, int]]:
+def blocks(length: int, platform: str) -> list[tuple[int, int]]:
   """First query and end of each block; on accelerators there is one.
 
   Args:
     length: of the window.
+    platform: JAX's name.
   """
-  if jax.default_backend() != 'cpu':
+  if platform != 'cpu':
     return [(0, length)]
-  return cpu_blocks(length)
-
-
-def cpu_blocks(length: int) -> list[tuple[int, int]]:
-  """`blocks` of a CPU."""
   rows = max(_ROWS, -(-length // _MOST))
   return [(i, min(i + rows, length)) for i in range(0, length, rows)]
 
 
-def fuses(precision: str, length: int, head_dim: int) -> bool:
+def fuses(policy: Policy, length: int, head_dim: int) -> bool:
   """Whether cuDNN has a kernel for it, which never writes the weights.
 
-  For 16-bit numbers, on GPUs with a compute capability, which are NVIDIA's; the
-  limits are those of `jax.nn.dot_product_attention` with a mask.
+  For 16-bit numbers; the limits are those of `jax.nn.dot_product_attention`
+  with a mask.
 
   Args:
-    precision: of the products.
+    policy: of the products.
     length: of the window.
     head_dim: H.
   """
-  number = getattr(jax.devices()[0], 'compute_capability', '')
-  major, dot, _ = str(number).partition('.')
-  capable = bool(dot) and major.isdigit() and int(major) >= 8
   fits = head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
-  return capable and fits and precision == 'bfloat16'
+  rounded = policy.precision == 'bfloat16'
+  return policy.platform.fused_attention and rounded and fits
 
 
 def attend(
@@ -66,7 +60,7 @@ def attend(
   k_BTKH: Float[Array, 'B T K H'],
   v_BTKH: Float[Array, 'B T K H'],
   mask_BTT: Bool[Array, '#B T T'] | None,
-  precision: str,
+  policy: Policy,
   slopes: Sequence[float] = (),
 ) -> Float[Array, 'B T N H']:
   """Softmax attention, causal whatever the mask says.
@@ -76,16 +70,16 @@ def attend(
     k_BTKH: keys; N is a multiple of K, and the heads of one key are adjacent.
     v_BTKH: values.
     mask_BTT: where a query (second dim) may look; None is all that is causal.
-    precision: 'bfloat16' or 'float32', of the products.
+    policy: of the products.
     slopes: of ALiBi, per head: what a logit loses per position of distance.
   """
-  if fuses(precision, q_BTNH.shape[1], q_BTNH.shape[3]):
+  if fuses(policy, q_BTNH.shape[1], q_BTNH.shape[3]):
     q_BTNH, k_BTKH, v_BTKH = (
-      round_operand(x, precision) for x in (q_BTNH, k_BTKH, v_BTKH)
+      round_operand(x, policy) for x in (q_BTNH, k_BTKH, v_BTKH)
     )
     y_BTNH = fused(q_BTNH, k_BTKH, v_BTKH, mask_BTT, slopes)
     return y_BTNH.astype(jnp.float32)
-  return _attend(precision, tuple(slopes), q_BTNH, k_BTKH, v_BTKH, mask_BTT)
+  return _attend(policy, tuple(slopes), q_BTNH, k_BTKH, v_BTKH, mask_BTT)
 
 
 def fused(
@@ -120,21 +114,19 @@ def fused(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
-  return _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT)[0]
+def _attend(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
+  return _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT)[0]
 
 
-def _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
+def _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
   H = q_BTNH.shape[-1]
-  q_BNTH = _heads_first(q_BTNH * H**-0.5, precision)
-  k_BKTH = _heads_first(k_BTKH, precision)
-  v_BKTH = _heads_first(v_BTKH, precision)
+  q_BNTH = _heads_first(q_BTNH * H**-0.5, policy)
+  k_BKTH = _heads_first(k_BTKH, policy)
+  v_BKTH = _heads_first(v_BTKH, policy)
   y, weights = [], []
-  for start, end in blocks(q_BTNH.shape[1]):
+  for start, end in blocks(q_BTNH.shape[1], policy.platform.name):
     q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
-    logits_BKGS = product(
-      'BKGH,BKSH->BKGS', precision, q_BKGH, k_BKTH[:, :, :end]
-    )
+    logits_BKGS = product('BKGH,BKSH->BKGS', policy, q_BKGH, k_BKTH[:, :, :end])
     logits_BNTS = _apart(logits_BKGS, q_BNTH, end - start)
     if slopes:
       logits_BNTS -= _distances(slopes, start, end)
@@ -143,9 +135,9 @@ def _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
     )
     logits_BNTS = jnp.where(mask_BTS[:, None], logits_BNTS, MASKED)
     weights_BNTS = jax.nn.softmax(logits_BNTS, axis=-1)
-    weights_BKGS = round_operand(_grouped(weights_BNTS, k_BKTH), precision)
+    weights_BKGS = round_operand(_grouped(weights_BNTS, k_BKTH), policy)
     y_BKGH = product(
-      'BKGS,BKSH->BKGH', precision, weights_BKGS, v_BKTH[:, :, :end]
+      'BKGS,BKSH->BKGH', policy, weights_BKGS, v_BKTH[:, :, :end]
     )
     y.append(_apart(y_BKGH, q_BNTH, end - start))
     weights.append(weights_BKGS)
@@ -153,30 +145,31 @@ def _forward(precision, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
   return y_BTNH, (q_BNTH, k_BKTH, v_BKTH, weights)
 
 
-def _backward(precision, slopes, kept, grad_BTNH):
+def _backward(policy, slopes, kept, grad_BTNH):
   del slopes
   q_BNTH, k_BKTH, v_BKTH, weights = kept
-  grad_BNTH = _heads_first(grad_BTNH, precision)
+  grad_BNTH = _heads_first(grad_BTNH, policy)
   T, H = q_BNTH.shape[2:]
   queries, keys, values = [], 0.0, 0.0
-  for (start, end), weights_BKGS in zip(blocks(T), weights, strict=True):
+  ends = blocks(T, policy.platform.name)
+  for (start, end), weights_BKGS in zip(ends, weights, strict=True):
     q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
     grad_BKGH = _grouped(grad_BNTH[:, :, start:end], k_BKTH)
     of_weights_BKGS = product(
-      'BKGH,BKSH->BKGS', precision, grad_BKGH, v_BKTH[:, :, :end]
+      'BKGH,BKSH->BKGS', policy, grad_BKGH, v_BKTH[:, :, :end]
     )
     shares_BKGS = weights_BKGS.astype(jnp.float32)
     mean_BKG1 = jnp.sum(of_weights_BKGS * shares_BKGS, axis=-1, keepdims=True)
     of_logits_BKGS = round_operand(
-      shares_BKGS * (of_weights_BKGS - mean_BKG1), precision
+      shares_BKGS * (of_weights_BKGS - mean_BKG1), policy
     )
     of_q_BKGH = product(
-      'BKGS,BKSH->BKGH', precision, of_logits_BKGS, k_BKTH[:, :, :end]
+      'BKGS,BKSH->BKGH', policy, of_logits_BKGS, k_BKTH[:, :, :end]
     )
     queries.append(_apart(of_q_BKGH, q_BNTH, end - start))
     rest = ((0, 0), (0, 0), (0, T - end), (0, 0))
-    of_k_BKSH = product('BKGH,BKGS->BKSH', precision, q_BKGH, of_logits_BKGS)
-    of_v_BKSH = product('BKGS,BKGH->BKSH', precision, weights_BKGS, grad_BKGH)
+    of_k_BKSH = product('BKGH,BKGS->BKSH', policy, q_BKGH, of_logits_BKGS)
+    of_v_BKSH = product('BKGS,BKGH->BKSH', policy, weights_BKGS, grad_BKGH)
     keys += jnp.pad(of_k_BKSH, rest)
     values += jnp.pad(of_v_BKSH, rest)
   of_q_BTNH = jnp.concatenate(queries, axis=2).swapaxes(1, 2) * H**-0.5
@@ -186,9 +179,9 @@ def _backward(precision, slopes, kept, grad_BTNH):
 _attend.defvjp(_forward, _backward)
 
 
-def _heads_first(x_BTNH, precision):
+def _heads_first(x_BTNH, policy):
   """Rounded, then transposed, which a CPU does slowly: half the bytes."""
-  return round_operand(x_BTNH, precision).swapaxes(1, 2)
+  return round_operand(x_BTNH, policy).swapaxes(1, 2)
 
 
 def _grouped(x_BNTX, k_BKTH):

@@ -5,23 +5,50 @@ Layers are stacked on the first dim of every parameter under `blocks`. Training
 one by one, because a scan would copy the whole cache at each step.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from craft_jax.config.settings import Model as ModelConfig
+from craft_jax.errors import UserError
+from craft_jax.model import activation_bytes as bytes_lib
 from craft_jax.model import cache as cache_lib
 from craft_jax.model import ngrams, positions
 from craft_jax.model.attention import Attention, allowed
 from craft_jax.model.cache import Cache
-from craft_jax.model.layers import Dense, Mlp, Norm
-from craft_jax.model.precision import einsum
+from craft_jax.model.layers import Dense, Mlp, Norm, unrolled
+from craft_jax.model.precision import Policy, einsum
+from craft_jax.model.protocol import ActivationBytes
 from craft_jax.model.quantize import Quantized, rows
 from craft_jax.model.sharding import activations
+from craft_jax.model.sharding.rules import IN, OUT, Rules
+from craft_jax.runtime import keys
 from craft_jax.types import Params
 
-_MOST_UNROLLED = 32  # layers
+# The vocabulary is small and rarely divides: it stays whole.
+_RULES: Rules = {
+  ('embed', 'embedding'): (None, 'fsdp'),
+  ('positions', 'embedding'): (None, 'fsdp'),
+  ('ngrams', 'embedding'): (None, None, 'fsdp'),
+  ('head', 'kernel'): ('fsdp', None),
+  ('final_norm', 'scale'): (None,),
+  ('final_norm', 'bias'): (None,),
+  ('attention_norm', 'scale'): (None, None),
+  ('attention_norm', 'bias'): (None, None),
+  ('mlp_norm', 'scale'): (None, None),
+  ('mlp_norm', 'bias'): (None, None),
+  ('query', 'kernel'): IN,
+  ('key', 'kernel'): IN,
+  ('value', 'kernel'): IN,
+  ('output', 'kernel'): OUT,
+  ('value_embedding', 'embedding'): (None, None, 'tensor'),
+  ('in', 'kernel'): IN,
+  ('gate', 'kernel'): IN,
+  ('out', 'kernel'): OUT,
+}
 _REMAT_POLICY = {
   'none': None,
   'dots': jax.checkpoint_policies.dots_saveable,
@@ -38,32 +65,18 @@ def layer_windows(cfg: ModelConfig) -> list[int]:
   ]
 
 
-def unrolled(cfg: ModelConfig) -> int:
-  """Layers per iteration; unrolled, XLA would undo rematerialisation.
-
-  A scan stacks what the backward pass needs, in arrays that each iteration
-  copies into and out of: 12 layers of 768 took 62.7 ms a step and 20 GB
-  unrolled on an H200, 101.5 ms and 34 GB scanned. It keeps the program of a
-  deep model short.
-  """
-  if cfg.unroll:
-    return cfg.unroll
-  whole = cfg.remat == 'none' and cfg.depth <= _MOST_UNROLLED
-  return cfg.depth if whole else 1
-
-
 class Block(nn.Module):
   """Pre-norm attention and MLP, each added to the stream."""
 
   cfg: ModelConfig
-  precision: str
+  policy: Policy
   vocabulary_size: int
 
   def setup(self):
     self.attention_norm = Norm(self.cfg.norm)
-    self.attention = Attention(self.cfg, self.precision, self.vocabulary_size)
+    self.attention = Attention(self.cfg, self.policy, self.vocabulary_size)
     self.mlp_norm = Norm(self.cfg.norm)
-    self.mlp = Mlp(self.cfg, self.precision)
+    self.mlp = Mlp(self.cfg, self.policy)
 
   def __call__(self, x_BTD, symbol_BT, position_BT, mask_BTS, key):
     y_BTD = self.attention(
@@ -108,31 +121,41 @@ def _gathered(params: Params, *names: str) -> Float[Array, '...'] | Quantized:
   param = params[names[0]][names[1]]
   if isinstance(param, Quantized):
     return param  # not trained, so not spread
-  return activations.gather(param, names)
+  return activations.gather(param, _RULES[names])
 
 
 class Decoder:
-  """The four functions of a model (DESIGN: `init apply init_cache extend`).
+  """A transformer, as `craft_jax.model.protocol.Model` has it.
 
   A plain holder of static settings: every method is pure. Parameters may be
   those of `init`, or what `quantize` makes of them. Models of equal settings
   are equal, so that what is compiled for one serves the others of the process.
   """
 
+  sharding_rules = _RULES
+
   def __init__(
     self,
     cfg: ModelConfig,
     vocabulary_size: int,
-    precision: str,
+    policy: Policy,
     cache: str = 'auto',
   ):
     self.cfg = cfg
     self.cache = cache
+    self.context = cfg.context
+    self.documents = cfg.documents
     self.vocabulary_size = vocabulary_size
-    self.precision = precision
-    self._block = Block(cfg, precision, vocabulary_size)
+    self.policy = policy
+    self._block = Block(cfg, policy, vocabulary_size)
     self._norm = Norm(cfg.norm)
-    self._head = Dense(vocabulary_size, precision, cfg.zero_init, name='head')
+    self._head = Dense(
+      vocabulary_size,
+      _RULES['head', 'kernel'],
+      policy,
+      cfg.zero_init,
+      name='head',
+    )
 
   def __eq__(self, other: object) -> bool:
     if self is other:
@@ -140,7 +163,7 @@ class Decoder:
     return type(self) is type(other) and vars(self) == vars(other)
 
   def __hash__(self) -> int:
-    return hash((self.cfg, self.vocabulary_size, self.precision, self.cache))
+    return hash((self.cfg, self.vocabulary_size, self.policy, self.cache))
 
   # --- parameters ---
 
@@ -241,11 +264,13 @@ class Decoder:
     if dtype == 'auto':
       # What a product would round anyway is kept rounded: the same numbers. To
       # write bfloat16 into several rows a CPU converts the whole cache.
-      widen = jax.default_backend() == 'cpu' and batch > 1
-      dtype = 'float32' if widen else self.precision
+      widen = self.policy.platform.name == 'cpu' and batch > 1
+      dtype = 'float32' if widen else self.policy.precision
     return Cache(
-      keys=tuple(cache_lib.empty(shape, dtype) for _ in range(cfg.depth)),
-      values=tuple(cache_lib.empty(shape, dtype) for _ in range(cfg.depth)),
+      layers=tuple(
+        (cache_lib.empty(shape, dtype), cache_lib.empty(shape, dtype))
+        for _ in range(cfg.depth)
+      ),
       symbol_BS=jnp.zeros((batch, length), jnp.int32),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
@@ -264,7 +289,7 @@ class Decoder:
 
     Rows may hold different lengths; logits past `length_B` are unspecified. A
     row must not outgrow the cache. `params` may hold `blocks` stacked or as
-    `layers` gives them, which saves taking them apart at each call. Under
+    `for_decoding` gives them, which saves taking them apart at each call. Under
     `depth` the first layers alone read, and the head looks at what they found:
     cheap guesses, after which the symbols are to be read again by all.
     """
@@ -290,29 +315,107 @@ class Decoder:
         mask_BTS &= segment_BT[:, :, None] == segment_BS[:, None, :]
       masks[window] = mask_BTS
     x_BTD = self._embed(params, x_BT, position_BT, symbol_BS, segment_BS)
-    keys, values = list(cache.keys), list(cache.values)
-    for i, layer_params in enumerate(self.layers(params)[:depth]):
-      read = self._block.apply(
+    layers = list(cache.layers)
+    for i, layer_params in enumerate(self._layers(params)[:depth]):
+      x_BTD, *stored = self._block.apply(
         {'params': layer_params},
         x_BTD,
         x_BT,
         position_BT,
         masks[windows[i]],
-        keys[i],
-        values[i],
+        *layers[i],
         method='extend',
       )
-      x_BTD, keys[i], values[i] = tuple(read)
+      layers[i] = tuple(stored)
     cache = Cache(
-      tuple(keys),
-      tuple(values),
-      symbol_BS,
-      segment_BS,
-      cache.length_B + length_B,
+      tuple(layers), symbol_BS, segment_BS, cache.length_B + length_B
     )
     return cache, self._logits(params, x_BTD)
 
-  def layers(self, params: Params) -> tuple[Params, ...]:
+  def for_decoding(self, params: Params) -> Params:
+    """The parameters with arrays of its own for each layer.
+
+    A step reads them in place. Kernels are rounded to bfloat16 if the policy
+    rounds them in each product anyway: the same numbers from half the memory
+    traffic.
+    """
+
+    def rounded(path, leaf):
+      # Not what int8 kernels are made of, whose paths go on.
+      kernel = getattr(path[-1], 'key', '') == 'kernel'
+      return leaf.astype(self.policy.precision) if kernel else leaf
+
+    params = params | {'blocks': self._layers(params)}
+    return jax.tree_util.tree_map_with_path(rounded, params)
+
+  def is_for_decoding(self, params: Params) -> bool:
+    """Whether they are what `for_decoding` gave."""
+    return isinstance(params['blocks'], tuple)
+
+  # --- what only the model knows ---
+
+  def is_hidden_matrix(self, names: tuple[str, ...]) -> bool:
+    """Whether it is a stack of kernels `[L, in, out]` of the blocks."""
+    return names[0] == 'blocks' and names[-1] == 'kernel'
+
+  def check_tensor(self, shards: int) -> None:
+    """Refuses heads that do not divide over the devices of `mesh.tensor`.
+
+    Raises:
+      UserError: names the setting.
+    """
+    for name in ('num_heads', 'num_kv_heads'):
+      heads = getattr(self.cfg, name)
+      if heads % shards:
+        raise UserError(
+          f'model.{name}={heads} does not divide over the {shards} devices of '
+          f'mesh.tensor; use a multiple of {shards}, or a mesh.tensor that '
+          f'divides {heads}'
+        )
+
+  def flops_per_token(self, context: int) -> int:
+    """Floating-point operations of forward and backward per token.
+
+    6 per parameter used in a product plus 12 per layer, head entry and visible
+    position for the two attention products (PaLM, arXiv:2204.02311, appendix
+    B; causal masking is not credited). Embedding look-ups count nothing;
+    rematerialised work counts nothing.
+    """
+    cfg = self.cfg
+    shapes = jax.eval_shape(self.init, keys.from_seed(0))
+    kernels = sum(
+      math.prod(leaf.shape)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+      if path[-1].key == 'kernel'
+    )
+    head = cfg.width * self.vocabulary_size if cfg.tied else 0
+    seen = sum(min(w or context, context) for w in layer_windows(cfg))
+    return 6 * (kernels + head) + 12 * cfg.width * seen
+
+  def activation_bytes(
+    self, batch: int, context: int, tensor: int = 1
+  ) -> ActivationBytes:
+    """See `craft_jax.model.activation_bytes`."""
+    per_token = bytes_lib.per_token(
+      self.cfg, self.policy, self.vocabulary_size, context, tensor
+    )
+    return ActivationBytes(*(batch * context * each for each in per_token))
+
+  def tensor_bytes(self, batch: int, context: int) -> float:
+    """Sums float32 `[B, T, D]` over `tensor`, the products that are split.
+
+    Per layer, forward: the outputs of attention and of the MLP. Backward: the
+    gradients of the inputs of query, key, value and in (and gate). Under
+    remat=block the output of attention once more.
+    """
+    cfg = self.cfg
+    products = 2 + 3 + (2 if cfg.mlp == 'swiglu' else 1)
+    products += cfg.remat == 'block'
+    return cfg.depth * products * 4 * batch * context * cfg.width
+
+  # --- shared parts ---
+
+  def _layers(self, params: Params) -> tuple[Params, ...]:
     """The parameters of each block; `params` may hold them so already."""
     blocks = params['blocks']
     if isinstance(blocks, tuple):
@@ -321,8 +424,6 @@ class Decoder:
       jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
       for i in range(self.cfg.depth)
     )
-
-  # --- shared parts ---
 
   def _scan(self, block, x_BTD, blocks: Params):
     layers = (
@@ -364,6 +465,6 @@ class Decoder:
       spec, kernel = 'BTD,VD->BTV', _gathered(params, 'embed', 'embedding')
     else:
       spec, kernel = 'BTD,DV->BTV', _gathered(params, 'head', 'kernel')
-    logits_BTV = einsum(spec, x_BTD, kernel, self.precision)
+    logits_BTV = einsum(spec, x_BTD, kernel, self.policy)
     logits_BTV = activations.spread(logits_BTV, 'BTV')
     return cap * jnp.tanh(logits_BTV / cap) if cap else logits_BTV

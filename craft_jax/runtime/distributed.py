@@ -23,7 +23,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from craft_jax.errors import PEER_LOST, RunFailed, UserError, one_line
+from craft_jax.errors import (
+  PEER_LOST,
+  OutOfMemory,
+  RunFailed,
+  UserError,
+  one_line,
+)
 from craft_jax.runtime import jax_settings
 from craft_jax.runtime.version import __version__
 
@@ -184,11 +190,12 @@ def opened_by_all(function: Callable[[], T]) -> T:
   """Calls the function, which opens what this host has. All processes.
 
   Raises:
-    UserError: its own, or that another process had one: nobody goes on alone.
+    OutOfMemory, UserError: its own.
+    UserError: another process had one: nobody goes on alone.
   """
   try:
     result = function()
-  except UserError:
+  except (OutOfMemory, UserError):
     failed_elsewhere(True)
     raise
   others = failed_elsewhere(False)

@@ -1,6 +1,6 @@
 """The two ways batches reach the device; the numbers are the same."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +12,10 @@ from craft_jax.data import batch as batch_lib
 from craft_jax.data import grain_batches
 from craft_jax.data.corpus import Corpus
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.types import Batch
+from craft_jax.train.dispatch import Feed
 
 _CHUNK_BYTES = 16 << 20  # of windows streamed for one dispatch
 _DEVICE_STEPS, _STREAM_STEPS = 512, 64
-
-
-@runtime_checkable
-class Feed(Protocol):
-  """Gives each dispatch its source, and each step its batch.
-
-  Attributes:
-    max_steps: most steps per dispatch.
-    wait_seconds: time the loop has waited for data so far.
-  """
-
-  max_steps: int
-
-  @property
-  def wait_seconds(self) -> float:
-    """Seconds."""
-
-  def source(self, num_steps: int) -> Any:
-    """The device arrays of the next `num_steps` steps."""
-
-  def fetch(self, source: Any, i: Any, data_index: Any, key: Any) -> Batch:
-    """Pure: the batch of the i-th step of a dispatch; `key` is the run's."""
-
-  def close(self) -> None:
-    """Stops what reads ahead."""
 
 
 def open_feed(cfg: Config, corpus: Corpus, mesh: Mesh, data_index: int) -> Feed:

@@ -1,75 +1,77 @@
 """The training loop: dispatch, report one call late, evaluate, save."""
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from etils import epath
 
-from craft_jax.config.settings import Config
+from craft_jax.data.corpus import Split
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
-from craft_jax.inference.evaluate import Evaluator
 from craft_jax.model import param_count
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.runs import checkpoint, layout
-from craft_jax.runs.exports import open_writer
 from craft_jax.runs.progress import Progress
-from craft_jax.runs.writers import SilentWriter
 from craft_jax.runtime import distributed
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train import endings, out_of_memory, samples
+from craft_jax.train import out_of_memory
 from craft_jax.train.bad_steps import BadStep, bad_steps
-from craft_jax.train.loader import open_feed
-from craft_jax.train.setup import Setup, compile_run, open_setup
-from craft_jax.train.step_metrics import Clock, Figures, Pace, memory_bytes
-
-
-def train(
-  cfg: Config,
-  workdir: epath.PathLike,
-  *,
-  quiet: bool = False,
-  interrupts: Interrupts | None = None,
-) -> dict[str, Any]:
-  """Trains to `train.steps` or `train.stop_at_step`, from where `workdir` is.
-
-  Args:
-    cfg: the run.
-    workdir: its folder.
-    quiet: no progress.
-    interrupts: entered by the caller; by default for the time of the call.
-
-  Returns:
-    The summary: figures of the last evaluation (`val_...`), `step`, `params`,
-    `chars_per_second`, `train_seconds`, `compile_seconds`.
-
-  Raises:
-    UserError: see `open_setup`.
-    RunFailed: a bad step that ends the run, a signal came, or memory is short.
-    Interrupted: a signal came before there was anything to save.
-  """
-  if interrupts is None:
-    with Interrupts() as interrupts:
-      return train(cfg, workdir, quiet=quiet, interrupts=interrupts)
-  setup = open_setup(cfg, workdir)
-  with setup.closing, endings.noted(setup) as ending:
-    loop = _Loop(setup, quiet, interrupts)
-    ending.doing = lambda: loop.progress.doing or 'training'
-    ending.summary = loop.run()
-  return ending.summary
+from craft_jax.train.setup import Setup
+from craft_jax.train.step_metrics import Clock, Pace, memory_bytes
+from craft_jax.types import Params
 
 
 class _Stopped(Exception):
   """A signal ended an evaluation or a compilation."""
 
 
-class _Loop:
+class Evaluate(Protocol):
+  """Metrics of a split."""
+
+  def compile(self, params: Params) -> bool:
+    """Compiles, once; the first call does it otherwise. True."""
+
+  def __call__(
+    self,
+    params: Params,
+    split: Split,
+    withheld: str = '',
+    *,
+    tick: Callable[[], Any],
+  ) -> dict[str, Any]:
+    """Metrics of the split, by name.
+
+    Args:
+      params: of the model, on the mesh.
+      split: tokens and what they count.
+      withheld: why bits per byte cannot be given.
+      tick: called after each batch.
+    """
+
+
+class Loop:
   """The state of a running run on the host."""
 
-  def __init__(self, setup: Setup, quiet: bool, interrupts: Interrupts):
+  def __init__(
+    self,
+    setup: Setup,
+    evaluate: Evaluate,
+    draw_sample: Callable[[Params], str | None],
+    quiet: bool,
+    interrupts: Interrupts,
+  ):
+    """Allocates the state and opens data and metrics.
+
+    Args:
+      setup: the opened run.
+      evaluate: gives the metrics of the validation split.
+      draw_sample: gives a text, None where none is to be drawn.
+      quiet: no progress.
+      interrupts: says whether a signal has come; entered.
+    """
     cfg = setup.cfg
+    self.evaluate, self.draw_sample = evaluate, draw_sample
     self.setup, self.cfg, self.interrupts = setup, cfg, interrupts
     self.state = setup.first_state()
     self.step = int(self.state.step)
@@ -79,17 +81,14 @@ class _Loop:
     self.program: Any = None
     self.compile_seconds = 0.0
     self.skips_in_row = 0
-    self.figures = Figures(setup)
-    self.evaluate = Evaluator(
-      cfg, setup.model, setup.corpus.vocabulary, setup.mesh
-    )
+    self.metrics = setup.step_metrics
     self.progress = Progress(
       cfg.train.steps,
       step=self.step,
       quiet=quiet or not distributed.is_first(),
     )
     setup.run_dir.update(
-      params=param_count(self.state.params), **self.figures.units
+      params=param_count(self.state.params), **self.metrics.units
     )
     self._open_at_step()
     self.clock = Clock(self.writer.last_seconds)
@@ -101,20 +100,8 @@ class _Loop:
   def _open_at_step(self) -> None:
     """Opens what is written and read from this step on."""
     data_index = self.step + int(self.state.data_offset)
-    self.feed = open_feed(
-      self.cfg, self.setup.corpus, self.setup.mesh, data_index
-    )
-    self.writer = (
-      open_writer(
-        self.setup.run_dir.path,
-        self.step,
-        self.cfg,
-        self.setup.run_dir.metadata,
-        self.progress.warn,
-      )
-      if distributed.is_first()
-      else SilentWriter()
-    )
+    self.feed = self.setup.open_feed(data_index)
+    self.writer = self.setup.open_writer(self.step, self.progress.warn)
 
   def run(self) -> dict[str, Any]:
     try:
@@ -164,15 +151,11 @@ class _Loop:
     return summary
 
   def _train(self) -> None:
-    key = self.setup.run_key
     waiting = None  # the call whose metrics are not fetched yet
     while self.step < self.end:
       boundary = self._boundary()
       count = min(self.pace.steps, boundary - self.step)
-      trips = mesh_lib.put_batch(
-        np.int32(count), mesh_lib.replicated(self.setup.mesh)
-      )
-      inputs = (self.feed.source(count), key, trips)
+      inputs = self.setup.inputs(self.feed, count)
       self.program = self.program or self._compiled(inputs)
       begin = time.perf_counter()
       with jax.transfer_guard('disallow'):
@@ -198,16 +181,13 @@ class _Loop:
     self.progress.phase('compiling')
     begin = time.perf_counter()
     program = self.interrupts.during(
-      lambda: compile_run(self.setup, self.feed, self.state, inputs)
+      lambda: self.setup.compile(self.feed, self.state, inputs)
     )
     if program is None:
       raise _Stopped
     distributed.wait_for_all()
-    setup = self.setup
     distributed.opened_by_all(
-      lambda: out_of_memory.check_program(
-        program, self.cfg, setup.corpus.vocabulary.size, setup.mesh.shape
-      )
+      lambda: out_of_memory.check_program(program, self.setup)
     )
     self.compile_seconds += time.perf_counter() - begin
     self.progress.phase('')
@@ -253,7 +233,7 @@ class _Loop:
     rows, finite = mesh_lib.fetched(rows)
     values = {name: row[:count] for name, row in rows.items()}
     seconds, now = self.pace.finished(count, begin), self.clock()
-    speed = self.figures.speed(count, seconds)
+    speed = self.metrics.speed(count, seconds)
     bad = dict(bad_steps(values))
     skip = self.cfg.train.bad_step == 'skip'
     if not finite and not bad:
@@ -269,8 +249,8 @@ class _Loop:
         row = {name: value[i] for name, value in values.items()}
         self.writer.log(
           step,
-          self.figures.of_steps(row, step)
-          | self.figures.norms(row)
+          self.metrics.of_steps(row, step)
+          | self.metrics.norms(row)
           | speed
           | {
             'data_wait_seconds': self.feed.wait_seconds,
@@ -281,7 +261,7 @@ class _Loop:
     if good:
       sums = {name: value[good].sum() for name, value in values.items()}
       self.progress.update(
-        first + done, self.figures.of_steps(sums, first + done) | speed
+        first + done, self.metrics.of_steps(sums, first + done) | speed
       )
     if done < count:
       raise BadStep(first + done + 1, bad[done], not finite)
@@ -407,7 +387,7 @@ class _Loop:
   def _sample(self) -> dict[str, Any]:
     """A sample, which is logged once; {} where none is drawn."""
     self.progress.phase('sampling')
-    text = samples.draw(self.setup, self.state)
+    text = self.draw_sample(self.state.eval_params)
     self.progress.phase('')
     if text is None:
       return {}
@@ -416,7 +396,7 @@ class _Loop:
     return {'prompt': self.cfg.log.sample_prompt, 'sample': text}
 
   def _summary(self, evaluation: dict[str, Any]) -> dict[str, Any]:
-    trained = self.figures.speed(self.pace.done, self.pace.seconds or np.inf)
+    trained = self.metrics.speed(self.pace.done, self.pace.seconds or np.inf)
     return (
       evaluation
       | trained
@@ -430,9 +410,9 @@ class _Loop:
         'compile_seconds': self.compile_seconds,
         'data_wait_seconds': self.feed.wait_seconds,
         'seconds': self.clock(),
-        'flops_per_symbol': self.figures.flops_per_symbol,
-        'peak_source': self.figures.peak_source,
-        'precision': self.setup.model.precision,
+        'flops_per_symbol': self.metrics.flops_per_symbol,
+        'peak_source': self.metrics.peak_source,
+        'precision': self.setup.model.policy.precision,
         'devices': jax.device_count(),
         'processes': jax.process_count(),
       }

@@ -1,66 +1,16 @@
-"""Too little memory: refused before it happens, explained where it did."""
+"""Tells that memory is short, and with what facts."""
 
 import errno
-import pathlib
 import re
-import shutil
-from collections.abc import Mapping
 from typing import Any
 
-import jax
-from etils import epath
+from craft_jax.errors import OutOfMemory
+from craft_jax.runtime.host_memory import room
+from craft_jax.train.setup import Setup
 
-from craft_jax.config.settings import Config
-from craft_jax.errors import RunFailed, UserError
-from craft_jax.runs import checkpoint
-from craft_jax.runtime import files
-from craft_jax.runtime.host_memory import Room, room
-from craft_jax.train.plan import Layout, sketch
-from craft_jax.train.plan import search as search_lib
-from craft_jax.train.plan.memory import Memory, logits, memory, working
-from craft_jax.train.plan.memory import kept as kept_bytes
-from craft_jax.train.plan.model import Sketch
-from craft_jax.train.plan.search import Bound
-from craft_jax.train.plan.text import amount
-
-# Of an estimate that is not of the state, what was measured at least
-# (docs/memory.md). Only what needs more than there is even so is refused.
-LEAST = 0.6
-# Of what a run that failed needs by the plan, what a suggestion needs: at most,
-# and what is tried however little is left.
-_FILLED, _HALF = 0.9, 0.6
 _ASKED = re.compile(r'allocat\w*[^\d]{0,20}([\d.]+) ?([KMGT]i?B|bytes|B)?')
 _UNITS = {'K': 1 << 10, 'M': 1 << 20, 'G': 1 << 30, 'T': 1 << 40}
 _SIGNS = ('RESOURCE_EXHAUSTED', 'Out of memory', 'out of memory', 'bad_alloc')
-_ANYWAY = '--config.train.check_memory=false goes on all the same'
-
-
-class TooLarge(UserError):
-  """A run that cannot fit, refused before it allocates.
-
-  Attributes:
-    facts: what the metadata keeps of it: `doing` and `bytes`.
-  """
-
-  def __init__(self, message: str, doing: str, needed: float):
-    super().__init__(message)
-    self.facts = {'doing': doing, 'bytes': int(needed)}
-
-
-class OutOfMemory(RunFailed):
-  """A run that asked for more memory than there was.
-
-  Threads of other devices may wait for the one that failed, so that a program
-  should leave without waiting for them.
-
-  Attributes:
-    report: several lines for people: what was asked for, the plan, what to try.
-    facts: what the metadata keeps of it: `doing` and `bytes` (or None).
-  """
-
-  def __init__(self, message: str, report: str, facts: Mapping[str, Any]):
-    super().__init__(message)
-    self.report, self.facts = report, dict(facts)
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -82,149 +32,52 @@ def asked_bytes(text: str) -> int | None:
   return int(float(found[1]) * _UNITS.get((found[2] or ' ')[0], 1))
 
 
-# --- before ------------------------------------------------------------------
+def shortage(
+  setup: Setup, doing: str, needed: int | None, compiled: bool = False
+) -> OutOfMemory:
+  """The error of a run that is short of memory now.
 
-
-def check_start(
-  cfg: Config, vocabulary_size: int, mesh_shape: Mapping[str, int]
-) -> None:
-  """Refuses a run that cannot fit on its devices, by arithmetic.
-
-  Takes microseconds for a run that is small for its devices. What is in doubt
-  is let through.
-
-  Args:
-    cfg: the run, `model.precision` decided.
-    vocabulary_size: symbols, the specials included.
-    mesh_shape: devices of each axis.
-
-  Raises:
-    TooLarge: even with the least share of the estimate that was ever measured.
-  """
-  left = room() if cfg.train.check_memory else None
-  layout = Layout(**mesh_shape)
-  if left is None or _at_most(cfg, vocabulary_size, layout) < left.bytes:
-    return
-  refuse(sketch(cfg, vocabulary_size), layout, left, _platform())
-
-
-def check_disk(
-  cfg: Config, vocabulary_size: int, workdir: epath.PathLike
-) -> None:
-  """Refuses a run whose checkpoints its disk cannot hold, before it begins.
-
-  Raises:
-    UserError: there is no room for those that a save keeps beside it.
-  """
-  free = disk_free(workdir)
-  bound = _at_most(cfg, vocabulary_size, Layout(1, 1, 1))
-  if free is None or bound * (cfg.checkpoint.keep + 2) < free:
-    return
-  disk_need(cfg, workdir, sketch(cfg, vocabulary_size).state_bytes)
-
-
-def disk_free(workdir: epath.PathLike) -> int | None:
-  """Bytes free where a run directory is or would be; None if not asked."""
-  if files.is_remote(workdir):
-    return None
-  folder = pathlib.Path(workdir).absolute()
-  while not folder.exists():
-    folder = folder.parent
-  return shutil.disk_usage(folder).free
-
-
-def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
-  """What the checkpoints of a run need and what the disk has, in words.
-
-  Those that are there already need no more room.
-
-  Raises:
-    UserError: they do not fit.
-  """
-  # The latest ones, the best, and the one being written.
-  most = cfg.checkpoint.keep + 2
-  there = min(len(checkpoint.steps(workdir)), most - 1)
-  needed, free = state_bytes * (most - there), disk_free(workdir)
-  assert free is not None, 'a local folder'
-  text = (
-    f'{most - there} checkpoint{"s" * (most - there > 1)} of '
-    f'{amount(state_bytes)} need '
-    f'{amount(needed)} of {amount(free)} free'
-  )
-  if needed > free:
-    raise UserError(
-      f'{text}; give a --workdir on another disk, free space, or lower '
-      'checkpoint.keep'
-    )
-  return text
-
-
-def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:
-  """Refuses a run whose least need is more than there is; else its plan.
+  Its facts are what the planner needs to say what would help: `doing`,
+  `bytes`, `compiled`, the bytes that a device can give (`available`, None if
+  nothing tells) and what sets that (`limit`), and of the run `precision`,
+  `vocabulary_size`, `mesh` and `platform`.
 
   Args:
-    run: what is asked about.
-    layout: sizes of the mesh axes; divides the model.
-    left: what each device can give.
-    platform: JAX's name of the devices.
-
-  Raises:
-    TooLarge: even with the least share of the estimate that was ever measured.
+    setup: of the run.
+    doing: what it was at.
+    needed: bytes on a device that were asked for; None if that is not known.
+    compiled: by a program that was refused before it ran.
   """
-  used = memory(run, layout, platform)
-  if used.state + LEAST * (used.total - used.state) <= left.bytes:
-    return used
-  raise TooLarge(
-    f'this run needs about {amount(used.total)} on each of {layout.devices} '
-    f'device(s), and {left.source} leaves {amount(left.bytes)}; '
-    f'{_advice(run, layout, Bound(left.bytes, platform))}; {_ANYWAY}',
-    'planning',
-    used.total,
+  left = room()
+  return OutOfMemory(
+    {
+      'doing': doing,
+      'bytes': needed,
+      'compiled': compiled,
+      'available': left and left.bytes,
+      'limit': left and left.source,
+      'precision': setup.cfg.model.precision,
+      'vocabulary_size': setup.corpus.vocabulary.size,
+      'mesh': dict(setup.mesh.shape),
+      'platform': setup.platform,
+    }
   )
 
 
-def _at_most(cfg: Config, vocabulary_size: int, layout: Layout) -> float:
-  """More than the plan's sum, without the shapes of the state."""
-  m = cfg.model
-  hidden = m.mlp_width or 4 * m.width
-  block = m.width * (4 * m.width + 3 * hidden + vocabulary_size) + 4 * m.width
-  ends = 2 * vocabulary_size + m.context + 2
-  grams = (m.ngrams - 1) * m.ngram_rows
-  params = m.depth * block + m.width * (ends + grams)
-  rows = cfg.train.batch_size // cfg.train.accumulate // layout.shards
-  symbol = kept_bytes(cfg) + working(cfg) + logits(cfg, vocabulary_size)
-  # Parameters, two moments, an average, two gradients, updates and a copy.
-  return 8 * 4 * params + rows * m.context * symbol
-
-
-def check_program(
-  program: Any, cfg: Config, vocabulary_size: int, mesh_shape: Mapping[str, int]
-) -> None:
+def check_program(program: Any, setup: Setup) -> None:
   """Refuses a compiled step whose buffers cannot be had, on a CPU.
 
   There the kernel may end a process that takes too much, without a word. Other
   devices say so themselves.
 
   Raises:
-    TooLarge: with what would fit.
+    OutOfMemory: it needs more than there is.
   """
-  if _platform() != 'cpu' or not cfg.train.check_memory:
+  if setup.platform != 'cpu' or not setup.cfg.train.check_memory:
     return
-  needed = program_bytes(program)
-  left = room()
-  if needed is None or left is None or needed <= left.bytes:
-    return
-  layout, run = Layout(**mesh_shape), sketch(cfg, vocabulary_size)
-  used = memory(run, layout, 'cpu')
-  correction = needed / (used.total - used.state)
-  bound = Bound(left.bytes + used.state, 'cpu', correction)
-  raise TooLarge(
-    f'a step needs {amount(needed)} more on each of {layout.devices} CPU '
-    f'device(s), as it is compiled, and {left.source} leaves '
-    f'{amount(left.bytes)}; {_advice(run, layout, bound)}; {_ANYWAY}',
-    'training',
-    needed,
-  )
+  needed, left = program_bytes(program), room()
+  if needed and left and needed > left.bytes:
+    raise shortage(setup, 'training', needed, compiled=True)
 
 
 def program_bytes(program: Any) -> int | None:
@@ -237,95 +90,3 @@ def program_bytes(program: Any) -> int | None:
     + found.output_size_in_bytes
     - found.alias_size_in_bytes
   )
-
-
-# --- after -------------------------------------------------------------------
-
-
-def explained(
-  error: BaseException,
-  cfg: Config,
-  vocabulary_size: int,
-  mesh_shape: Mapping[str, int],
-  doing: str,
-) -> OutOfMemory:
-  """An error about memory as a report with the plan and what to try.
-
-  Args:
-    error: for which `is_shortage`.
-    cfg: the run.
-    vocabulary_size: symbols, the specials included.
-    mesh_shape: devices of each axis.
-    doing: what the run was at.
-  """
-  asked = asked_bytes(str(error))
-  layout, run = Layout(**mesh_shape), sketch(cfg, vocabulary_size)
-  used = memory(run, layout, _platform())
-  left = room() or Room(0.0, 'the memory')
-  what = f'{amount(asked)} were asked for' if asked else 'no size was given'
-  if doing == 'evaluating':
-    advice = _smaller_evaluation(cfg, layout)
-  else:
-    # What is left now says little: other devices hold their buffers still. The
-    # run has to become smaller, and half is what is tried first.
-    limit = min(left.bytes + used.state, _FILLED * used.total)
-    bound = Bound(max(limit, _HALF * used.total), _platform())
-    advice = _advice(run, layout, bound, smaller=True)
-  report = '\n'.join(
-    [
-      f'out of memory while {doing}: {what} at once on a device, and '
-      f'{left.source} leaves {amount(left.bytes)} now',
-      f'the plan of a step, on each of {layout.devices} device(s)',
-      *_rows(used),
-      advice,
-    ]
-  )
-  facts = {'doing': doing, 'bytes': asked}
-  return OutOfMemory(
-    f'out of memory while {doing} ({what}); {advice}, or --auto-batch to have '
-    'it done; what is saved is whole',
-    report,
-    facts,
-  )
-
-
-def _smaller_evaluation(cfg: Config, layout: Layout) -> str:
-  rows = cfg.eval.batch_size // 2 // layout.shards * layout.shards
-  if not rows:
-    return 'use a smaller model.context'
-  return f'try --config.eval.batch_size={rows}'
-
-
-def _rows(used: Memory) -> list[str]:
-  beside = used.gradients + used.updates + used.kernels
-  parts = {
-    'state': used.state,
-    'gradients, updates, copies': beside,
-    'activations': used.activations + used.working,
-    'logits and loss': used.logits,
-    'together': used.total,
-  }
-  return [f'  {name:<28}{amount(value):>9}' for name, value in parts.items()]
-
-
-def _advice(
-  run: Sketch, layout: Layout, bound: Bound, smaller: bool = False
-) -> str:
-  """Flags to paste."""
-  found = search_lib.options(run, layout, bound, smaller)
-  option = search_lib.best(found, run.cfg, layout)
-  if option is None:
-    return (
-      'it fits with no train.accumulate and model.remat; use a smaller '
-      'model.width, model.depth or model.context, or more devices'
-    )
-  flags = search_lib.flags(option, run.cfg)
-  text = f'try {" ".join(flags)}' if flags else 'try fewer other programs'
-  rows = found[0].rows
-  if 0 < rows < run.cfg.train.batch_size:
-    text += f', or a smaller batch: --config.train.batch_size={rows}'
-  return text
-
-
-def _platform() -> str:
-  return jax.devices()[0].platform

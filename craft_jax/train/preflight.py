@@ -17,20 +17,21 @@ import jax
 from craft_jax.config import load as config_lib
 from craft_jax.config.load import Resolved
 from craft_jax.config.settings import Config
-from craft_jax.data import corpus as corpora
 from craft_jax.data import sources
+from craft_jax.data.corpus import Corpus
 from craft_jax.data.index import check_samples
+from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.precision import platform_of, resolve_precision
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.sharding import rules
 from craft_jax.runs import checkpoint, exports, run_dir
 from craft_jax.runs.checkpoint import reader
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files
 from craft_jax.runtime.host_memory import Room, room
-from craft_jax.train import out_of_memory, plan
+from craft_jax.train import plan
+from craft_jax.train.plan import advice
 from craft_jax.train.plan.memory import USABLE, memory
 from craft_jax.train.plan.text import amount
 
@@ -129,9 +130,9 @@ def _writers(cfg: Config) -> str:
   return ', '.join(('metrics.jsonl', *cfg.log.writers))
 
 
-def _text(cfg: Config) -> tuple[corpora.Corpus | None, list[Row]]:
+def _text(cfg: Config) -> tuple[Corpus | None, list[Row]]:
   try:
-    corpus = corpora.open_corpus(cfg)
+    corpus = open_corpus(cfg)
   except UserError as e:
     return None, [Row('text', PROBLEM, str(e))]
   size = sum(split.num_bytes for split in corpus.splits)
@@ -147,7 +148,7 @@ def _text(cfg: Config) -> tuple[corpora.Corpus | None, list[Row]]:
   ]
 
 
-def _splits(cfg: Config, corpus: corpora.Corpus) -> Iterator[Row]:
+def _splits(cfg: Config, corpus: Corpus) -> Iterator[Row]:
   sizes = {split.name: len(split.tokens) for split in corpus.splits}
   short = list(config_lib.short_splits(cfg, sizes))
   for problem in short:
@@ -199,7 +200,9 @@ def _devices(
   if not problems:
     rows.append(Row('devices', OK, f'{name}, mesh {layout}'))
   if not machine.device:  # as training decides it, on these devices
-    precision = resolve_precision(cfg.model.precision)
+    precision = resolve_precision(
+      cfg.model.precision, platform_of(jax.devices()[0])
+    )
     model = dataclasses.replace(cfg.model, precision=precision)
     cfg = dataclasses.replace(cfg, model=model)
   sketch = plan.sketch(cfg, vocabulary.size if vocabulary else 0)
@@ -219,10 +222,6 @@ def _layout(cfg: Config, count: int, problems: list[str]) -> plan.Layout | None:
     problems.append(str(e))
     return None
   problems += config_lib.undivided_batches(cfg, sizes['data'] * sizes['fsdp'])
-  try:
-    rules.check_heads(cfg.model, sizes['tensor'])
-  except UserError as e:
-    problems.append(str(e))
   return plan.Layout(**sizes)
 
 
@@ -241,7 +240,7 @@ def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
   found = f'{text}, {left.source} leaves {amount(left.bytes)}'
   if not sketch.cfg.train.check_memory:
     return f'{found}; not compared (train.check_memory=false)'
-  out_of_memory.refuse(sketch, layout, left, platform)
+  advice.refuse(sketch, layout, left, platform)
   if needed > left.bytes:
     return f'{found}; in doubt, so training would try'
   return found
@@ -299,9 +298,9 @@ def _disk(cfg: Config, workdir: str, state: float) -> str:
   cache = sources.cache_folder(cfg.data)
   _check_writable(cache, 'set --config.data.cache_dir=DIR')
   if not state:
-    free = out_of_memory.disk_free(workdir)
+    free = advice.disk_free(workdir)
     return f'{amount(free or 0)} free'
-  return out_of_memory.disk_need(cfg, workdir, state)
+  return advice.disk_need(cfg, workdir, state)
 
 
 def table(rows: Iterable[Row], width: int = 79) -> list[str]:

@@ -1,10 +1,10 @@
-"""Opens a run: corpus, mesh, model, optimizer and the state to start from."""
+"""An opened run: its parts, its state, and the program of its steps."""
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,36 +14,27 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
-from craft_jax.data.corpus import Corpus, open_corpus
-from craft_jax.data.index import check_samples
+from craft_jax.data.corpus import Corpus
 from craft_jax.errors import RunFailed, UserError
-from craft_jax.model import build
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.model.transformer import Decoder
-from craft_jax.runs import checkpoint, exports
-from craft_jax.runs import run_dir as run_dir_lib
-from craft_jax.runs.checkpoint import Checkpointer, Meta, staging
+from craft_jax.runs import checkpoint
+from craft_jax.runs.checkpoint import Checkpointer, Meta
 from craft_jax.runs.lock import Lock
+from craft_jax.runs.run_dir import RunDir
+from craft_jax.runs.writers import RunWriter, SilentWriter
 from craft_jax.runtime import distributed, keys
-from craft_jax.train import out_of_memory
-from craft_jax.train.loader import Feed
-from craft_jax.train.optim.optimizers import build_optimizer
-from craft_jax.train.state import State, abstract_state, init_state
-from craft_jax.train.step import make_run, make_train_step
+from craft_jax.train.dispatch import Feed, make_run
+from craft_jax.train.state import State, Step, abstract_state, init_state
+from craft_jax.train.step_metrics import StepMetrics
 
 _INIT_STREAM, _RUN_STREAM = 0, 1  # of the seed
-_PLACES = (
-  'data.path', 'data.valid_path', 'data.test_path', 'data.tfds_dir',
-  'data.cache_dir',
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """An opened run.
+  """An opened run: what the loop is handed.
 
   Attributes:
     cfg: its config.
@@ -51,6 +42,8 @@ class Setup:
     mesh: where it runs.
     model: what it trains.
     optimizer: with what.
+    train_step: the pure step of the two.
+    step_metrics: turns sums of steps into what is logged.
     start_step: the saved step that it starts from, or None.
     figures: of an evaluation at that step, or {}.
     rows: that `metrics.jsonl` had when that step was saved.
@@ -58,21 +51,27 @@ class Setup:
     run_dir: its folder, opened.
     checkpointer: saves it.
     lock: of the folder; None in all but one process.
-    closing: closes the three; a context.
+    open_feed: the batches from a data index on.
+    open_writer: of metrics from a step on; warns of what fails.
+    closing: closes folder, checkpointer and lock; a context.
   """
 
   cfg: Config
   corpus: Corpus
   mesh: Mesh
-  model: Decoder
+  model: Model
   optimizer: optax.GradientTransformation
+  train_step: Step
+  step_metrics: StepMetrics
   start_step: int | None
   figures: dict[str, Any]
   rows: int
   best_loss: float
-  run_dir: run_dir_lib.RunDir
+  run_dir: RunDir
   checkpointer: Checkpointer
   lock: Lock | None
+  open_feed: Callable[[int], Feed]
+  open_writer: Callable[[int, Callable[[str], None]], RunWriter | SilentWriter]
   closing: contextlib.ExitStack
 
   @property
@@ -88,6 +87,11 @@ class Setup:
     return [rounding] if rounding else []
 
   @property
+  def platform(self) -> str:
+    """JAX's name of the devices of the mesh."""
+    return self.mesh.devices.flat[0].platform
+
+  @functools.cached_property
   def run_key(self) -> Key[Array, '']:
     """The key of dropout and augmentation, on the mesh."""
     return jax.jit(
@@ -124,6 +128,28 @@ class Setup:
     """
     return self._state_at(self.start_step)
 
+  def inputs(self, feed: Feed, count: int) -> tuple[Any, ...]:
+    """What the program of a call takes beside the state, for `count` steps."""
+    trips = mesh_lib.put_batch(np.int32(count), mesh_lib.replicated(self.mesh))
+    return feed.source(count), self.run_key, trips
+
+  def compile(self, feed: Feed, state: State, inputs: tuple[Any, ...]) -> Any:
+    """The program of many steps that a run calls, for its state and inputs."""
+    skip = self.cfg.train.bad_step == 'skip'
+    run = make_run(self.train_step, feed.fetch, feed.max_steps, skip)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    replicated = mesh_lib.replicated(self.mesh)
+    with jax.set_mesh(self.mesh):
+      return (
+        jax.jit(
+          run,
+          donate_argnums=0,
+          out_shardings=(shardings, replicated, replicated),
+        )
+        .lower(state, *inputs)
+        .compile()
+      )
+
   def _state_at(self, step: int | None) -> State:
     ema = self.cfg.train.ema > 0
     abstract = abstract_state(self.model, self.optimizer, ema, self.mesh)
@@ -138,7 +164,7 @@ class Setup:
 
   def best_loss_now(self) -> float:
     """Least validation loss (nats) of the saved steps. All processes."""
-    return distributed.told_by_first(lambda: _best_loss(self.run_dir.path))
+    return distributed.told_by_first(lambda: best_loss(self.run_dir.path))
 
   def mend(self) -> str:
     """Writes anew what others removed of the run directory. All processes.
@@ -192,93 +218,7 @@ class Setup:
     return dataclasses.replace(state, **mesh_lib.put_batch(numbers, where))
 
 
-def compile_run(
-  setup: Setup, feed: Feed, state: State, inputs: tuple[Any, ...]
-) -> Any:
-  """The program of many steps that a run calls, for its state and inputs."""
-  cfg = setup.cfg
-  step = make_train_step(cfg, setup.model, setup.optimizer)
-  skip = cfg.train.bad_step == 'skip'
-  run = make_run(step, feed.fetch, feed.max_steps, skip)
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-  replicated = mesh_lib.replicated(setup.mesh)
-  with jax.set_mesh(setup.mesh):
-    return (
-      jax.jit(
-        run,
-        donate_argnums=0,
-        out_shardings=(shardings, replicated, replicated),
-      )
-      .lower(state, *inputs)
-      .compile()
-    )
-
-
-def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
-  """Opens a new run, or continues the one in `workdir`. All processes.
-
-  Sets the number of CPU devices, so it must come before anything that
-  touches a JAX backend.
-
-  Raises:
-    UserError: a mistake in settings, text or folder; the run in `workdir` has
-      other identity settings or another corpus, or is going on; or another
-      process of this run had such a mistake, or has other settings or text.
-  """
-  mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
-  distributed.check_program('the config', _comparable(cfg))
-  distributed.opened_by_all(lambda: exports.check_installed(cfg))
-  distributed.opened_by_all(lambda: _check_reach(workdir))
-  mesh = mesh_lib.make_mesh(cfg)
-  with contextlib.ExitStack() as stack:
-    lock = distributed.opened_by_all(lambda: _own(workdir, stack))
-    found = distributed.told_by_first(lambda: _look(workdir))
-    before = Meta.from_tree(found['last']) if found['last'] else None
-    corpus, cfg = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
-    distributed.check_same('the precision', cfg.model.precision)
-    distributed.check_same('the text', corpus.fingerprint)
-    model = build(cfg.model, corpus.vocabulary.size)
-    distributed.opened_by_all(
-      lambda: out_of_memory.check_start(cfg, model.vocabulary_size, mesh.shape)
-    )
-    distributed.opened_by_all(
-      lambda: out_of_memory.check_disk(cfg, model.vocabulary_size, workdir)
-    )
-    run_dir = distributed.opened_by_all(
-      lambda: run_dir_lib.open_run(
-        workdir,
-        cfg,
-        write=distributed.is_first(),
-        precision=model.precision,
-        mesh=dict(mesh.shape),
-        corpus=corpus.summary,
-        corpus_fingerprint=corpus.fingerprint,
-        valid_fingerprint=corpus.valid_fingerprint,
-        vocabulary_fingerprint=_sha256(corpus.vocabulary.to_json()),
-        vocabulary_size=corpus.vocabulary.size,
-      )
-    )
-    checkpointer = stack.enter_context(
-      Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
-    )
-    return Setup(
-      cfg=cfg,
-      corpus=corpus,
-      mesh=mesh,
-      model=model,
-      optimizer=build_optimizer(cfg, model.precision, mesh),
-      start_step=before.step if before else None,
-      figures=dict(before.metrics) if before else {},
-      rows=before.rows if before else 0,
-      best_loss=found['best_loss'],
-      run_dir=run_dir,
-      checkpointer=checkpointer,
-      lock=lock,
-      closing=stack.pop_all(),
-    )
-
-
-def _best_loss(workdir: epath.PathLike) -> float:
+def best_loss(workdir: epath.PathLike) -> float:
   """Least validation loss of the saved steps; infinite where there is none."""
   best = checkpoint.best_step(workdir)
   if best is None:
@@ -286,106 +226,8 @@ def _best_loss(workdir: epath.PathLike) -> float:
   return checkpoint.open_meta(workdir, best).val_loss
 
 
-def _look(workdir: epath.PathLike) -> dict[str, Any]:
-  """What is saved: facts of the last whole step, and the least loss of all."""
-  if not checkpoint.steps(workdir):
-    return {'last': None, 'best_loss': math.inf}
-  last = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
-  return {'last': last.to_tree(), 'best_loss': _best_loss(workdir)}
-
-
-def _sha256(text: str) -> str:
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _comparable(cfg: Config) -> str:
-  """The settings that all processes must share: not where a host has files."""
-  flat = config_lib.flatten(cfg)
-  return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
-
-
-def _check_reach(workdir: epath.PathLike) -> None:
-  if distributed.several() and staging.is_staged(workdir):
-    raise UserError(
-      f'{workdir}: a run of several processes cannot be kept there, since each '
-      'saves its part through its own disk; use gs:// or a file system that '
-      'all hosts share'
-    )
-
-
-def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
-  """Takes the run directory for this run."""
-  run_dir_lib.check_ours(workdir)
-  if not distributed.is_first():
-    return None
-  lock = Lock(workdir)
-  stack.callback(lock.close)
-  return lock
-
-
 def _last_step(workdir: epath.PathLike, every: int) -> int | None:
   """The last whole checkpoint of those that are multiples of `every`."""
   if not any(step % every == 0 for step in checkpoint.steps(workdir)):
     return None
   return checkpoint.resolve_step(workdir, every=every)
-
-
-def _read(
-  cfg: Config, workdir: epath.PathLike, before: Meta | None
-) -> tuple[Corpus, Config]:
-  """The corpus, and the config with its precision."""
-  if not distributed.is_first():
-    run_dir_lib.check_shared(workdir)
-  cfg = _with_precision(cfg, before)
-  if before:
-    _check_identity(before.config, cfg, workdir)
-  corpus = open_corpus(cfg, before.vocabulary if before else None)
-  _check_corpus(cfg, corpus, before, workdir)
-  _check_prompt(cfg, corpus)
-  return corpus, cfg
-
-
-def _check_prompt(cfg: Config, corpus: Corpus) -> None:
-  """Refuses an impossible prompt now, not after training."""
-  try:
-    corpus.vocabulary.encode(cfg.log.sample_prompt)
-  except UserError as e:
-    raise UserError(f'log.sample_prompt: {e}') from e
-
-
-def _with_precision(cfg: Config, before: Meta | None) -> Config:
-  """The config with `model.precision` decided: once, for the whole run."""
-  precision = cfg.model.precision
-  if precision == 'auto' and before:
-    precision = before.config.model.precision
-  model = dataclasses.replace(cfg.model, precision=resolve_precision(precision))
-  return dataclasses.replace(cfg, model=model)
-
-
-def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:
-  changes = config_lib.identity_changes(old, new)
-  if changes:
-    raise UserError(
-      f'the run in {workdir} was started with other settings '
-      f'({"; ".join(changes)}); use those, or another --workdir'
-    )
-
-
-def _check_corpus(
-  cfg: Config, corpus: Corpus, before: Meta | None, workdir: epath.PathLike
-) -> None:
-  config_lib.check_corpus(
-    cfg, {split.name: len(split.tokens) for split in corpus.splits}
-  )
-  check_samples(
-    cfg.train.steps,
-    cfg.train.batch_size,
-    len(corpus.train.tokens),
-    cfg.model.context,
-  )
-  if before and before.fingerprint != corpus.fingerprint:
-    raise UserError(
-      f'the corpus is not the one that {workdir} was started with: its '
-      f'fingerprint is {corpus.fingerprint[:12]}, not '
-      f'{before.fingerprint[:12]}; give the old text, or another --workdir'
-    )

@@ -1,5 +1,6 @@
 """Everything a run must keep to go on exactly."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -9,10 +10,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import rules
-from craft_jax.model.transformer import Decoder
 from craft_jax.runtime import keys
-from craft_jax.types import Params
+from craft_jax.types import Batch, MetricSums, Params
 
 
 @flax.struct.dataclass
@@ -60,8 +61,11 @@ class State:
     return self.params if self.ema is None else self.ema
 
 
+Step = Callable[[State, Batch, Key[Array, '']], tuple[State, MetricSums]]
+
+
 def init_state(
-  model: Decoder,
+  model: Model,
   optimizer: optax.GradientTransformation,
   key: Key[Array, ''],
   ema: bool,
@@ -81,7 +85,7 @@ def init_state(
 
 
 def abstract_state(
-  model: Decoder,
+  model: Model,
   optimizer: optax.GradientTransformation,
   ema: bool,
   mesh: Mesh,
@@ -90,7 +94,9 @@ def abstract_state(
   shapes = jax.eval_shape(
     lambda key: init_state(model, optimizer, key, ema), keys.from_seed(0)
   )
-  shardings = rules.state_shardings(shapes, shapes.params, mesh)
+  shardings = rules.state_shardings(
+    shapes, shapes.params, mesh, model.sharding_rules
+  )
   return jax.tree.map(
     lambda leaf, sharding: jax.ShapeDtypeStruct(
       leaf.shape, leaf.dtype, sharding=sharding

@@ -1,9 +1,7 @@
-"""The training step and the loop of steps on the device. Pure."""
+"""The training step. Pure."""
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +11,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from craft_jax.config.settings import Config
 from craft_jax.inference.metrics import token_sums
 from craft_jax.model.losses import token_losses
-from craft_jax.model.transformer import Decoder
-from craft_jax.train.state import State, Usual
+from craft_jax.model.protocol import Model
+from craft_jax.train.state import Step, Usual
 from craft_jax.types import Batch, MetricSums, Params
-
-Step = Callable[[State, Batch, Key[Array, '']], tuple[State, MetricSums]]
-Fetch = Callable[[Any, Int[Array, ''], Int[Array, ''], Key[Array, '']], Batch]
-
 
 # Good steps before a spike can be told, and the memory of the statistics.
 _SPIKE_AFTER, _USUAL_DECAY = 30, 0.98
 
 
 def make_train_step(
-  cfg: Config, model: Decoder, optimizer: optax.GradientTransformation
+  cfg: Config, model: Model, optimizer: optax.GradientTransformation
 ) -> Step:
   """The pure `(state, batch, key) -> state, metric sums` of a run.
 
@@ -43,17 +37,20 @@ def make_train_step(
   skip = cfg.train.bad_step == 'skip'
 
   apply = _make_apply(cfg, optimizer)
+  on_gpu = model.policy.platform.name == 'gpu'
 
   def train_step(state, batch, key):
     grads, sums = _gradients(cfg, model, state.params, batch, key)
-    grad_norm = optax.tree.norm(grads) / sums['count']
+    with jax.named_scope('optimizer'):
+      grad_norm = optax.tree.norm(grads) / sums['count']
     now_2 = jnp.stack([sums['loss'] / sums['count'], grad_norm])
     good = jnp.isfinite(now_2.sum())
     if cfg.train.spike_deviations:
       good &= ~_spike(state.usual, now_2, cfg.train.spike_deviations)
     logged = (state.step + 1) % cfg.log.every == 0
     inputs = (grads, now_2, sums['count'])
-    state, norms_2 = _apply_if(good, logged, apply, state, *inputs)
+    with jax.named_scope('optimizer'):
+      state, norms_2 = _apply_if(on_gpu, good, logged, apply, state, *inputs)
     if skip:
       left = 1 - good.astype(jnp.int32)
       state = state.replace(
@@ -99,7 +96,7 @@ def _make_apply(cfg: Config, optimizer: optax.GradientTransformation):
   return apply
 
 
-def _apply_if(good, logged, apply, state, *inputs):
+def _apply_if(on_gpu, good, logged, apply, state, *inputs):
   """`apply(logged, state, ...)` where `good`, else the state and zeros.
 
   What is done at most steps is a conditional, which XLA does in place, and what
@@ -114,7 +111,7 @@ def _apply_if(good, logged, apply, state, *inputs):
     return state, jnp.zeros(2)
 
   measured = functools.partial(apply, True)
-  if jax.default_backend() == 'gpu':
+  if on_gpu:
     return jax.tree.map(
       lambda new, old: jnp.where(good, new, old),
       measured(state, *inputs),
@@ -149,6 +146,7 @@ def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
   return Usual(usual.count + 1, mean_2, variance_2)
 
 
+@jax.named_scope('checksum')
 def _checksum(batch: Batch) -> Float[Array, '']:
   """24 bits of inputs, targets and their places, exact in float32.
 
@@ -169,6 +167,7 @@ def _checksum(batch: Batch) -> Float[Array, '']:
   return (whole & 0xFFFFFF).astype(jnp.float32)
 
 
+@jax.named_scope('average')
 def _averaged(
   ema: Params, params: Params, decay: float, step: Int[Array, '']
 ) -> Params:
@@ -178,17 +177,19 @@ def _averaged(
 
 
 def _gradients(
-  cfg: Config, model: Decoder, params: Params, batch: Batch, key: Key[Array, '']
+  cfg: Config, model: Model, params: Params, batch: Batch, key: Key[Array, '']
 ) -> tuple[Params, MetricSums]:
   """Gradients of the summed loss, over all micro-batches, and its sums."""
   dropout_key = key if cfg.model.dropout else None
 
   def loss_sum(params, batch, key):
-    logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, key)
-    loss_BT, nll_BT, correct_BT = token_losses(
-      logits_BTV, batch.y_BT, cfg.train.label_smoothing, cfg.train.z_loss
-    )
-    sums = token_sums(loss_BT, nll_BT, correct_BT, batch.weight_BT)
+    with jax.named_scope('model'):
+      logits_BTV = model.apply(params, batch.x_BT, batch.segment_BT, key)
+    with jax.named_scope('loss'):
+      loss_BT, nll_BT, correct_BT = token_losses(
+        logits_BTV, batch.y_BT, cfg.train.label_smoothing, cfg.train.z_loss
+      )
+      sums = token_sums(loss_BT, nll_BT, correct_BT, batch.weight_BT)
     return sums['loss'], sums
 
   grad = jax.grad(loss_sum, has_aux=True)
@@ -216,53 +217,3 @@ def _accumulated(grad, params, batch, key, pieces):
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   total, _ = jax.lax.scan(add, zeros, (jnp.arange(pieces), micros))
   return total
-
-
-def make_run(
-  step: Step,
-  fetch: Fetch,
-  keep_rows: int,
-  past_bad_steps: bool = False,
-) -> Callable[..., tuple[State, MetricSums, Bool[Array, '']]]:
-  """Many steps in one dispatch.
-
-  Args:
-    step: the training step.
-    fetch: `(source, i, data_index, key) -> Batch` of the i-th step of the
-      call; the key is of the run's augmentation.
-    keep_rows: most steps per call: rows of the metric buffers.
-    past_bad_steps: go on after a bad step; else the rest of the call is a
-      no-op.
-
-  Returns:
-    `(state, source, key, num_steps) -> state, rows, finite`: each metric has
-    `keep_rows` entries, of which the first `num_steps` are set; `finite` says
-    whether the parameters still are. The trip count is traced.
-  """
-
-  def run(state, source, key, num_steps):
-    data_key, dropout_key = jax.random.split(key)
-
-    def body(carry):
-      i, state, rows, _ = carry
-      data_index = state.step + state.data_offset
-      batch = fetch(source, i, data_index, data_key)
-      step_key = jax.random.fold_in(dropout_key, data_index)
-      state, sums = step(state, batch, step_key)
-      rows = {name: rows[name].at[i].set(sums[name]) for name in sums}
-      return i + 1, state, rows, past_bad_steps | (sums['good'] > 0)
-
-    def going(carry):
-      i, _, _, going_on = carry
-      return (i < num_steps) & going_on
-
-    zero = jnp.zeros((), jnp.int32)
-    shapes = jax.eval_shape(
-      lambda: step(state, fetch(source, zero, zero, key), key)[1]
-    )
-    rows = {name: jnp.zeros(keep_rows) for name in shapes}
-    carry = (zero, state, rows, jnp.ones((), bool))
-    _, state, rows, _ = jax.lax.while_loop(going, body, carry)
-    return state, rows, jnp.isfinite(optax.tree.norm(state.params))
-
-  return run

@@ -1,18 +1,16 @@
-"""What a run reports of its steps: from sums on the device to figures."""
+"""What a run reports of its steps: from sums on the device to metrics."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from craft_jax.inference import metrics
-from craft_jax.model import flops_per_symbol
+from craft_jax.config.settings import Config
+from craft_jax.data.corpus import Corpus
 from craft_jax.runtime import distributed
-from craft_jax.train.optim.schedules import build_schedule
-from craft_jax.train.setup import Setup
 
 _CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
 _SETTLING = 6  # calls after which one takes about that long
@@ -87,32 +85,35 @@ class Clock:
     return time.perf_counter() - self._began
 
 
-class Figures:
-  """Turns the sums of steps into the figures that are logged."""
+class StepMetrics:
+  """Turns the sums of steps into the metrics that are logged."""
 
-  def __init__(self, setup: Setup):
+  def __init__(
+    self,
+    cfg: Config,
+    corpus: Corpus,
+    schedule: Callable[[Any], Any],
+    flops_per_symbol: float,
+    peak: tuple[float | None, str],
+  ):
     """Args:
-    setup: of the run.
+    cfg: the run.
+    corpus: what it reads.
+    schedule: the learning rate of a step, from 0.
+    flops_per_symbol: of the model, forward and backward.
+    peak: FLOP/s of a device in the precision of the run and where that figure
+      is from; None where it is not known.
     """
-    cfg, train = setup.cfg, setup.corpus.train
+    train = corpus.train
     self._symbols_per_step = cfg.train.batch_size * cfg.model.context
     self._train_symbols = len(train.tokens)
     self._chars_per_symbol = train.num_chars / len(train.tokens)
     self._bytes_per_symbol = train.num_bytes / len(train.tokens)
-    self._withheld = setup.corpus.withheld
-    self._schedule = build_schedule(
-      cfg.optim, cfg.train.steps, cfg.optim.learning_rate
-    )
-    self.flops_per_symbol = flops_per_symbol(
-      cfg.model, setup.corpus.vocabulary.size
-    )
-    device = jax.devices()[0]
-    peak, self.peak_source = metrics.peak_flops(
-      device.device_kind, device.platform
-    )
-    if setup.model.precision != 'bfloat16':
-      peak, self.peak_source = None, 'unknown: the table is of bfloat16 peaks'
-    self._peak = peak * jax.device_count() if peak else None
+    self._withheld = corpus.withheld
+    self._schedule = schedule
+    self.flops_per_symbol = flops_per_symbol
+    device_peak, self.peak_source = peak
+    self._peak = device_peak and device_peak * jax.device_count()
 
   @property
   def units(self) -> dict[str, float]:

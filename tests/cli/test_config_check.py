@@ -7,14 +7,15 @@ import pathlib
 import shutil
 import sys
 
+import jax
 import pytest
 
 from craft_jax import main
 from craft_jax.config import load as config_lib
-from craft_jax.model.precision import resolve_precision
+from craft_jax.model.precision import platform_of, resolve_precision
 from craft_jax.runtime.host_memory import Room
-from craft_jax.train import out_of_memory, plan, preflight
-from craft_jax.train.plan import memory
+from craft_jax.train import plan, preflight
+from craft_jax.train.plan import advice, memory
 
 _TINY = [
   '--config.model.context=16', '--config.model.width=16',
@@ -72,23 +73,25 @@ def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
     'text',
     [f.removeprefix('--config.') for f in ['data.path=my.txt', *_TINY, *flags]],
   )
-  precision = resolve_precision(cfg.model.precision)
+  precision = resolve_precision(
+    cfg.model.precision, platform_of(jax.devices()[0])
+  )
   cfg = dataclasses.replace(
     cfg, model=dataclasses.replace(cfg.model, precision=precision)
   )
   layout = plan.Layout(1, 1, 1)
   used = memory.memory(plan.sketch(cfg, 260), layout, 'cpu')
-  least = used.state + out_of_memory.LEAST * (used.total - used.state)
+  least = used.state + advice.LEAST * (used.total - used.state)
   for left, refused in ((least + 1, False), (least - 1, True)):
     given = Room(left, 'a limit')
-    for module in (preflight, out_of_memory):
+    for module in (preflight, advice):
       monkeypatch.setattr(module, 'room', lambda given=given: given)
     code, rows = check(*flags, '--devices=1')
     (status, detail), *_ = rows['memory']
     assert (code == 2) == refused == (status == 'problem'), rows
     try:
-      out_of_memory.check_start(cfg, 260, layout._asdict())
-    except out_of_memory.TooLarge as e:
+      advice.check_start(cfg, 260, layout._asdict())
+    except advice.TooLarge as e:
       assert refused and str(e) == detail
     else:
       assert not refused and 'in doubt' in detail

@@ -21,8 +21,10 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.inference.load import load_model
 from craft_jax.inference.sampling.answers import Answers
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.runs import checkpoint
+
+HERE = platform_of(jax.devices()[0])
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 VOCABULARY = Vocabulary('char', LETTERS + '\né')
@@ -38,7 +40,7 @@ CFG = Config(
 
 def alphabet(step):
   """Parameters under which each letter is followed by the `step`th next."""
-  model = build(CFG.model, VOCABULARY.size)
+  model = build(CFG.model, VOCABULARY.size, HERE)
   params = jax.jit(model.init)(jax.random.key(0))
   embedding = np.zeros((VOCABULARY.size, 64), np.float32)
   head = np.zeros((64, VOCABULARY.size), np.float32)

@@ -16,8 +16,10 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import score
 from craft_jax.inference.load import load_model
 from craft_jax.inference.sampling.prompt import start_symbols
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.runs import checkpoint
+
+HERE = platform_of(jax.devices()[0])
 
 TEXT = 'the quick brown fox jumps over the lazy dog, né?\n' * 60
 TINY = (
@@ -47,7 +49,9 @@ def untrained(workdir, unknown):
     model=Model(context=32, width=16, depth=1, num_heads=1),
   )
   vocabulary = Vocabulary.from_text(TEXT, 20, unknown)
-  params = jax.jit(build(cfg.model, vocabulary.size).init)(jax.random.key(0))
+  params = jax.jit(build(cfg.model, vocabulary.size, HERE).init)(
+    jax.random.key(0)
+  )
   state = {
     'step': jnp.int32(1),
     'data_offset': jnp.int32(0),

@@ -9,7 +9,7 @@ import pytest
 
 from craft_jax.config.settings import Config, Data
 from craft_jax.data import sources
-from craft_jax.data.corpus import open_corpus
+from craft_jax.data.prepare import open_corpus
 from craft_jax.errors import UserError
 from craft_jax.main import main
 

@@ -9,9 +9,11 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.inference import dynamic_evaluation, score
 from craft_jax.inference.dynamic_evaluation import Adaptation
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.model.losses import token_losses
 from craft_jax.types import Batch
+
+HERE = platform_of(jax.devices()[0])
 
 TEXT = 'the quick brown fox jumps over the lazy dog, ' * 8
 VOCABULARY = Vocabulary.from_text(TEXT)
@@ -20,6 +22,7 @@ CONTEXT, STRIDE = 16, 8
 MODEL = build(
   Model(context=CONTEXT, width=16, depth=1, num_heads=1, precision='float32'),
   VOCABULARY.size,
+  HERE,
 )
 
 

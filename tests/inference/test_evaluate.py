@@ -15,8 +15,10 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import dynamic_evaluation, evaluate, score
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.load import Trained
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
+
+HERE = platform_of(jax.devices()[0])
 
 TEXT = 'ab 12,é漢\n' * 3 + 'the end'
 
@@ -34,7 +36,7 @@ def setting():
     ],
   )
   vocabulary = Vocabulary.from_text(TEXT, 0, 'error')
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, HERE)
   params = jax.tree.map(
     lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape),
     model.init(jax.random.key(0)),
@@ -130,7 +132,7 @@ def test_scores_stop_at_documents():
     precision='float32',
   )  # fmt: skip
   vocabulary = Vocabulary.byte()
-  model = build(cfg, vocabulary.size)
+  model = build(cfg, vocabulary.size, HERE)
   params = jax.tree.map(
     lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape),
     jax.jit(model.init)(jax.random.key(0)),

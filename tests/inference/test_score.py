@@ -14,9 +14,11 @@ from craft_jax.data.corpus import Split
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import heatmap, score
 from craft_jax.inference.evaluate import Evaluator
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.model.losses import token_losses
 from craft_jax.model.sharding import mesh as mesh_lib
+
+HERE = platform_of(jax.devices()[0])
 
 TEXT = 'the quick brown fox jumps over the lazy dog, ' * 4
 CONTEXT = 32
@@ -37,7 +39,7 @@ def setting():
     ],
   )
   vocabulary = Vocabulary.from_text(TEXT)
-  model = build(cfg.model, vocabulary.size)
+  model = build(cfg.model, vocabulary.size, HERE)
   params = jax.tree.map(
     lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape),
     model.init(jax.random.key(0)),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 VOCABULARY_SIZE = 11
 
@@ -20,7 +22,7 @@ def _toy(vocabulary_size=VOCABULARY_SIZE, **changes):
     'unroll': 1,
     'precision': 'float32',
   }
-  model = build(Model(**settings | changes), vocabulary_size)
+  model = build(Model(**settings | changes), vocabulary_size, HERE)
   return model, _params(model)
 
 

@@ -1,5 +1,7 @@
 """Attention in blocks, with its own backward pass, beside the formula."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,10 @@ import pytest
 
 from craft_jax.model import causal
 from craft_jax.model.attention import allowed
+from craft_jax.model.precision import Policy, platform_of
+
+HERE = platform_of(jax.devices()[0])
+EXACT = Policy('float32', HERE)
 
 
 def plain(q_BTNH, k_BTKH, v_BTKH, mask_BTT, slopes):
@@ -51,7 +57,9 @@ def test_equals_the_plain_formula(T, keys, window, slopes):
   want = both(lambda *qkv: plain(*qkv, mask_BTT, slopes))
   for precision, atol in (('float32', 2e-5), ('bfloat16', 0.08)):
     got = both(
-      lambda *qkv, p=precision: causal.attend(*qkv, mask_BTT, p, slopes)
+      lambda *qkv, p=precision: causal.attend(
+        *qkv, mask_BTT, Policy(p, HERE), slopes
+      )
     )
     for ours, theirs in zip(got, want, strict=True):
       np.testing.assert_allclose(ours, theirs, atol=atol)
@@ -78,26 +86,25 @@ def test_the_fused_form_is_the_same(T, keys, masked, slopes):
     y, back = jax.vjp(attend, q, k, v)
     return y, *back(grad)
 
-  want = both(lambda *qkv: causal.attend(*qkv, mask_BTT, 'float32', slopes))
+  want = both(lambda *qkv: causal.attend(*qkv, mask_BTT, EXACT, slopes))
   with jax.default_matmul_precision('highest'):  # a GPU rounds to TF32 else
     got = both(lambda *qkv: causal.fused(*qkv, mask_BTT, slopes, 'xla'))
   for ours, theirs in zip(got, want, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def test_fused_where_cudnn_has_it(monkeypatch):
-  class Device:
-    compute_capability = '9.0'
+def test_fused_where_cudnn_has_it():
+  def on(capability, precision='bfloat16'):
+    gpu = types.SimpleNamespace(platform='gpu', compute_capability=capability)
+    return Policy(precision, platform_of(gpu))
 
-  monkeypatch.setattr(jax, 'devices', lambda: [Device])
-  assert causal.fuses('bfloat16', 256, 64)
-  assert not causal.fuses('float32', 256, 64)
-  assert not causal.fuses('bfloat16', 255, 64)
-  assert not causal.fuses('bfloat16', 256, 36)
-  assert not causal.fuses('bfloat16', 256, 192)
+  assert causal.fuses(on('9.0'), 256, 64)
+  assert not causal.fuses(on('9.0', 'float32'), 256, 64)
+  assert not causal.fuses(on('9.0'), 255, 64)
+  assert not causal.fuses(on('9.0'), 256, 36)
+  assert not causal.fuses(on('9.0'), 256, 192)
   for other in ('7.5', 'gfx942'):
-    monkeypatch.setattr(Device, 'compute_capability', other)
-    assert not causal.fuses('bfloat16', 256, 64)
+    assert not causal.fuses(on(other), 256, 64)
 
 
 def test_no_mask_is_causal():
@@ -105,14 +112,14 @@ def test_no_mask_is_causal():
   position_1T = jnp.arange(130)[None]
   mask_BTT = allowed(position_1T, position_1T, 0)
   np.testing.assert_array_equal(
-    causal.attend(q, k, v, None, 'float32'),
-    causal.attend(q, k, v, mask_BTT, 'float32'),
+    causal.attend(q, k, v, None, EXACT),
+    causal.attend(q, k, v, mask_BTT, EXACT),
   )
 
 
 def test_blocks_cover_every_query_once():
   for length in (1, 63, 64, 65, 256, 513, 5000):
-    found = causal.blocks(length)
+    found = causal.blocks(length, 'cpu')
     assert len(found) <= 8
     assert [i for a, b in found for i in range(a, b)] == list(range(length))
 
@@ -126,5 +133,5 @@ def test_rows_of_documents_do_not_mix():
   mask_BTT = allowed(position_1T, position_1T, 0) & (
     segment_BT[:, :, None] == segment_BT[:, None]
   )
-  got = causal.attend(q, k, v, mask_BTT, 'float32')
+  got = causal.attend(q, k, v, mask_BTT, EXACT)
   np.testing.assert_allclose(got, plain(q, k, v, mask_BTT, ()), atol=2e-5)

@@ -133,10 +133,7 @@ def test_cache_may_be_longer_or_reused(toy, symbols):
   x_BT = np.asarray(symbols(B, T))
   extend = bound(model, params)
   empty = model.init_cache(B, T + 5)
-  used = empty.replace(
-    keys=tuple(k + 7 for k in empty.keys),
-    values=tuple(v - 9 for v in empty.values),
-  )
+  used = empty.replace(layers=tuple((k + 7, v - 9) for k, v in empty.layers))
   got = [read(extend, cache, x_BT, RAGGED) for cache in (empty, used)]
   np.testing.assert_array_equal(*got)
 
@@ -148,7 +145,7 @@ def test_padding_past_the_end_is_dropped(toy, symbols):
   extend = bound(model, params)
   cache, _ = extend(model.init_cache(1, T), x_BT, jnp.array([T - 1]))
   after, _ = extend(cache, x_BT[:, :5], jnp.array([1]))
-  for old, new in zip(cache.keys, after.keys, strict=True):
+  for (old, _), (new, _) in zip(cache.layers, after.layers, strict=True):
     np.testing.assert_array_equal(new[:, :, : T - 1], old[:, :, : T - 1])
     assert np.abs(new[:, :, T - 1] - old[:, :, T - 1]).max()
 

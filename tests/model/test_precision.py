@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import inspect
 import subprocess
 import sys
 import types
@@ -13,7 +12,15 @@ import numpy as np
 import pytest
 
 from craft_jax.model import precision
-from craft_jax.model.precision import einsum, resolve_precision
+from craft_jax.model.precision import (
+  Policy,
+  einsum,
+  platform_of,
+  resolve_precision,
+)
+
+HERE = platform_of(jax.devices()[0])
+ROUNDED, EXACT = Policy('bfloat16', HERE), Policy('float32', HERE)
 
 SPECS = {
   'BTD,DF->BTF': ((2, 5, 6), (6, 7)),
@@ -32,9 +39,9 @@ def test_einsum_rounds_operands_only(spec):
   """Equal to the float32 product of rounded operands, forward and backward."""
   rng = np.random.default_rng(0)
   a, b = (jnp.asarray(rng.normal(size=s), 'float32') for s in SPECS[spec])
-  got, pull = jax.vjp(lambda a, b: einsum(spec, a, b, 'bfloat16'), a, b)
+  got, pull = jax.vjp(lambda a, b: einsum(spec, a, b, ROUNDED), a, b)
   want, pull_exact = jax.vjp(
-    lambda a, b: einsum(spec, a, b, 'float32'), rounded(a), rounded(b)
+    lambda a, b: einsum(spec, a, b, EXACT), rounded(a), rounded(b)
   )
   assert got.dtype == jnp.float32
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -51,7 +58,7 @@ def test_einsum_rounds_operands_only(spec):
 
 def test_einsum_float32_is_exact():
   a, b = jax.random.normal(jax.random.key(0), (2, 1, 64, 64))
-  got = einsum('BTD,DF->BTF', a, b[0], 'float32')
+  got = einsum('BTD,DF->BTF', a, b[0], EXACT)
   want = np.asarray(a, float) @ np.asarray(b[0], float)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -60,16 +67,16 @@ def test_einsum_refuses_scattered_batch_dims():
   """The form that a CPU compiles and then cannot run (docs/architecture.md)."""
   x = jnp.ones((1, 2, 3, 4))
   with pytest.raises(AssertionError, match='BTNH'):
-    einsum('BTNH,BSNH->BNTS', x, x, 'bfloat16')
+    einsum('BTNH,BSNH->BNTS', x, x, ROUNDED)
 
 
 def test_resolve(monkeypatch):
-  assert resolve_precision('float32') == 'float32'
-  assert resolve_precision('bfloat16') == 'bfloat16'
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
   for has, want in ((True, 'bfloat16'), (False, 'float32')):
     monkeypatch.setattr(precision, '_cpu_has_bfloat16', lambda has=has: has)
-    assert resolve_precision('auto') == want
+    cpu = platform_of(types.SimpleNamespace(platform='cpu'))
+    assert resolve_precision('auto', cpu) == want
+    assert resolve_precision('float32', cpu) == 'float32'
+    assert resolve_precision('bfloat16', cpu) == 'bfloat16'
 
 
 @pytest.mark.parametrize(
@@ -95,11 +102,9 @@ def test_cpu_flags(text, want, tmp_path, monkeypatch):
   [('9.0', True), ('8.0', True), ('7.5', False), ('gfx90a', True)],
 )
 def test_accelerators(capability, want):
-  device = types.SimpleNamespace(compute_capability=capability)
-  found = precision._accelerator_has_bfloat16
-  # The shape checks of conftest.py ask for a real device.
-  assert inspect.unwrap(found)(device) is want
-  assert inspect.unwrap(found)(types.SimpleNamespace())
+  device = types.SimpleNamespace(platform='gpu', compute_capability=capability)
+  assert platform_of(device).bfloat16 is want
+  assert platform_of(types.SimpleNamespace(platform='tpu')).bfloat16
 
 
 def products(jaxpr):
@@ -175,14 +180,16 @@ import numpy as np
 num_devices = int(sys.argv[1])
 jax.config.update('jax_num_cpu_devices', num_devices)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.config.settings import Model
 
 assert jax.device_count() == num_devices
 mesh = jax.make_mesh((num_devices,), ('data',), axis_types=(AxisType.Auto,))
 
+here = platform_of(jax.devices()[0])
+
 def run(B, T, V, **settings):
-  model = build(Model(context=T, precision='bfloat16', **settings), V)
+  model = build(Model(context=T, precision='bfloat16', **settings), V, here)
   shapes = jax.eval_shape(model.init, jax.random.key(0))
   rng = np.random.default_rng(0)
   def noise(leaf):

@@ -14,11 +14,13 @@ from craft_jax.inference.engine.requests import Request
 from craft_jax.inference.sampling.beam_search import beam_search
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, precision
+from craft_jax.model import build, platform_of, precision
 from craft_jax.model.quantize import Quantized, quantized
 from craft_jax.model.quantize import quantize as quantize_eagerly
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
+
+HERE = platform_of(jax.devices()[0])
 
 B, T = 3, 12
 quantize = jax.jit(quantize_eagerly)
@@ -26,7 +28,7 @@ CHARS = Vocabulary('char', 'e taoin\nshr')
 
 
 def with_cache(model, cache):
-  return Decoder(model.cfg, model.vocabulary_size, model.precision, cache)
+  return Decoder(model.cfg, model.vocabulary_size, model.policy, cache)
 
 
 def is_quantized(x):
@@ -110,7 +112,7 @@ def test_bytes_are_a_quarter(toy):
   saved = num_bytes(params) - num_bytes(quantize(params))
   assert 0.7 * num_bytes(large) < saved < 0.75 * num_bytes(large)
   caches = {
-    name: num_bytes(with_cache(model, name).init_cache(2, T).keys)
+    name: num_bytes(with_cache(model, name).init_cache(2, T).layers)
     for name in ('float32', 'bfloat16', 'int8')
   }
   # One scale of 4 bytes for 32 numbers.
@@ -137,12 +139,12 @@ def test_logits_are_near_those_of_float_weights(settings, toy, symbols):
   assert near(read(model, ready, x_BT, ONE_BY_ONE), want, 0.03)
 
 
-def test_elsewhere_activations_are_not_rounded(monkeypatch):
+def test_elsewhere_activations_are_not_rounded():
   """On an accelerator only the kernel is in int8."""
-  monkeypatch.setattr(precision.jax, 'default_backend', lambda: 'gpu')
+  policy = precision.Policy('float32', precision.PLATFORMS['gpu'])
   x_BTD = jax.random.normal(jax.random.key(0), (2, 3, 8))
   kernel = quantized(jax.random.normal(jax.random.key(1), (8, 5)), -2)
-  got = precision.einsum('BTD,DF->BTF', x_BTD, kernel, 'float32')
+  got = precision.einsum('BTD,DF->BTF', x_BTD, kernel, policy)
   want = x_BTD @ (kernel.values * kernel.scale[None])
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
@@ -190,8 +192,8 @@ def test_a_row_that_rests_keeps_its_scales(toy, symbols):
   extend = jax.jit(functools.partial(model.extend, params))
   full, _ = extend(model.init_cache(2, T), x_BT, jnp.array([T, T]))
   after, _ = extend(full, x_BT[:, :4], jnp.array([0, 0]))
-  jax.tree.map(np.testing.assert_array_equal, after.keys, full.keys)
-  assert full.keys[0].scale.min() > 0
+  jax.tree.map(np.testing.assert_array_equal, after.layers, full.layers)
+  assert full.layers[0][0].scale.min() > 0
 
 
 # --- those who use it ---
@@ -203,7 +205,7 @@ def small():
     context=32, width=16, depth=2, num_heads=2, precision='float32',
     zero_init=False,
   )  # fmt: skip
-  model = build(cfg, CHARS.size, 'int8')
+  model = build(cfg, CHARS.size, HERE, 'int8')
   params = jax.jit(model.init)(jax.random.key(0))
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
   return model, quantize(params)

@@ -27,11 +27,11 @@ VARIANTS = {
 }
 
 
-def placed(params, axis):
+def placed(model, params, axis):
   """A mesh of two devices along `axis`, and the parameters on it."""
   shape = tuple(2 if name == axis else 1 for name in rules.AXES)
   mesh = jax.make_mesh(shape, rules.AXES, axis_types=(AxisType.Auto,) * 3)
-  specs = rules.param_specs(params, mesh)
+  specs = rules.param_specs(params, mesh, model.sharding_rules)
   return mesh, jax.tree_util.tree_map_with_path(
     lambda path, leaf: jax.device_put(
       leaf, NamedSharding(mesh, specs[rules.names_of(path)])
@@ -48,7 +48,7 @@ def test_gradients_under_a_mesh(toy, symbols, loss, variant, axis):
   x_BT = symbols(4, 13)
   grad = jax.value_and_grad(lambda params: loss(model, params, x_BT))
   want, want_grads = jax.jit(grad)(params)
-  mesh, params = placed(params, axis)
+  mesh, params = placed(model, params, axis)
   with jax.set_mesh(mesh):
     got, got_grads = jax.jit(grad)(params)
   # A sum that is split rounds differently before it is rounded to bfloat16.
@@ -72,7 +72,7 @@ def test_extend_under_a_mesh(toy, symbols, axis):
   cache = model.init_cache(2, 8)
   extend = jax.jit(lambda *args: model.extend(*args))
   _, want = extend(params, cache, x_BT, length_B)
-  mesh, params = placed(params, axis)
+  mesh, params = placed(model, params, axis)
   with jax.set_mesh(mesh):
     _, got = extend(params, cache, x_BT, length_B)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)

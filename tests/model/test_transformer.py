@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build, flops_per_symbol, param_count
+from craft_jax.model import build, param_count, platform_of
 from craft_jax.model.transformer import _dropout, layer_windows
+
+HERE = platform_of(jax.devices()[0])
 
 
 def value_and_grad(toy, loss, x_BT, **settings):
@@ -121,7 +123,7 @@ def test_dropout_keeps_the_mean():
 def test_starts_at_the_embedding(symbols):
   """Zero-initialised blocks add nothing, an untied head gives exactly 0."""
   cfg = Model(context=8, width=12, depth=2, logit_cap=0.0, precision='float32')
-  model = build(cfg, 11)
+  model = build(cfg, 11, HERE)
   params = model.init(jax.random.key(0))
   apply, x_BT = jax.jit(model.apply), symbols(2, 8)
   assert not apply(params, x_BT).any()
@@ -147,7 +149,7 @@ def test_initial_scales(tied):
     value_embeddings=True,
     norm='layer',
   )
-  params = build(cfg, 260).init(jax.random.key(0))
+  params = build(cfg, 260, HERE).init(jax.random.key(0))
   flat = {
     jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -203,7 +205,10 @@ def test_layer_windows():
 
 
 def shapes(cfg, vocabulary_size):
-  return jax.eval_shape(build(cfg, vocabulary_size).init, jax.random.key(0))
+  return jax.eval_shape(
+    build(cfg, vocabulary_size, HERE).init,
+    jax.random.key(0),
+  )
 
 
 def test_param_count():
@@ -237,13 +242,13 @@ def test_flops(settings, loss):
   cfg = Model(
     context=64, width=128, num_heads=2, depth=2, precision='float32', **settings
   )
-  model = build(cfg, 97)
+  model = build(cfg, 97, HERE)
   step = jax.jit(jax.value_and_grad(functools.partial(loss, model)))
   x_BT = jax.ShapeDtypeStruct((2, 65), 'int32')
   cost = step.lower(shapes(cfg, 97), x_BT).cost_analysis()
   if cost is None and jax.default_backend() != 'cpu':
     pytest.skip('no count of operations before compilation on this device')
-  ratio = cost['flops'] / (flops_per_symbol(cfg, 97) * 2 * 64)
+  ratio = cost['flops'] / (model.flops_per_token(64) * 2 * 64)
   assert 1.0 < ratio < 1.08
 
 
@@ -252,18 +257,19 @@ def test_flops_by_hand():
     context=64, width=12, num_heads=3, depth=2, window=16, local_per_global=1
   )
   products = 2 * (4 * 12 * 12 + 2 * 12 * 48) + 12 * 7
-  assert flops_per_symbol(cfg, 7) == 6 * products + 12 * 12 * (16 + 64)
+  flops = build(cfg, 7, HERE).flops_per_token(cfg.context)
+  assert flops == 6 * products + 12 * 12 * (16 + 64)
 
 
 def test_models_are_equal_where_their_settings_are():
   cfg = Model(width=16, num_heads=2, precision='float32')
-  model, again, changed = (build(cfg, 11) for _ in range(3))
+  model, again, changed = (build(cfg, 11, HERE) for _ in range(3))
   assert model == again and hash(model) == hash(again)
   wider = dataclasses.replace(cfg, width=32)
   rounded = dataclasses.replace(cfg, precision='bfloat16')
   for other in (
-    build(wider, 11), build(rounded, 11), build(cfg, 12),
-    build(cfg, 11, 'int8'),
+    build(wider, 11, HERE), build(rounded, 11, HERE), build(cfg, 12, HERE),
+    build(cfg, 11, HERE, 'int8'),
   ):  # fmt: skip
     assert model != other
   changed.apply = None

@@ -39,7 +39,7 @@ def flags(text: pathlib.Path, *more: str) -> list[str]:
 # the compilation, in an evaluation, between a commit and its check.
 SLOW = {
   'steps': ('craft_jax.train.step_metrics', 'Pace', 'finished', 0.1),
-  'compile': ('craft_jax.train.loop', '', 'compile_run', 4.0),
+  'compile': ('craft_jax.train.setup', 'Setup', 'compile', 4.0),
   'evaluate': ('craft_jax.inference.evaluate', 'Evaluator', '_put', 0.2),
   'save': ('craft_jax.runs.checkpoint.writer', 'Checkpointer', '_verify', 2.0),
 }

@@ -102,9 +102,9 @@ def unequal():
   return clock() * (1 + 3 * {0}) + ahead[0]
 time.perf_counter = unequal
 if {0}:
-  from craft_jax.train import setup
-  look = setup._look
-  setup._look = lambda workdir: look(workdir) | dict(best_loss=0.01)
+  from craft_jax.train import run
+  look = run._look
+  run._look = lambda workdir: look(workdir) | dict(best_loss=0.01)
 """
 
 

@@ -33,8 +33,8 @@ def test_no_infinity_goes_out():
 _WITHIN = {
   'runs/checkpoint/meta.py', 'cli/bench.py', 'inference/compress/pack.py',
   'constrain/compile.py', 'constrain/document.py', 'constrain/overlap.py',
-  'data/cache.py', 'data/corpus.py', 'runtime/distributed.py',
-  'runs/columns.py', 'runs/digest.py', 'train/setup.py',
+  'data/cache.py', 'data/prepare.py', 'runtime/distributed.py',
+  'runs/columns.py', 'runs/digest.py', 'train/run.py',
   'runtime/strict_json.py', 'config/load.py',
 }  # fmt: skip
 

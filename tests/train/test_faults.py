@@ -13,10 +13,11 @@ import optax
 import pytest
 
 from craft_jax.errors import RunFailed
+from craft_jax.model.precision import Policy
 from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
 from craft_jax.train import loader as feed_lib
-from craft_jax.train import loop, setup
+from craft_jax.train import run
 
 POISON = 257  # a symbol that no text has
 
@@ -56,13 +57,13 @@ def poisoned(monkeypatch):
       x_BT = batch.x_BT.at[0, 0].set(jnp.where(bad, POISON, batch.x_BT[0, 0]))
       return batch._replace(x_BT=x_BT)
 
-    def build(cfg, size):
-      model = _Poisonable(cfg, size, 'float32')
+    def build(cfg, size, platform):
+      model = _Poisonable(cfg, size, Policy('float32', platform))
       model.value, model.loss_too = value, loss_too
       return model
 
     monkeypatch.setattr(feed_lib._DeviceFeed, 'fetch', fetch)
-    monkeypatch.setattr(setup, 'build', build)
+    monkeypatch.setattr(run, 'build', build)
 
   return apply
 
@@ -86,10 +87,10 @@ def test_stop(toy, tmp_path, poisoned, value, loss_too):
   poisoned(6, value=value, loss_too=loss_too)
   cfg = toy('train.steps_per_call=5')
   with pytest.raises(RunFailed, match=r'step 7: the .* is not finite') as e:
-    loop.train(cfg, tmp_path / 'a', quiet=True)
+    run.train(cfg, tmp_path / 'a', quiet=True)
   assert ('the loss' in str(e.value)) == loss_too
   assert e.value.code == 1
-  loop.train(
+  run.train(
     toy('train.steps_per_call=5', 'train.stop_at_step=6'),
     tmp_path / 'b',
     quiet=True,
@@ -103,7 +104,7 @@ def test_stop(toy, tmp_path, poisoned, value, loss_too):
 def test_skip(toy, tmp_path, poisoned):
   poisoned(5, 6)
   cfg = toy('train.bad_step=skip', 'train.ema=0.9')
-  summary = loop.train(cfg, tmp_path / 'run', quiet=True)
+  summary = run.train(cfg, tmp_path / 'run', quiet=True)
   assert (summary['step'], summary['skipped']) == (12, 2)
   assert np.isfinite(summary['val_loss'])
   # Exactly the bad ones.
@@ -117,16 +118,16 @@ def test_too_many_skips_end_the_run(toy, tmp_path, poisoned):
   poisoned(4, 100)
   cfg = toy('train.bad_step=skip', 'train.max_skips=3')
   with pytest.raises(RunFailed, match='3 steps in a row up to 7 were bad'):
-    loop.train(cfg, tmp_path / 'run', quiet=True)
+    run.train(cfg, tmp_path / 'run', quiet=True)
 
 
 @pytest.mark.slow
 def test_rollback(toy, tmp_path, poisoned):
-  loop.train(toy('train.steps=20'), tmp_path / 'clean', quiet=True)
+  run.train(toy('train.steps=20'), tmp_path / 'clean', quiet=True)
   clean = rows(tmp_path / 'clean', 'batch')
   poisoned(6)
   flags = ('train.steps=20', 'train.bad_step=rollback', 'checkpoint.every=4')
-  summary = loop.train(toy(*flags), tmp_path / 'a', quiet=True)
+  summary = run.train(toy(*flags), tmp_path / 'a', quiet=True)
   assert (summary['step'], summary['rollbacks']) == (20, 1)
   assert checkpoint.report(tmp_path / 'a')['data_offset'] == 3
   # Back to step 4, past the batches of steps 5, 6 and 7.
@@ -139,7 +140,7 @@ def test_rollback(toy, tmp_path, poisoned):
   # The run stays reproducible: interrupted before it, after it.
   for stop in (5, 10, 0):
     cfg = toy(*flags, f'train.stop_at_step={stop}')
-    loop.train(cfg, tmp_path / 'b', quiet=True)
+    run.train(cfg, tmp_path / 'b', quiet=True)
   assert digests(tmp_path / 'a') == digests(tmp_path / 'b')
 
 
@@ -150,7 +151,7 @@ def test_rollbacks_come_to_an_end(toy, tmp_path, poisoned):
     'train.bad_step=rollback', 'train.max_rollbacks=2', 'checkpoint.every=4',
   )  # fmt: skip
   with pytest.raises(RunFailed, match='after 2 rollbacks'):
-    loop.train(toy(*flags), tmp_path / 'run', quiet=True)
+    run.train(toy(*flags), tmp_path / 'run', quiet=True)
 
 
 @pytest.mark.slow
@@ -158,7 +159,7 @@ def test_rollback_to_the_start(toy, tmp_path, poisoned):
   """Where nothing is saved yet the run starts anew, with other data."""
   poisoned(6)
   cfg = toy('train.bad_step=rollback', 'checkpoint.every=10')
-  summary = loop.train(cfg, tmp_path / 'run', quiet=True)
+  summary = run.train(cfg, tmp_path / 'run', quiet=True)
   assert (summary['step'], summary['rollbacks']) == (12, 1)
   assert checkpoint.report(tmp_path / 'run')['data_offset'] == 7
 
@@ -169,7 +170,7 @@ def test_parameters_that_are_lost_are_not_saved(
   toy, tmp_path, monkeypatch, policy
 ):
   """A finite gradient whose update is not: too late to leave it out."""
-  whole = setup.build_optimizer
+  whole = run.build_optimizer
 
   def build_optimizer(*args):
     def factor(count):
@@ -177,13 +178,13 @@ def test_parameters_that_are_lost_are_not_saved(
 
     return optax.chain(whole(*args), optax.scale_by_schedule(factor))
 
-  monkeypatch.setattr(setup, 'build_optimizer', build_optimizer)
+  monkeypatch.setattr(run, 'build_optimizer', build_optimizer)
   cfg = toy(f'train.bad_step={policy}', 'checkpoint.every=4')
   error = {
     'rollback': 'step [0-9]+: the .* not finite, after 3 rollbacks',
   }.get(policy, 'step [0-9]+: the .* not finite, nor are the parameters')
   with pytest.raises(RunFailed, match=error) as e:
-    loop.train(cfg, tmp_path / 'run', quiet=True)
+    run.train(cfg, tmp_path / 'run', quiet=True)
   assert e.value.code == 1
   assert checkpoint.steps(tmp_path / 'run') == [4]
   assert max(rows(tmp_path / 'run', 'loss')) <= 7

@@ -5,9 +5,19 @@ import re
 import pytest
 
 from craft_jax.errors import RunFailed
-from craft_jax.model import flops_per_symbol
-from craft_jax.train import loop
+from craft_jax.model import build
+from craft_jax.model.precision import PLATFORMS
+from craft_jax.train import run
 from craft_jax.train.profile.record import record
+from craft_jax.train.profile.timeline import (
+  BACKWARD,
+  DATA,
+  FORWARD,
+  OPTIMIZER,
+  RECOMPUTED,
+  STEP,
+)
+from craft_jax.train.setup import Setup
 
 
 def _bare(program):
@@ -19,15 +29,15 @@ def _bare(program):
 
 @pytest.mark.slow
 def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
-  compiled, compile_loop = [], loop._Loop._compiled
+  compiled, compile_step = [], Setup.compile
 
-  def caught(self, inputs):
-    compiled.append(compile_loop(self, inputs))
+  def caught(self, *args):
+    compiled.append(compile_step(self, *args))
     return compiled[-1]
 
-  monkeypatch.setattr(loop._Loop, '_compiled', caught)
+  monkeypatch.setattr(Setup, 'compile', caught)
   cfg = toy('train.bad_step=skip')
-  loop.train(cfg, tmp_path / 'run', quiet=True)
+  run.train(cfg, tmp_path / 'run', quiet=True)
   found = record(cfg, tmp_path / 'trace', 3)
   text = (tmp_path / 'trace' / 'program.txt').read_text()
   assert _bare(text) == _bare(compiled[0].as_text())
@@ -35,8 +45,8 @@ def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
   assert (found.profile.steps, found.profile.devices) == (3, 2)
   assert (found.calls, found.recompiled, found.profile.lost) == (1, 0, 0)
   assert found.symbols == 8 * 16
-  size = 260  # bytes and specials
-  assert found.flops == flops_per_symbol(cfg.model, size) * found.symbols
+  model = build(cfg.model, 260, PLATFORMS['cpu'])  # bytes and specials
+  assert found.flops == model.flops_per_token(16) * found.symbols
   # All products of the model; Muon's come on top.
   in_model = [
     row.flops
@@ -48,6 +58,31 @@ def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
   assert memory['arguments'] > memory['aliased'] > 0  # the state is donated
   assert found.ceilings.flops > 0 and 'measured' in found.ceilings.source
   assert not (tmp_path / 'trace' / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_fresh_profile_has_the_parts_that_the_program_names(toy, tmp_path):
+  cfg = toy('optim.name=muon', 'train.ema=0.9', 'model.remat=block')
+  found = record(cfg, tmp_path / 'trace', 2).profile
+  assert found.parts.keys() == {
+    FORWARD, BACKWARD, RECOMPUTED, OPTIMIZER, DATA, STEP,
+  }  # fmt: skip
+  sources = {part: set() for part in found.parts}
+  for row in found.rows:
+    sources[row.part].update(row.source.split('/'))
+  assert {'attention', 'mlp', 'mlp_norm', 'loss'} <= sources[FORWARD]
+  assert {'attention', 'mlp', 'mlp_norm'} <= sources[BACKWARD]
+  assert {'muon', 'adamw', 'average', 'clip'} <= sources[OPTIMIZER]
+  assert 'windows' in sources[DATA]
+  # Every product is of the model or the optimizer, and by name.
+  products = {
+    (row.part, row.source.removeprefix('for ').split('/')[0])
+    for row in found.rows
+    if row.flops
+  }
+  parts = {part for part, _ in products}
+  assert parts == {FORWARD, BACKWARD, RECOMPUTED, OPTIMIZER}
+  assert {name for part, name in products if part == OPTIMIZER} == {'muon'}
 
 
 @pytest.mark.slow

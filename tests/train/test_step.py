@@ -7,14 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+from craft_jax.model.precision import Policy
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint
+from craft_jax.train.dispatch import make_run
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import abstract_state, init_state
-from craft_jax.train.step import _checksum, make_run, make_train_step
+from craft_jax.train.step import _checksum, make_train_step
 from craft_jax.types import Batch
+
+HERE = platform_of(jax.devices()[0])
 
 V = 20
 
@@ -32,8 +36,8 @@ def random_batch(index, rows=8, context=16, weights=False):
 
 
 def make(cfg, model=None):
-  model = model or build(cfg.model, V)
-  optimizer = build_optimizer(cfg, model.precision, None)
+  model = model or build(cfg.model, V, HERE)
+  optimizer = build_optimizer(cfg, model, None)
   state = init_state(model, optimizer, jax.random.key(0), cfg.train.ema > 0)
   # Nothing starts at zero, so that every gradient is there from step one.
   noise = jax.random.normal(jax.random.key(1), (4096,))
@@ -107,7 +111,7 @@ class _Poisoned(Decoder):
   """A model whose gradient, or loss and gradient, is not finite."""
 
   def __init__(self, cfg):
-    super().__init__(cfg, V, 'float32')
+    super().__init__(cfg, V, Policy('float32', HERE))
 
     @jax.custom_vjp
     def poison(x, value, loss_too):
@@ -287,8 +291,8 @@ def test_meshes_agree(toy, axes, optimizer_name):
   def losses(*overrides):
     cfg = toy(f'optim.name={optimizer_name}', *overrides)
     mesh = mesh_lib.make_mesh(cfg)
-    model = build(cfg.model, V)
-    optimizer = build_optimizer(cfg, model.precision, mesh)
+    model = build(cfg.model, V, HERE)
+    optimizer = build_optimizer(cfg, model, mesh)
     abstract = abstract_state(model, optimizer, False, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     state = jax.jit(

@@ -14,7 +14,7 @@ import pytest
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.main import main
 from craft_jax.runs import checkpoint, columns, digest, parallel_read
-from craft_jax.train.loop import train
+from craft_jax.train.run import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from craft_jax.inference.compress import coder
 from craft_jax.inference.compress import loop as loop_lib
 from craft_jax.inference.sampling.generate import decoding_params
 from craft_jax.inference.sampling.prompt import start_symbols
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 _STEPS = 256  # per dispatch, about
@@ -42,7 +42,7 @@ class Codec:
 
   def __init__(
     self,
-    model: Decoder,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     documents: bool,
@@ -61,7 +61,7 @@ class Codec:
     self._params = decoding_params(model, params)
     leaf = jax.tree.leaves(self._params)[0]
     self._device = next(iter(leaf.devices()))
-    period = loop_lib.period(model.cfg.context)
+    period = loop_lib.period(model.context)
     # Whole periods, so that a dispatch changes nothing.
     self._capacity = max(_STEPS // period, 1) * period
 

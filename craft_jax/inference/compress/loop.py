@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.compress import coder, symbols
 from craft_jax.model.cache import Cache
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 
@@ -77,23 +77,23 @@ class Column(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=('model', 'vocabulary'))
 def open_rows(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   last_B: Int[Array, 'B'],
   state_B: UInt[Array, 'B'],
 ) -> Rows:
   """Rows that have read nothing; `last_B` is what stands before the text."""
   return Rows(
-    cache=model.init_cache(len(last_B), model.cfg.context),
+    cache=model.init_cache(len(last_B), model.context),
     last_B=last_B,
     raw_B=jnp.zeros_like(last_B),
     state_B=state_B,
   )
 
 
-def read_newer_half(model: Decoder, params: Params, rows: Rows) -> Rows:
+def read_newer_half(model: Model, params: Params, rows: Rows) -> Rows:
   """Reads the newer half of each window afresh, where it holds more."""
-  kept = model.cfg.context // 2
+  kept = model.context // 2
   cache = rows.cache
   full_B = cache.length_B > kept
   index_BT = jnp.maximum(cache.length_B - kept, 0)[:, None]
@@ -123,7 +123,7 @@ def _logits_of_values(
 
 
 def step(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   rows: Rows,
@@ -186,7 +186,7 @@ def step(
   jax.jit, static_argnames=('model', 'vocabulary'), donate_argnames='rows'
 )
 def advance(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   rows: Rows,
@@ -212,7 +212,7 @@ def advance(
       `coder.MOST_BYTES`.
   """
   B, C = given_BC.shape
-  steps = period(model.cfg.context)
+  steps = period(model.context)
   num_steps = jnp.minimum(jnp.max(left_B), C)
   reach_1N = jnp.arange(coder.MOST_BYTES)[None]
 

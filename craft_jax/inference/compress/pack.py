@@ -135,15 +135,18 @@ def conditions(trained: Trained, start: int, streams: int) -> dict[str, Any]:
     streams: rows of the batch.
   """
   device = jax.local_devices()[0]
-  settings = json.dumps(dataclasses.asdict(trained.model.cfg), sort_keys=True)
+  settings = dataclasses.asdict(trained.cfg.model)
+  if settings['architecture'] == 'transformer':
+    del settings['architecture']  # older archives were made without a choice
+  text = json.dumps(settings, sort_keys=True)
   found = {
     'step': trained.meta.step,
     'jax': jax.__version__,
     'jaxlib': importlib.metadata.version('jaxlib'),
     'device': device.device_kind,
-    'precision': trained.model.precision,
-    'context': trained.model.cfg.context,
-    'settings': hashlib.sha256(settings.encode()).hexdigest()[:16],
+    'precision': trained.model.policy.precision,
+    'context': trained.model.context,
+    'settings': hashlib.sha256(text.encode()).hexdigest()[:16],
     'start': start,
     'streams': streams,
   }

@@ -26,7 +26,7 @@ from craft_jax.inference.sampling.prefill import Prefix
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.slots import Slots
 from craft_jax.inference.sampling.speculation import FIRST_HIT, Drafts
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
 from craft_jax.types import Params
 
@@ -104,7 +104,7 @@ def place(
   donate_argnames='slots',
 )
 def decode(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   tables: Tables,
@@ -227,7 +227,7 @@ class Device:
 
   def __init__(
     self,
-    model: Decoder,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     slots: int,

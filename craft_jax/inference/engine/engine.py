@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from craft_jax.constrain import Automaton
@@ -33,7 +32,7 @@ from craft_jax.inference.sampling.output import (
 )
 from craft_jax.inference.sampling.prefill import CHUNK
 from craft_jax.inference.sampling.speculation import FORCED, Drafts
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.runtime import jax_settings
 from craft_jax.types import Params
 
@@ -76,7 +75,7 @@ class Engine:
   @jax_settings.pinned()
   def __init__(
     self,
-    model: Decoder,
+    model: Model,
     params: Params,
     vocabulary: Vocabulary,
     slots: int = 16,
@@ -89,8 +88,8 @@ class Engine:
     drafts: Drafts | None = FORCED,
     constraint_memory: int = CONSTRAINT_MEMORY,
   ):
-    self._vocabulary, self._context = vocabulary, model.cfg.context
-    steps = steps or (4 if jax.default_backend() == 'cpu' else 16)
+    self._vocabulary, self._context = vocabulary, model.context
+    steps = steps or (4 if model.policy.platform.name == 'cpu' else 16)
     self._chunk = min(chunk, self._context)
     columns = _AHEAD * steps if drafts else steps
     reading = max(reading, self._chunk)

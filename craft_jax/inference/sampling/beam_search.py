@@ -27,7 +27,7 @@ from craft_jax.inference.sampling.output import constraint_of, decoder_after
 from craft_jax.inference.sampling.prefill import CHUNK, Prefix
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model.cache import Cache
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 # Symbols that one dispatch writes, those of all beams together; a step of more
@@ -84,7 +84,7 @@ class _Beams:
 
 
 def beam_search(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   prompt: np.ndarray,
@@ -121,7 +121,7 @@ def beam_search(
 
 
 def search_steps(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   prompt: np.ndarray,
@@ -132,7 +132,7 @@ def search_steps(
 ) -> Generator[int, None, list[Found]]:
   """`beam_search` by dispatches; yields the symbols that each has written."""
   settings = settings or SampleSettings()
-  context = model.cfg.context
+  context = model.context
   automaton, begin = check_search(
     vocabulary, prompt, width, max_symbols, length_penalty, context, settings
   )
@@ -241,7 +241,7 @@ def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
   jax.jit, static_argnames=('model', 'vocabulary'), donate_argnames='beams'
 )
 def _write(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   tables: tables_lib.Tables,

@@ -14,7 +14,7 @@ from craft_jax.inference.sampling import speculation as drafts_lib
 from craft_jax.inference.sampling.constraint_tables import Tables
 from craft_jax.inference.sampling.slots import Slots, Top, extend, follow, step
 from craft_jax.inference.sampling.speculation import Drafts
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 
@@ -45,7 +45,7 @@ _Loop = tuple[Slots, Bool[Array, 'B'], Written]
 class _Given(NamedTuple):
   """What stays the same through a dispatch: arguments of `decode`."""
 
-  model: Decoder
+  model: Model
   vocabulary: Vocabulary
   params: Params
   tables: Tables
@@ -90,7 +90,7 @@ class _Given(NamedTuple):
   donate_argnames='slots',
 )
 def decode(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   tables: Tables,
@@ -203,7 +203,8 @@ def _look(given: _Given, loop: _Loop) -> _Looked:
   slots, guess_BD, forced_B = _guess(given, slots, live_B)
   hit_B = jnp.where(forced_B, 1.0, slots.hit_B)
   expected_B = jnp.where(live_B, drafts_lib.expected(guess_BD, hit_B), 0)
-  cost = drafts.cost or drafts_lib.pass_cost(len(live_B))
+  platform = given.model.policy.platform.name
+  cost = drafts.cost or drafts_lib.pass_cost(len(live_B), platform)
   pays = jnp.sum(expected_B) > cost * jnp.sum(live_B)
   return _Looked((slots, live_B, written), guess_BD, forced_B, pays)
 

@@ -5,7 +5,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from craft_jax.data.text.vocabulary import Vocabulary
@@ -25,26 +24,21 @@ from craft_jax.inference.sampling.output import (
 from craft_jax.inference.sampling.prompt import encode_prompt
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import FORCED, Drafts
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
-_KERNEL = jax.tree_util.DictKey('kernel')  # not what int8 weights are made of
 
 
-def decoding_params(model: Decoder, params: Params) -> Params:
-  """The parameters on one device, ready for many small products.
-
-  Each layer becomes arrays of its own, which a step reads in place. Matrices
-  are rounded to bfloat16 once if the model's policy rounds them in each product
-  anyway: the same numbers from half the memory traffic. Those in int8 stay.
+def decoding_params(model: Model, params: Params) -> Params:
+  """The parameters on one device, arranged by `Model.for_decoding`.
 
   Args:
     model: the model.
     params: float32, replicated or sharded over devices of this process; or
       what this function gave, which it then gives back.
   """
-  if isinstance(params.get('blocks'), tuple):
+  if model.is_for_decoding(params):
     return params
   leaf = jax.tree.leaves(params)[0]
   if not isinstance(leaf, jax.Array):
@@ -59,24 +53,16 @@ def decoding_params(model: Decoder, params: Params) -> Params:
   # Gathering shards is meant, and may pass through the host.
   with jax.transfer_guard('allow'):
     params = jax.tree.map(place, params)
-  return _ready(model, params)
+  return _for_decoding(model, params)
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def _ready(model: Decoder, params: Params) -> Params:
-  params = params | {'blocks': model.layers(params)}
-  if model.precision == 'float32':
-    return params
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: (
-      leaf.astype(jnp.bfloat16) if path[-1] == _KERNEL else leaf
-    ),
-    params,
-  )
+def _for_decoding(model: Model, params: Params) -> Params:
+  return model.for_decoding(params)
 
 
 def generate(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   prompts: Sequence[np.ndarray],
@@ -179,7 +165,7 @@ def _generate(
   capacity, num_top, drafts,
 ):  # fmt: skip
   device = next(iter(jax.tree.leaves(params)[0].devices()))
-  context = model.cfg.context
+  context = model.context
   ends = (vocabulary.bos, vocabulary.eos)
   rows = []
   for prompt, wanted, chars in zip(prompts, settings, max_chars, strict=True):
@@ -263,7 +249,7 @@ def _read(model, vocabulary, params, slots, rows, which_B, device):
     for row, which in zip(rows, which_B, strict=True)
     if which
   )
-  T = bucket(longest, model.cfg.context)
+  T = bucket(longest, model.context)
   window_BT = np.full((len(rows), T), vocabulary.pad, np.int32)
   length_B = np.zeros(len(rows), np.int32)
   last_B = np.zeros(len(rows), np.int32)
@@ -276,7 +262,7 @@ def _read(model, vocabulary, params, slots, rows, which_B, device):
 
 
 def sample_text(
-  model: Decoder,
+  model: Model,
   params: Params,
   vocabulary: Vocabulary,
   prompt: str,

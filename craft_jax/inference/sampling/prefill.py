@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.data.windows import bucket
 from craft_jax.model.cache import Cache
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 # Symbols that are read in one piece at most, where others wait for the device.
@@ -32,13 +32,13 @@ class Prefix:
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def empty_prefix(model: Decoder) -> Prefix:
+def empty_prefix(model: Model) -> Prefix:
   """Nothing read yet."""
-  return Prefix(model.init_cache(1, model.cfg.context), jnp.zeros(1, jnp.int32))
+  return Prefix(model.init_cache(1, model.context), jnp.zeros(1, jnp.int32))
 
 
 def read(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   prefix: Prefix,
@@ -65,7 +65,7 @@ def read(
 
 @functools.partial(jax.jit, static_argnames=('model', 'vocabulary'))
 def read_chunk(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   prefix: Prefix,

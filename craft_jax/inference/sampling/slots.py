@@ -19,7 +19,7 @@ from craft_jax.inference.sampling.constraint_tables import Tables, restrict
 from craft_jax.inference.sampling.logits import RowSettings, choose, penalize
 from craft_jax.inference.sampling.speculation import FIRST_HIT
 from craft_jax.model.cache import Cache
-from craft_jax.model.transformer import Decoder
+from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
 from craft_jax.types import Params
 
@@ -56,7 +56,7 @@ class Slots:
 
 @functools.partial(jax.jit, static_argnames=('model',))
 def open_slots(
-  model: Decoder,
+  model: Model,
   position_B: Int[Array, 'B'],
   state_B: Int[Array, 'B'],
   left_B: Int[Array, 'B'],
@@ -78,7 +78,7 @@ def open_slots(
   B = position_B.shape[0]
   key_B = jax.vmap(jax.random.fold_in)(jax.vmap(keys.from_seed)(seed_B), row_B)
   return Slots(
-    cache=model.init_cache(B, model.cfg.context),
+    cache=model.init_cache(B, model.context),
     last_B=jnp.zeros(B, jnp.int32),
     segment_B=jnp.zeros(B, jnp.int32),
     position_B=position_B,
@@ -94,7 +94,7 @@ def open_slots(
   jax.jit, static_argnames=('model', 'vocabulary'), donate_argnames='slots'
 )
 def read(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   slots: Slots,
@@ -140,7 +140,7 @@ def read(
 
 
 def step(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   tables: Tables,
@@ -154,7 +154,7 @@ def step(
   A live row must have room in its cache. Pure; PAD for rows not live. Then come
   the logarithm of the probability that the model gave the symbol, before
   anything was added, forbidden or cut, and the `num_top` highest of the same.
-  `depth` is that of `Decoder.extend`.
+  `depth` is that of `Model.extend`.
   """
   slots, logits_BTV = extend(
     model,
@@ -172,7 +172,7 @@ def step(
 
 
 def extend(
-  model: Decoder,
+  model: Model,
   vocabulary: Vocabulary,
   params: Params,
   slots: Slots,
@@ -180,7 +180,7 @@ def extend(
   length_B: Int[Array, 'B'],
   depth: int | None = None,
 ) -> tuple[Slots, Float[Array, 'B T V']]:
-  """`Decoder.extend` of slots by symbols of which the newest is the first.
+  """`Model.extend` of slots by symbols of which the newest is the first.
 
   None of the others begins a document.
   """

@@ -7,7 +7,6 @@ the first that is not ends the run. So the worst a guess can do is cost time.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -82,13 +81,17 @@ def parse(text: str, depth: int) -> Drafts:
   )
 
 
-def pass_cost(rows: int) -> float:
+def pass_cost(rows: int, platform: str) -> float:
   """What a pass over 8 symbols costs, in steps of one symbol.
 
   On a CPU the product of few rows waits for memory, of many for arithmetic;
   measured by `benchmarks/guesses.py`. An accelerator waits for memory.
+
+  Args:
+    rows: of the batch.
+    platform: JAX's name.
   """
-  if jax.default_backend() != 'cpu':
+  if platform != 'cpu':
     return 1.25
   return min(1.5 + 0.13 * (rows - 1), 4.0)
 

@@ -1,12 +1,10 @@
 """Where activations live, and where parameters are when they are used.
 
-The model calls these with the dims of an activation or the path of a
+The model calls these with the dims of an activation or the rule of a
 parameter. The mesh is the one in context (`jax.set_mesh`); without one, or
 inside a `shard_map`, nothing happens, so the model runs as it is on one device
 and while sampling.
 """
-
-from collections.abc import Sequence
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
@@ -27,7 +25,7 @@ def spread(x: Shaped[Array, '...'], dims: str) -> Shaped[Array, '...']:
 
 
 def gather(
-  param: Shaped[Array, '...'], names: Sequence[str]
+  param: Shaped[Array, '...'], rule: rules.Rule
 ) -> Shaped[Array, '...']:
   """A parameter, or its slice of one layer, whole on every `fsdp` device.
 
@@ -35,32 +33,30 @@ def gather(
 
   Args:
     param: as it is kept.
-    names: the end of its path, such as `('mlp', 'in', 'kernel')`.
+    rule: the mesh axis of each of its dims.
   """
   mesh = _mesh()
   if mesh is None:
     return param
   # Transposed, this is: sum the gradient, then keep one's own part.
-  kept = _pin(param, rules.kept_spec(names, param.ndim), mesh)
-  return _pin(kept, rules.used_spec(names, param.ndim), mesh)
+  kept = _pin(param, rules.kept_spec(rule, param.ndim), mesh)
+  return _pin(kept, rules.used_spec(rule, param.ndim), mesh)
 
 
 def scatter(
-  grad: Shaped[Array, '...'], names: Sequence[str]
+  grad: Shaped[Array, '...'], rule: rules.Rule
 ) -> Shaped[Array, '...']:
   """The gradient of a gathered parameter, spread as the parameter is kept."""
   mesh = _mesh()
   if mesh is None:
     return grad
-  return _pin(grad, rules.kept_spec(names, grad.ndim), mesh)
+  return _pin(grad, rules.kept_spec(rule, grad.ndim), mesh)
 
 
-def gathers(names: Sequence[str], ndim: int) -> bool:
+def gathers(rule: rules.Rule) -> bool:
   """Whether `gather` has anything to do for a parameter in this context."""
   mesh = _mesh()
-  if mesh is None or mesh.shape['fsdp'] == 1:
-    return False
-  return 'fsdp' in rules.kept_spec(names, ndim)
+  return mesh is not None and mesh.shape['fsdp'] > 1 and 'fsdp' in rule
 
 
 def _mesh() -> AbstractMesh | None:

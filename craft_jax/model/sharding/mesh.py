@@ -13,6 +13,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import rules
 from craft_jax.runtime import distributed
 
@@ -79,12 +81,14 @@ def make_mesh(cfg: Config) -> Mesh:
   """
   set_cpu_devices(cpu_devices(cfg))
   sizes = config_lib.check_devices(cfg, jax.device_count())
-  rules.check_heads(cfg.model, sizes['tensor'])
-  return jax.make_mesh(
+  mesh = jax.make_mesh(
     tuple(sizes[name] for name in AXES),
     AXES,
     axis_types=(AxisType.Auto,) * len(AXES),
   )
+  model = build(cfg.model, 1, platform_of(mesh.devices.flat[0]))
+  model.check_tensor(sizes['tensor'])
+  return mesh
 
 
 def data_mesh(batch_size: int) -> Mesh:
@@ -103,7 +107,6 @@ def data_mesh(batch_size: int) -> Mesh:
     (count, 1, 1),
     AXES,
     axis_types=(AxisType.Auto,) * len(AXES),
-    devices=jax.devices()[:count],
   )
 
 

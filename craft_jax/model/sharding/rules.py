@@ -1,47 +1,27 @@
 """Which mesh axis each dim of each parameter and activation is spread over.
 
-The table of parameters is read from the end of their paths. Optimizer state
-and averaged weights follow the parameter whose path and shape they share;
-everything else (counts, factored moments) is replicated. Activations are known
-by the letters of their dims (`craft_jax.types`).
+The table of parameters is the model's own. Optimizer state and averaged weights
+follow the parameter whose path and shape they share; everything else (counts,
+factored moments) is replicated. Activations are known by the letters of their
+dims (`craft_jax.types`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.errors import UserError
 
 AXES = ('data', 'fsdp', 'tensor')  # of every mesh
 
-_IN = (None, 'fsdp', 'tensor')  # [L, width, heads or hidden]
-_OUT = (None, 'tensor', 'fsdp')  # [L, heads or hidden, width]
+Rule = tuple[str | None, ...]  # the mesh axis of each dim of a parameter
+Rules = Mapping[tuple[str, ...], Rule]  # by the end of its path
 
-# The vocabulary is small and rarely divides: it stays whole.
-_RULES: dict[tuple[str, ...], tuple[str | None, ...]] = {
-  ('embed', 'embedding'): (None, 'fsdp'),
-  ('positions', 'embedding'): (None, 'fsdp'),
-  ('ngrams', 'embedding'): (None, None, 'fsdp'),
-  ('head', 'kernel'): ('fsdp', None),
-  ('final_norm', 'scale'): (None,),
-  ('final_norm', 'bias'): (None,),
-  ('attention_norm', 'scale'): (None, None),
-  ('attention_norm', 'bias'): (None, None),
-  ('mlp_norm', 'scale'): (None, None),
-  ('mlp_norm', 'bias'): (None, None),
-  ('query', 'kernel'): _IN,
-  ('key', 'kernel'): _IN,
-  ('value', 'kernel'): _IN,
-  ('output', 'kernel'): _OUT,
-  ('value_embedding', 'embedding'): (None, None, 'tensor'),
-  ('in', 'kernel'): _IN,
-  ('gate', 'kernel'): _IN,
-  ('out', 'kernel'): _OUT,
-}
+IN: Rule = (None, 'fsdp', 'tensor')  # [L, width, heads or hidden]
+OUT: Rule = (None, 'tensor', 'fsdp')  # [L, heads or hidden, width]
 
 # Dims of activations; the others (positions, width, vocabulary) stay whole.
 _DIMS: dict[str, str | tuple[str, ...]] = {
@@ -57,57 +37,34 @@ def activation_spec(dims: str) -> PartitionSpec:
   return PartitionSpec(*(_DIMS.get(dim) for dim in dims))
 
 
-def kept_spec(names: Sequence[str], ndim: int) -> PartitionSpec:
+def kept_spec(rule: Rule, ndim: int) -> PartitionSpec:
   """How a parameter, or its slice of one layer, lies between its uses.
 
   Args:
-    names: its path, or the end of it.
+    rule: of the parameter.
     ndim: its dims; a slice of one layer lacks the first.
-
-  Raises:
-    UserError: no rule names it.
   """
-  rule = _rule(tuple(names))
   return PartitionSpec(*rule[len(rule) - ndim :])
 
 
-def used_spec(names: Sequence[str], ndim: int) -> PartitionSpec:
+def used_spec(rule: Rule, ndim: int) -> PartitionSpec:
   """How it lies while it is used: as it is kept, but gathered over `fsdp`.
 
   Args:
-    names: its path, or the end of it.
+    rule: of the parameter.
     ndim: its dims; a slice of one layer lacks the first.
-
-  Raises:
-    UserError: no rule names it.
   """
-  kept = kept_spec(names, ndim)
+  kept = kept_spec(rule, ndim)
   return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in kept))
 
 
-def check_heads(cfg: ModelConfig, shards: int) -> None:
-  """Refuses heads that do not divide over the axis `tensor`.
-
-  Args:
-    cfg: reads the numbers of heads.
-    shards: devices of the axis.
+def rule_of(names: tuple[str, ...], table: Rules) -> Rule:
+  """The entry of the table that a path ends with.
 
   Raises:
-    UserError: names the setting.
+    UserError: there is none.
   """
-  for name in ('num_heads', 'num_kv_heads'):
-    heads = getattr(cfg, name)
-    if heads % shards:
-      raise UserError(
-        f'model.{name}={heads} does not divide over the {shards} devices of '
-        f'mesh.tensor; use a multiple of {shards}, or a mesh.tensor that '
-        f'divides {heads}'
-      )
-
-
-def _rule(names: tuple[str, ...]) -> tuple[str | None, ...]:
-  """The entry of the table that a path ends with."""
-  for end, rule in _RULES.items():
+  for end, rule in table.items():
     if names[-len(end) :] == end:
       return rule
   raise UserError(f'no sharding rule for parameter {"/".join(names)}')
@@ -122,7 +79,7 @@ def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def param_specs(
-  params: Any, mesh: Mesh
+  params: Any, mesh: Mesh, table: Rules
 ) -> dict[tuple[str, ...], PartitionSpec]:
   """The spec of each parameter by its path.
 
@@ -133,7 +90,7 @@ def param_specs(
   specs = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     names = names_of(path)
-    rule = _rule(names)
+    rule = rule_of(names, table)
     for dim, axis in enumerate(rule):
       if axis and leaf.shape[dim] % mesh.shape[axis]:
         raise UserError(
@@ -145,15 +102,16 @@ def param_specs(
   return specs
 
 
-def state_shardings(state: Any, params: Any, mesh: Mesh) -> Any:
+def state_shardings(state: Any, params: Any, mesh: Mesh, table: Rules) -> Any:
   """A sharding for every array of `state`, a tree that holds `params`.
 
   Args:
     state: arrays or shapes: parameters, optimizer state, averages, counts.
     params: the parameters alone.
     mesh: with the axes `data`, `fsdp` and `tensor`.
+    table: `Model.sharding_rules`.
   """
-  specs = param_specs(params, mesh)
+  specs = param_specs(params, mesh, table)
   shapes = {
     names_of(path): leaf.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -45,6 +45,7 @@ def scale_by_muon(
   momentum: float,
   precision: str,
   mesh: Mesh | None = None,
+  table: rules.Rules | None = None,
   num_iterations: int = NUM_ITERATIONS,
 ) -> optax.GradientTransformation:
   """Orthogonalized Nesterov momentum of stacked kernels `[L, in, out]`.
@@ -63,11 +64,11 @@ def scale_by_muon(
     momentum: decay of the running mean, below 1.
     precision: `'bfloat16'` (operands; sums in float32) or `'float32'`.
     mesh: devices to share the work. None: every device does everything.
+    table: sharding rules of the leaves; needed with a mesh of several devices.
     num_iterations: polynomials applied.
 
   Returns:
-    A transformation of trees whose leaves all have three dims and, with a mesh,
-    paths that the sharding rules know.
+    A transformation of trees whose leaves all have three dims.
   """
   coefficients = polar_coefficients(num_iterations)
 
@@ -81,7 +82,7 @@ def scale_by_muon(
     found, treedef = jax.tree.flatten_with_path(mix(mean, grads))
     leaves = _orthogonalize_leaves(
       [leaf for _, leaf in found],
-      [_layouts(path, mesh) for path, _ in found],
+      [_layouts(path, mesh, table or {}) for path, _ in found],
       coefficients,
       precision,
     )
@@ -98,7 +99,9 @@ def _mix(decay: float):
 _Layouts = tuple[NamedSharding, ...]
 
 
-def _layouts(path: tuple[Any, ...], mesh: Mesh | None) -> _Layouts:
+def _layouts(
+  path: tuple[Any, ...], mesh: Mesh | None, table: rules.Rules
+) -> _Layouts:
   """The way from a leaf's matrices, spread over devices, to whole ones.
 
   One mesh axis at a time moves from a dim of the matrices to that of the
@@ -108,7 +111,7 @@ def _layouts(path: tuple[Any, ...], mesh: Mesh | None) -> _Layouts:
   if mesh is None or mesh.size == 1:
     return ()
   sizes = mesh.shape
-  kept = rules.kept_spec(rules.names_of(path), 3)
+  kept = rules.rule_of(rules.names_of(path), table)
   dims = [axis if axis and sizes[axis] > 1 else None for axis in kept]
   moved: list[str] = []
   specs = [PartitionSpec(*dims)]

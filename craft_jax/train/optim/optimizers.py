@@ -1,5 +1,6 @@
 """The optimizers, as optax transformations of the whole parameter tree."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,13 +9,14 @@ import optax
 from jax.sharding import Mesh
 
 from craft_jax.config.settings import Config, Optim
+from craft_jax.model.protocol import Model
 from craft_jax.train.optim import masks
 from craft_jax.train.optim.muon import scale_by_muon
 from craft_jax.train.optim.schedules import build_schedule
 
 
 def build_optimizer(
-  cfg: Config, precision: str, mesh: Mesh | None = None
+  cfg: Config, model: Model, mesh: Mesh | None = None
 ) -> optax.GradientTransformationExtraArgs:
   """Clipping, the optimizer, decoupled weight decay, the learning rate.
 
@@ -24,7 +26,7 @@ def build_optimizer(
 
   Args:
     cfg: the run; reads `cfg.optim` and `cfg.train.steps`.
-    precision: `'bfloat16'` or `'float32'`, of Muon's products.
+    model: whose parameters these are, and whose precision Muon's products have.
     mesh: devices that share Muon's work, with the axes `data` and `fsdp`.
 
   Returns:
@@ -37,13 +39,24 @@ def build_optimizer(
   if optim.clip_value:
     chain.append(optax.clip(optim.clip_value))
   if optim.clip_norm:
-    chain.append(_clip_by_norm(optim.clip_norm, known=not optim.clip_value))
+    clip = _clip_by_norm(optim.clip_norm, known=not optim.clip_value)
+    chain.append(_scoped('clip', clip))
   if optim.name == 'muon':
-    chain.append(_muon(cfg, precision, mesh))
+    chain.append(_muon(cfg, model, mesh))
   else:
     direction = _DIRECTIONS[optim.name](optim)
-    chain.append(_descend(cfg, direction, optim.learning_rate))
+    descend = _descend(cfg, model, direction, optim.learning_rate)
+    chain.append(_scoped(optim.name, descend))
   return optax.chain(*chain)
+
+
+def _scoped(
+  name: str, inner: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+  """The same transformation, whose operations a profile shows under `name`."""
+  inner = optax.with_extra_args_support(inner)
+  update = jax.named_scope(name)(inner.update)
+  return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def _clip_by_norm(
@@ -69,13 +82,18 @@ def _clip_by_norm(
 
 
 def _descend(
-  cfg: Config, direction: optax.GradientTransformation, peak: float
+  cfg: Config,
+  model: Model,
+  direction: optax.GradientTransformation,
+  peak: float,
 ) -> optax.GradientTransformation:
   """`direction`, then decay of the masked parameters, then the rate."""
   optim = cfg.optim
   chain = [direction]
   if optim.weight_decay:
-    mask = masks.decay_mask_fn(optim.decay_embeddings)
+    mask = functools.partial(
+      masks.decay_mask, model, decay_embeddings=optim.decay_embeddings
+    )
     chain.append(optax.add_decayed_weights(optim.weight_decay, mask))
   schedule = build_schedule(optim, cfg.train.steps, peak)
   chain.append(optax.scale_by_learning_rate(schedule))
@@ -83,17 +101,23 @@ def _descend(
 
 
 def _muon(
-  cfg: Config, precision: str, mesh: Mesh | None
+  cfg: Config, model: Model, mesh: Mesh | None
 ) -> optax.GradientTransformation:
   """Muon on the matrices of the blocks, AdamW on everything else."""
   optim = cfg.optim
-  muon = scale_by_muon(optim.momentum, precision, mesh)
+  muon = scale_by_muon(
+    optim.momentum, model.policy.precision, mesh, model.sharding_rules
+  )
   return optax.partition(
     {
-      'muon': _descend(cfg, muon, optim.muon_learning_rate),
-      'adamw': _descend(cfg, _adamw(optim), optim.learning_rate),
+      'muon': _scoped(
+        'muon', _descend(cfg, model, muon, optim.muon_learning_rate)
+      ),
+      'adamw': _scoped(
+        'adamw', _descend(cfg, model, _adamw(optim), optim.learning_rate)
+      ),
     },
-    masks.hidden_matrices,
+    functools.partial(masks.hidden_matrices, model),
   )
 
 

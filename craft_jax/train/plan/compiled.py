@@ -17,11 +17,12 @@ from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding.rules import AXES
 from craft_jax.runtime import host_memory as room_lib
 from craft_jax.train import plan as plan_lib
-from craft_jax.train.loader import Feed, open_feed
+from craft_jax.train.dispatch import Feed
 from craft_jax.train.out_of_memory import program_bytes
 from craft_jax.train.plan import Layout, Sketch, memory, search
 from craft_jax.train.plan.search import Bound, Option
-from craft_jax.train.setup import Setup, compile_run, open_setup
+from craft_jax.train.run import open_setup
+from craft_jax.train.setup import Setup
 from craft_jax.train.state import State, abstract_state
 
 
@@ -186,15 +187,14 @@ def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
   """
   with _opened(cfg) as (setup, feed):
     found = _compiled(setup, feed, _abstract(setup))
-    key, state = setup.run_key, setup.first_state()
+    state = setup.first_state()
     jax.block_until_ready(state)
     before = _reset_peak()
-    one = mesh_lib.put_batch(np.int32(1), mesh_lib.replicated(setup.mesh))
     seconds = []
     for _ in range(steps + 1):
-      source = feed.source(1)
+      inputs = setup.inputs(feed, 1)
       begin = time.perf_counter()
-      state, *rows = found.program(state, source, key, one)
+      state, *rows = found.program(state, *inputs)
       mesh_lib.fetched(rows)
       seconds.append(time.perf_counter() - begin)
     peak = _peak_since(before)
@@ -220,10 +220,8 @@ def _opened(cfg: Config):
   with tempfile.TemporaryDirectory() as folder:
     train = dataclasses.replace(cfg.train, check_memory=False)
     setup = open_setup(dataclasses.replace(cfg, train=train), f'{folder}/run')
-    with setup.closing:
-      feed = open_feed(setup.cfg, setup.corpus, setup.mesh, 0)
-      with contextlib.closing(feed):
-        yield setup, feed
+    with setup.closing, contextlib.closing(setup.open_feed(0)) as feed:
+      yield setup, feed
 
 
 def _abstract(setup: Setup) -> State:
@@ -233,11 +231,9 @@ def _abstract(setup: Setup) -> State:
 
 def _compiled(setup: Setup, feed: Feed, state: State) -> Compiled:
   left = room_lib.room()
-  count = mesh_lib.put_batch(np.int32(1), mesh_lib.replicated(setup.mesh))
+  inputs = setup.inputs(feed, 1)
   begin = time.perf_counter()
-  program = compile_run(
-    setup, feed, state, (feed.source(1), setup.run_key, count)
-  )
+  program = setup.compile(feed, state, inputs)
   seconds = time.perf_counter() - begin
   needed = program_bytes(program)
   if needed is None:

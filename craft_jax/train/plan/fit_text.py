@@ -101,7 +101,7 @@ def run_facts(plan: Plan) -> dict[str, Any]:
     'saves': saves,
     'kept': min(saves, cfg.checkpoint.keep + 1),  # the best one stays
     'checkpoint_seconds': size / _DISK,
-    'cache_bytes': cache_bytes(cfg),
+    'cache_bytes': cache_bytes(plan.sketch),
   }
 
 

@@ -10,7 +10,8 @@ from jax.sharding import AxisType
 from craft_jax.config.settings import Config
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.model import build, flops_per_symbol
+from craft_jax.model import Model, build
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
 from craft_jax.runtime import keys
@@ -61,13 +62,18 @@ class Sketch:
     cfg: its config, `model.precision` decided.
     vocabulary_size: symbols, the specials included.
     leaves: arrays of the state.
-    flops_per_symbol: forward and backward, by `model.flops_per_symbol`.
+    flops_per_symbol: forward and backward, by `Model.flops_per_token`.
   """
 
   cfg: Config
   vocabulary_size: int
   leaves: tuple[Leaf, ...]
   flops_per_symbol: int
+
+  def model(self, platform: str = 'tpu') -> Model:
+    """The model on a platform; one of a plugin of JAX counts as a TPU."""
+    known = PLATFORMS.get(platform, PLATFORMS['tpu'])
+    return build(self.cfg.model, self.vocabulary_size, known)
 
   @functools.cached_property
   def params(self) -> tuple[Leaf, ...]:
@@ -76,12 +82,9 @@ class Sketch:
 
   @functools.cached_property
   def matrices(self) -> tuple[Leaf, ...]:
-    """The stacked kernels `[L, in, out]` of the blocks."""
-    return tuple(
-      leaf
-      for leaf in self.params
-      if leaf.names[0] == 'blocks' and leaf.names[-1] == 'kernel'
-    )
+    """The stacked kernels `[L, in, out]` of the layers."""
+    model = self.model()
+    return tuple(x for x in self.params if model.is_hidden_matrix(x.names))
 
   @property
   def num_params(self) -> int:
@@ -108,7 +111,7 @@ class Sketch:
 
   def problem(self, layout: Layout) -> str:
     """What does not divide over a layout; '' if all does."""
-    model, train = self.cfg.model, self.cfg.train
+    train = self.cfg.train
     rows = train.batch_size // train.accumulate
     if rows % layout.shards:
       return (
@@ -116,15 +119,10 @@ class Sketch:
         f'{layout.shards} devices (mesh.data x mesh.fsdp); use a multiple of '
         f'{layout.shards}'
       )
-    for name, heads in (
-      ('num_heads', model.num_heads),
-      ('num_kv_heads', model.num_kv_heads or model.num_heads),
-    ):
-      if heads % layout.tensor:
-        return (
-          f'model.{name}={heads} does not divide over mesh.tensor='
-          f'{layout.tensor}; use a divisor of {heads}'
-        )
+    try:
+      self.model().check_tensor(layout.tensor)
+    except UserError as e:
+      return str(e)
     for leaf in self.params:
       for size, axis in zip(leaf.shape, leaf.spec, strict=False):
         if axis and size % getattr(layout, axis):
@@ -154,15 +152,15 @@ def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:
     vocabulary_size: symbols; 0 is that of bytes, or of `text.max_chars`.
   """
   if cfg.model.precision == 'auto':
-    model = dataclasses.replace(cfg.model, precision='bfloat16')
-    cfg = dataclasses.replace(cfg, model=model)
+    rounded = dataclasses.replace(cfg.model, precision='bfloat16')
+    cfg = dataclasses.replace(cfg, model=rounded)
   byte = Vocabulary.byte()
   specials = byte.size - 256
   size = vocabulary_size or (cfg.text.max_chars or 256) + specials
-  decoder = build(cfg.model, size)
-  optimizer = build_optimizer(cfg, cfg.model.precision)
+  model = build(cfg.model, size, PLATFORMS['tpu'])
+  optimizer = build_optimizer(cfg, model)
   state = jax.eval_shape(
-    lambda key: init_state(decoder, optimizer, key, cfg.train.ema > 0),
+    lambda key: init_state(model, optimizer, key, cfg.train.ema > 0),
     keys.from_seed(0),
   )
   # One device: the rules give their axes whatever these are to be divided by.
@@ -170,9 +168,10 @@ def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:
     (1,) * len(mesh_lib.AXES),
     mesh_lib.AXES,
     axis_types=(AxisType.Auto,) * len(mesh_lib.AXES),
-    devices=jax.devices()[:1],
   )
-  shardings = rules.state_shardings(state, state.params, mesh)
+  shardings = rules.state_shardings(
+    state, state.params, mesh, model.sharding_rules
+  )
   leaves = tuple(
     _leaf(path, shape, sharding)
     for (path, shape), sharding in zip(
@@ -181,14 +180,11 @@ def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:
       strict=True,
     )
   )
-  return Sketch(cfg, size, leaves, flops_per_symbol(cfg.model, size))
+  return Sketch(cfg, size, leaves, model.flops_per_token(cfg.model.context))
 
 
 def _leaf(path, shape, sharding) -> Leaf:
-  names = tuple(
-    str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
-    for k in path
-  )
+  names = rules.names_of(path)
   part = names[0] if names[0] in _PARTS else 'counts'
   spec = tuple(sharding.spec)
   return Leaf(part, names[1:], shape.shape, shape.dtype.itemsize, spec)

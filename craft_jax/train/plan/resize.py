@@ -6,6 +6,7 @@ import jax
 
 from craft_jax.config.settings import Model
 from craft_jax.model import build, param_count
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.runtime import keys
 
 _MOST_HEADS = 128
@@ -28,7 +29,8 @@ def resized(cfg: Model, vocabulary_size: int, params: float) -> Model | None:
   def sized(groups: int) -> tuple[int, Model]:
     model = _with_heads(cfg, groups * step)
     # Scanned layers count the same, and many are traced as one.
-    net = build(dataclasses.replace(model, unroll=1), vocabulary_size)
+    scanned = dataclasses.replace(model, unroll=1)
+    net = build(scanned, vocabulary_size, PLATFORMS['tpu'])
     return param_count(jax.eval_shape(net.init, keys.from_seed(0))), model
 
   most = _MOST_HEADS // step

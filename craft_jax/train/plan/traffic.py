@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from craft_jax.train.optim.muon import NUM_ITERATIONS
 from craft_jax.train.plan.devices import Device
 from craft_jax.train.plan.layout import Collective, Layout, collective
-from craft_jax.train.plan.memory import symbols_per_device
+from craft_jax.train.plan.memory import rows_per_device
 from craft_jax.train.plan.model import Sketch
 
 
@@ -61,23 +61,16 @@ def _gathers(sketch: Sketch, layout: Layout) -> Iterator[Payload]:
   total = 0.0
   for leaf in sketch.params:
     if 'fsdp' in leaf.spec:
-      times = uses if leaf.names[0] == 'blocks' else 1.0
+      times = uses if leaf in sketch.matrices else 1.0
       total += times * leaf.bytes / leaf.split(layout, 'tensor')
   yield 'fsdp', 'all-gather', 'parameters', cfg.train.accumulate * total
 
 
 def _activations(sketch: Sketch, layout: Layout) -> Iterator[Payload]:
-  """Sums float32 `[B, T, D]` over `tensor`, the products that are split.
-
-  Per layer, forward: the outputs of attention and of the MLP. Backward: the
-  gradients of the inputs of query, key, value and in (and gate). Under
-  remat=block the output of attention once more.
-  """
-  m = sketch.cfg.model
-  products = 2 + 3 + (2 if m.mlp == 'swiglu' else 1) + (m.remat == 'block')
-  symbols = symbols_per_device(sketch.cfg, layout)
-  each = 4 * symbols * m.width * sketch.cfg.train.accumulate
-  yield 'tensor', 'all-reduce', 'activations', m.depth * products * each
+  """Sums over `tensor` the products that are split."""
+  cfg, rows = sketch.cfg, rows_per_device(sketch.cfg, layout)
+  each = sketch.model().tensor_bytes(rows, cfg.model.context)
+  yield 'tensor', 'all-reduce', 'activations', cfg.train.accumulate * each
 
 
 # --- Muon --------------------------------------------------------------------

@@ -53,25 +53,8 @@ _CONTRACTING = re.compile(
   r'lhs_contracting_dim(?:s=\{([\d,]*)\}|ensions":\[([\d",]*)\])'
 )
 _OP_NAME = re.compile(r'metadata=\{[^}]*?op_name="((?:[^"\\]|\\.)*)"')
-_FRAME = re.compile(r'stack_frame_id=(\d+)')
-_MOST_FRAMES = 200  # a damaged text may go in circles
 _MOST_USERS = 50  # to look for a name at
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-  """A line of the program's source.
-
-  Attributes:
-    file: its path.
-    line: from 1.
-    function: qualified name.
-  """
-
-  file: str
-  line: int
-  function: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +85,6 @@ class Instruction:
     contracting: dims of the first operand that a product sums over.
     target: of a custom call, else ''.
     op_name: what JAX says it comes from, or ''.
-    frame: number of the source line, or 0.
   """
 
   name: str
@@ -113,7 +95,6 @@ class Instruction:
   contracting: tuple[int, ...]
   target: str
   op_name: str
-  frame: int
 
 
 class Program:
@@ -143,16 +124,6 @@ class Program:
     for instruction in self.instructions.values():
       for operand in instruction.operands:
         self._users.setdefault(operand, []).append(instruction)
-    self._frames = _frames(text)
-
-  def frames(self, instruction: Instruction) -> list[Frame]:
-    """The lines it comes from, the innermost first; [] if not known."""
-    found: list[Frame] = []
-    number = instruction.frame
-    while number in self._frames and len(found) < _MOST_FRAMES:
-      frame, number = self._frames[number]
-      found.append(frame)
-    return found
 
   def purpose(self, instruction: Instruction) -> Instruction:
     """It, or the nearest one with an `op_name` that uses what it makes.
@@ -280,8 +251,7 @@ def _instruction(name: str, rest: str) -> Instruction:
   if branches := _BRANCHES.search(tail):
     called += re.findall(r'[\w.\-]+', branches[1])
   dims = _CONTRACTING.search(tail)
-  op_name, frame = _OP_NAME.search(tail), _FRAME.search(tail)
-  target = _TARGET.search(tail)
+  op_name, target = _OP_NAME.search(tail), _TARGET.search(tail)
   return Instruction(
     name=name,
     opcode=head[1],
@@ -298,7 +268,6 @@ def _instruction(name: str, rest: str) -> Instruction:
     else (),
     target=target[1] if target else '',
     op_name=op_name[1] if op_name else '',
-    frame=int(frame[1]) if frame else 0,
   )
 
 
@@ -310,38 +279,3 @@ def _closing(text: str, start: int) -> int:
     if not depth:
       return place + 1
   raise ValueError(f'a bracket is never closed: {text[start : start + 80]}')
-
-
-def _frames(text: str) -> dict[int, tuple[Frame, int]]:
-  """The tables of source lines at the head of the text: frame and caller."""
-  names: dict[str, dict[int, str]] = {'FileNames': {}, 'FunctionNames': {}}
-  rows: dict[str, dict[int, dict[str, int]]] = {
-    'FileLocations': {},
-    'StackFrames': {},
-  }
-  table = ''
-  for line in text.splitlines():
-    number, _, row = line.partition(' ')
-    if line in names or line in rows:
-      table = line
-    elif table and not number.isdigit():
-      if line.strip():
-        break  # the first computation
-    elif table in names:
-      names[table][int(number)] = row.strip('"')
-    elif table:
-      pairs = re.findall(r'(\w+)=(\d+)', row)
-      rows[table][int(number)] = {key: int(value) for key, value in pairs}
-  frames = rows['StackFrames']
-  # XLA prints the number of the caller plus one, 1 where there is none.
-  shift = int(any(row.get('parent_frame_id') == n for n, row in frames.items()))
-  found = {}
-  for number_, row_ in frames.items():
-    place = rows['FileLocations'].get(row_.get('file_location_id', 0), {})
-    frame = Frame(
-      names['FileNames'].get(place.get('file_name_id', 0), ''),
-      place.get('line', 0),
-      names['FunctionNames'].get(place.get('function_name_id', 0), ''),
-    )
-    found[number_] = frame, row_.get('parent_frame_id', 0) - shift
-  return found

@@ -11,22 +11,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from craft_jax.config.settings import Config
 from craft_jax.errors import RunFailed
 from craft_jax.inference.metrics import peak_flops
-from craft_jax.model import flops_per_symbol
-from craft_jax.model.precision import einsum
+from craft_jax.model.precision import Policy, einsum
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.train.loader import Feed, open_feed
+from craft_jax.train.dispatch import Feed
 from craft_jax.train.plan.devices import DEVICES
 from craft_jax.train.profile import hlo
 from craft_jax.train.profile import trace as trace_lib
 from craft_jax.train.profile.bottleneck import Ceilings, Recording
 from craft_jax.train.profile.timeline import profile
-from craft_jax.train.setup import Setup, compile_run, open_setup
+from craft_jax.train.run import open_setup
+from craft_jax.train.setup import Setup
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
 # Timed without a trace, at most so often and so long; the median counts.
@@ -52,8 +51,7 @@ def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
   """
   with tempfile.TemporaryDirectory() as workdir:
     setup = open_setup(cfg, f'{workdir}/run')
-    feed = open_feed(setup.cfg, setup.corpus, setup.mesh, 0)
-    with setup.closing, contextlib.closing(feed):
+    with setup.closing, contextlib.closing(setup.open_feed(0)) as feed:
       return _record(_Runner(setup, feed, steps), folder, steps)
 
 
@@ -66,10 +64,9 @@ class _Runner:
     # Without a number the loop looks for calls of a second: take one call.
     per_call = setup.cfg.train.steps_per_call or steps
     self.steps_per_call = min(per_call, steps, self.feed.max_steps)
-    self._key = setup.run_key
     begin = time.perf_counter()
-    inputs = self._inputs(self.steps_per_call)
-    self.program = compile_run(setup, self.feed, self.state, inputs)
+    inputs = setup.inputs(feed, self.steps_per_call)
+    self.program = setup.compile(feed, self.state, inputs)
     self._dispatch(inputs)  # warms up, and what was read must not be lost
     jax.block_until_ready(self.state)
     self.compile_seconds = time.perf_counter() - begin
@@ -81,7 +78,7 @@ class _Runner:
     left = steps
     while left:
       count = min(self.steps_per_call, left)
-      rows = self._dispatch(self._inputs(count))
+      rows = self._dispatch(self.setup.inputs(self.feed, count))
       if waiting is not None:
         jax.device_get(waiting)
       waiting, left = rows, left - count
@@ -94,12 +91,6 @@ class _Runner:
         'done; use another optim.learning_rate or model.precision'
       )
     return seconds
-
-  def _inputs(self, count: int) -> tuple[Any, ...]:
-    trips = mesh_lib.put_batch(
-      np.int32(count), mesh_lib.replicated(self.setup.mesh)
-    )
-    return self.feed.source(count), self._key, trips
 
   def _dispatch(self, inputs: tuple[Any, ...]) -> Any:
     self.state, *rows = self.program(self.state, *inputs)
@@ -133,7 +124,7 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
   found = profile(trace_lib.read(folder), hlo.Program(text), steps)
   cfg, device = setup.cfg, jax.devices()[0]
   symbols = cfg.train.batch_size * cfg.model.context
-  per_symbol = flops_per_symbol(cfg.model, setup.corpus.vocabulary.size)
+  per_symbol = setup.model.flops_per_token(cfg.model.context)
   return Recording(
     profile=found,
     plain_seconds=statistics.median(plain) / steps,
@@ -144,8 +135,8 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
     memory=_memory(runner.program),
     symbols=symbols,
     flops=symbols * per_symbol,
-    ceilings=_ceilings(setup.mesh, setup.model.precision),
-    precision=setup.model.precision,
+    ceilings=_ceilings(setup.mesh, setup.model.policy),
+    precision=setup.model.policy.precision,
     mesh=dict(setup.mesh.shape),
     device=device.device_kind,
     platform=device.platform,
@@ -171,25 +162,25 @@ def _memory(program: Any) -> dict[str, int]:
 # --- ceilings ----------------------------------------------------------------
 
 
-def _ceilings(mesh: Mesh, precision: str) -> Ceilings:
+def _ceilings(mesh: Mesh, policy: Policy) -> Ceilings:
   """Of a data sheet where one is known, else measured."""
   device = jax.devices()[0]
   peak, source = peak_flops(device.device_kind, device.platform)
   known = [
     d.memory_bandwidth for d in DEVICES.values() if d.kind == device.device_kind
   ]
-  if peak and known and precision == 'bfloat16':
+  if peak and known and policy.precision == 'bfloat16':
     return Ceilings(peak, known[0], source)
-  flops, bandwidth = _measured(mesh, precision)
+  flops, bandwidth = _measured(mesh, policy)
   return Ceilings(
     flops,
     bandwidth,
-    f'measured here: {_WIDTH} x {_WIDTH} products in {precision}, '
+    f'measured here: {_WIDTH} x {_WIDTH} products in {policy.precision}, '
     f'sums of arrays of {4 * _STREAMED >> 20} MiB, on all devices at once',
   )
 
 
-def _measured(mesh: Mesh, precision: str) -> tuple[float, float]:
+def _measured(mesh: Mesh, policy: Policy) -> tuple[float, float]:
   """FLOP/s and bytes/s of one device while all of them work."""
   count = mesh.size
   each = NamedSharding(mesh, PartitionSpec(mesh_lib.AXES))
@@ -197,7 +188,7 @@ def _measured(mesh: Mesh, precision: str) -> tuple[float, float]:
   x_NF = jax.device_put(jnp.ones((count, _STREAMED)), each)
 
   def product(a_NDD):
-    return einsum('NDE,NEF->NDF', a_NDD, a_NDD, precision)
+    return einsum('NDE,NEF->NDF', a_NDD, a_NDD, policy)
 
   def add(x_NF, y_NF):
     return x_NF + y_NF

@@ -113,10 +113,9 @@ def _shares(
 def _operations(rows: Sequence[Row], top: int, step: float) -> Iterator[str]:
   shown = rows[:top]
   wide = max((len(row.source) for row in shown), default=0)
-  place = max((len(row.place) for row in shown), default=0)
   yield (
     f'{"top operations":<15}{"ms/step":>9}{"share":>7}{"calls":>7}  '
-    f'{"part":<11}{"source":<{wide + place + 4}}in the trace'
+    f'{"part":<11}{"source":<{wide + 2}}in the trace'
   )
   for row in shown:
     more = len(row.operations) - 1
@@ -124,7 +123,7 @@ def _operations(rows: Sequence[Row], top: int, step: float) -> Iterator[str]:
     yield (
       f'  {_SHORT.get(row.kind, row.kind):<13}{1e3 * row.seconds:9.3f}'
       f'{row.seconds / step:7.1%}{row.calls:7.4g}  {row.part:<11}'
-      f'{row.source:<{wide}}  {row.place:<{place}}  {name}'
+      f'{row.source:<{wide}}  {name}'
     )
   rest = sum(row.seconds for row in rows[top:])
   if rest:

@@ -30,37 +30,33 @@ KINDS = {
 }
 FORWARD, BACKWARD, RECOMPUTED = 'forward', 'backward', 'recomputed'
 OPTIMIZER, DATA, STEP = 'optimizer', 'data', 'step'
-# The part of a step that a line of source belongs to; the first match decides,
-# file by file from the innermost call.
-_PARTS = (
-  (r'/optax/|craft_jax/train/optim/', OPTIMIZER),
-  (r'craft_jax/(data/|train/loader)', DATA),
-  (r'craft_jax/model/', FORWARD),
-)
-_PART_OF_FUNCTION = {
-  '_make_apply.<locals>.apply': OPTIMIZER,
-  '_averaged': OPTIMIZER,
+# The part that an operation is of, by the outermost `jax.named_scope` of these.
+# Of what is differentiated JAX itself tells forward from backward.
+_PART_OF_SCOPE = {
+  'model': FORWARD,
+  'loss': FORWARD,
+  'optimizer': OPTIMIZER,
+  'data': DATA,
 }
+_HIDDEN = _PART_OF_SCOPE.keys() - {'loss'}  # a row names its part beside them
 # Components of an `op_name` that only say how it was traced.
 _WRAPPERS = re.compile(
-  r'jit\(run\)|while|body|cond|branch_\d+_fun|closed_call|checkpoint|'
-  r'rematted_computation|shard_map|pjit|Block|'
+  r'p?jit(\([^()]*\))?|while|body|cond|branch_\d+_fun|closed_call|checkpoint|'
+  r'rematted_computation|shard_map|'
   r'(transpose\()?jvp\(\)\)?'
 )
 # A CPU's collective until the last device is there; what comes after is work.
 _WAITS = 'Wait: pending_threads'
-_THROUGH = 'model/precision.py'  # every product passes here: look further out
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Operations of one kind that come from one place.
+  """Operations of one kind that come from one source.
 
   Attributes:
     kind: key of `KINDS`.
     part: of the step: 'forward', 'backward', 'optimizer', ...
-    source: module and function of the model, or function.
-    place: 'file:line', or ''.
+    source: its scopes: modules of the model, and what else the program names.
     seconds: per step.
     calls: executions per step and device.
     flops: of products, per step and device.
@@ -71,7 +67,6 @@ class Row:
   kind: str
   part: str
   source: str
-  place: str
   seconds: float
   calls: float
   flops: float
@@ -279,56 +274,36 @@ def part_of(program: hlo.Program, op: str) -> str:
   instruction = program.instructions.get(op)
   if instruction is None:
     return OTHER
-  instruction = program.purpose(instruction)
-  name = instruction.op_name
+  name = program.purpose(instruction).op_name
   if 'rematted_computation' in name:
     return RECOMPUTED
   if 'transpose(' in name:
     return BACKWARD
   if 'jvp(' in name:
     return FORWARD
-  for frame in program.frames(instruction):
-    if part := _PART_OF_FUNCTION.get(frame.function):
-      return part
-    for pattern, part in _PARTS:
-      if re.search(pattern, frame.file):
-        return part
-  return STEP
+  scopes = (_PART_OF_SCOPE.get(scope) for scope in _path(name))
+  return next(filter(None, scopes), STEP)
 
 
-def source_of(program: hlo.Program, op: str) -> tuple[str, str]:
-  """Where an operation comes from: (module and function, 'file:line').
+def source_of(program: hlo.Program, op: str) -> str:
+  """The scopes that an operation comes from, without those of its part.
 
   A fused operation is where its last part is; one that joins many, such as an
   all-reduce of all gradients, is told by their number. A copy that XLA added is
-  where the operation is that it is for.
+  where the operation is that it is for. What is under no other scope has the
+  name of its primitive.
   """
   instruction = program.instructions.get(op)
   if instruction is None:
-    return op, ''
+    return op
   found = program.purpose(instruction)
   added = 'for ' if found is not instruction else ''
-  instruction = found
-  frame = next(
-    (
-      f
-      for f in program.frames(instruction)
-      if 'craft_jax/' in f.file and not f.file.endswith(_THROUGH)
-    ),
-    None,
-  )
-  place = ''
-  if frame:
-    place = f'{frame.file.rpartition("craft_jax/")[2]}:{frame.line}'
-  name = instruction.op_name
+  name = found.op_name
   if '(' in name and (joined := name.partition('/(')[2].count(':')):
-    return f'{added}{joined + 1} at once', ''
-  path = _path(name)
-  if len(path) > 1:
-    path.pop()  # the primitive
-  elif frame:
-    path = [frame.function.replace('<locals>.', ''), *path]
-  return added + ('/'.join(path) or instruction.opcode), place
+    return f'{added}{joined + 1} at once'
+  *scopes, primitive = _path(name) or [found.opcode]
+  scopes = [scope for scope in scopes if scope not in _HIDDEN] or [primitive]
+  return added + '/'.join(scopes)
 
 
 def _path(op_name: str) -> list[str]:
@@ -353,21 +328,19 @@ def _rows(
   calls: Mapping[str, int],
   scale: float,
 ) -> tuple[Row, ...]:
-  """Operations of one kind, part and place together, most time first."""
-  groups: dict[tuple[str, str, str, str], list[str]] = {}
+  """Operations of one kind, part and source together, most time first."""
+  groups: dict[tuple[str, str, str], list[str]] = {}
   for op in sorted(seconds, key=lambda op: -seconds[op]):
-    where = source_of(program, op)
-    key = (_kind(op, program), part_of(program, op), *where)
+    key = _kind(op, program), part_of(program, op), source_of(program, op)
     groups.setdefault(key, []).append(op)
   rows = []
-  for (kind, part, source, place), names in groups.items():
+  for (kind, part, source), names in groups.items():
     known = [op for op in names if op in program.instructions]
     rows.append(
       Row(
         kind=kind,
         part=part,
         source=source,
-        place=place,
         seconds=sum(seconds[op] for op in names),
         calls=sum(calls[op] for op in names) * scale,
         flops=sum(program.flops(op) * calls[op] for op in known) * scale,

@@ -5,7 +5,7 @@ import pytest
 from craft_jax.config import load as config_lib
 from craft_jax.inference.load import load_model
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train.loop import train
+from craft_jax.train.run import train
 
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(2000))
 

@@ -11,7 +11,9 @@ from craft_jax.config.settings import Model
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.compress import loop, symbols
 from craft_jax.inference.compress.codec import Codec, Damaged
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 BYTES = Vocabulary.byte()
 CHARS = Vocabulary('char', 'e taoin\nshr')
@@ -37,7 +39,11 @@ TEXTS = [
 
 
 def make(vocabulary=CHARS, documents=False, **changes):
-  model = build(dataclasses.replace(CFG, **changes), vocabulary.size)
+  model = build(
+    dataclasses.replace(CFG, **changes),
+    vocabulary.size,
+    HERE,
+  )
   params = jax.jit(model.init)(jax.random.key(0))
   # Blocks that outweigh the embedding, so that what came before matters.
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])

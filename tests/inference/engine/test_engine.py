@@ -22,7 +22,9 @@ from craft_jax.inference.sampling.constraint_tables import state_bytes
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import FORCED, Drafts
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 CONTEXT = 32
 CHARS = Vocabulary('char', 'e taoin\nshr')
@@ -39,7 +41,11 @@ CFG = Model(
 
 
 def make(vocabulary=CHARS, **changes):
-  model = build(dataclasses.replace(CFG, **changes), vocabulary.size)
+  model = build(
+    dataclasses.replace(CFG, **changes),
+    vocabulary.size,
+    HERE,
+  )
   params = jax.jit(model.init)(jax.random.key(0))
   # Blocks that outweigh the embedding, so that what came before matters.
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])

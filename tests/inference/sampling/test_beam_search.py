@@ -17,7 +17,9 @@ from craft_jax.inference.sampling import beam_search as beam_lib
 from craft_jax.inference.sampling import prefill as prefix_lib
 from craft_jax.inference.sampling.beam_search import beam_search, search_steps
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 AB = Vocabulary('char', 'ab')
 ENDS = (AB.bos, AB.eos)
@@ -30,7 +32,7 @@ LENGTH = 4
 
 @pytest.fixture(scope='module')
 def toy():
-  model = build(CFG, AB.size)
+  model = build(CFG, AB.size, HERE)
   params = jax.jit(model.init)(jax.random.key(1))
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
   # Ends about as likely as symbols, so that they are among the best texts.
@@ -164,7 +166,7 @@ def test_no_dispatch_is_long(toy, monkeypatch, width, end):
 
 def test_bytes_are_valid_utf8():
   vocabulary = Vocabulary.byte()
-  model = build(CFG, vocabulary.size)
+  model = build(CFG, vocabulary.size, HERE)
   params = jax.jit(model.init)(jax.random.key(0))
   # Stray bytes are the likeliest by far.
   kernel = params['head']['kernel'] * 0.1

@@ -29,7 +29,9 @@ from craft_jax.inference.sampling.prompt import (
   start_symbols,
 )
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 CONTEXT = 12
 CHARS = Vocabulary('char', 'e taoin\nshr')
@@ -47,7 +49,11 @@ CFG = Model(
 
 
 def make(vocabulary=CHARS, seed=0, **changes):
-  model = build(dataclasses.replace(CFG, **changes), vocabulary.size)
+  model = build(
+    dataclasses.replace(CFG, **changes),
+    vocabulary.size,
+    HERE,
+  )
   params = jax.jit(model.init)(jax.random.key(seed))
   # Blocks that outweigh the embedding, so that what came before matters.
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
@@ -202,7 +208,9 @@ def test_other_settings_compile_nothing(toy):
 def biased(vocabulary, logits_of):
   """Parameters that ignore the input: each symbol has the given logit."""
   model = build(
-    dataclasses.replace(CFG, logit_cap=0.0, zero_init=True), vocabulary.size
+    dataclasses.replace(CFG, logit_cap=0.0, zero_init=True),
+    vocabulary.size,
+    HERE,
   )
   params = jax.jit(model.init)(jax.random.key(0))
   # Blocks that start at zero leave the stream as the embedding, all ones; so
@@ -464,6 +472,7 @@ def cycle(data):
   model = build(
     dataclasses.replace(CFG, width=64, logit_cap=0.0, zero_init=True),
     BYTES.size,
+    HERE,
   )
   params = jax.jit(model.init)(jax.random.key(0))
   embedding = np.zeros((BYTES.size, 64), np.float32)

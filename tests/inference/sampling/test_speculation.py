@@ -19,7 +19,9 @@ from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import Drafts
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
+
+HERE = platform_of(jax.devices()[0])
 
 CONTEXT = 32
 CHARS = Vocabulary('char', 'e taoin\nshr')
@@ -44,7 +46,11 @@ KINDS = {
 
 
 def make(vocabulary=CHARS, **changes):
-  model = build(dataclasses.replace(CFG, **changes), vocabulary.size)
+  model = build(
+    dataclasses.replace(CFG, **changes),
+    vocabulary.size,
+    HERE,
+  )
   params = jax.jit(model.init)(jax.random.key(0))
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
   return model, params
@@ -201,12 +207,12 @@ def test_a_turn_keeps_to_the_limit_and_the_room(toy):
 def test_few_guesses_among_many_rows_are_not_read_ahead(toy):
   text = 'the nation is on the '
   rows = ['a'] * 15
-  cost = drafts_lib.pass_cost(len(rows) + 1)
+  cost = drafts_lib.pass_cost(len(rows) + 1, HERE.name)
   assert cost * (len(rows) + 1) > 8
   written = one_turn(toy, [text, *rows], Drafts(match=3), COLD)
   assert written.count_B.tolist() == [1] * 16
   # Alone the same row reads what followed `the ` before.
-  assert drafts_lib.pass_cost(1) < 2
+  assert drafts_lib.pass_cost(1, HERE.name) < 2
 
 
 def test_free_rows_do_not_feel_the_guesses_of_others(toy):
@@ -277,7 +283,7 @@ def test_guesses_that_fail_are_soon_not_read_ahead(toy):
   paid = []
   for met in [False] * 6 + [True] * 12:
     expected_B = drafts_lib.expected(jnp.zeros((1, 7), jnp.int32), hit_B)
-    paid.append(float(expected_B[0]) > drafts_lib.pass_cost(1))
+    paid.append(float(expected_B[0]) > drafts_lib.pass_cost(1, HERE.name))
     hit_B = drafts_lib.learned(hit_B, jnp.array([met]))
   assert paid[0] and not paid[6] and paid[-1]
 

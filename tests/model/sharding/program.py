@@ -33,12 +33,13 @@ from jax.sharding import AxisType  # noqa: E402
 
 from craft_jax.config import load as config_lib  # noqa: E402
 from craft_jax.data import batch as batch_lib  # noqa: E402
-from craft_jax.model import build  # noqa: E402
+from craft_jax.model import build, platform_of  # noqa: E402, platform_of
 from craft_jax.model.sharding import mesh as mesh_lib  # noqa: E402
 from craft_jax.model.sharding import rules  # noqa: E402
+from craft_jax.train.dispatch import make_run  # noqa: E402
 from craft_jax.train.optim.optimizers import build_optimizer  # noqa: E402
 from craft_jax.train.state import abstract_state, init_state  # noqa: E402
-from craft_jax.train.step import make_run, make_train_step  # noqa: E402
+from craft_jax.train.step import make_train_step  # noqa: E402
 
 VOCABULARY_SIZE = 20
 RECIPE = batch_lib.Recipe(num_symbols=18, bos=18, unk=19)
@@ -127,8 +128,8 @@ def _one_device():
 
 
 def _case(cfg, mesh, steps, grads):
-  model = build(cfg.model, VOCABULARY_SIZE)
-  optimizer = build_optimizer(cfg, model.precision, mesh)
+  model = build(cfg.model, VOCABULARY_SIZE, platform_of(jax.devices()[0]))
+  optimizer = build_optimizer(cfg, model, mesh)
   state = abstract_state(model, optimizer, True, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
   replicated = mesh_lib.replicated(mesh)

@@ -12,7 +12,7 @@ from craft_jax.errors import UserError
 from craft_jax.model.sharding import activations, rules
 from craft_jax.model.sharding.mesh import AXES
 
-KERNEL = ('mlp', 'in', 'kernel')
+KERNEL = rules.IN
 
 
 def mesh(names=AXES, shape=(1, 2, 1), kind=AxisType.Auto):
@@ -34,7 +34,7 @@ def test_nothing_without_a_mesh():
   assert spread(x_BT) is x_BT
   assert activations.gather(x_BT, KERNEL) is x_BT
   assert activations.scatter(x_BT, KERNEL) is x_BT
-  assert not activations.gathers(KERNEL, 2)
+  assert not activations.gathers(KERNEL)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_specs():
     ('data', 'fsdp'), 'tensor', None, None
   )
   for ndim, lead in ((3, [None]), (2, [])):
-    kept = rules.kept_spec(('blocks', *KERNEL), ndim)
+    kept = rules.kept_spec(KERNEL, ndim)
     assert kept == PartitionSpec(*lead, 'fsdp', 'tensor')
-    used = rules.used_spec(('blocks', *KERNEL), ndim)
+    used = rules.used_spec(KERNEL, ndim)
     assert used == PartitionSpec(*lead, None, 'tensor')
   with pytest.raises(UserError, match='no sharding rule for parameter novel/x'):
-    rules.kept_spec(('novel', 'x'), 1)
+    rules.rule_of(('novel', 'x'), {})

@@ -7,9 +7,11 @@ import pytest
 
 from craft_jax.config import load as config_lib
 from craft_jax.errors import UserError
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
+
+HERE = platform_of(jax.devices()[0])
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,10 @@ def test_every_parameter_has_a_rule(tied):
       'mesh.tensor=-1',
     ],
   )
-  params = jax.eval_shape(build(cfg.model, 260).init, jax.random.key(0))
-  specs = rules.param_specs(params, mesh_lib.make_mesh(cfg))
+  model = build(cfg.model, 260, HERE)
+  params = jax.eval_shape(model.init, jax.random.key(0))
+  mesh = mesh_lib.make_mesh(cfg)
+  specs = rules.param_specs(params, mesh, model.sharding_rules)
   assert len(specs) == len(jax.tree.leaves(params))
 
 
@@ -92,9 +96,9 @@ def test_rules_refuse():
   mesh = mesh_lib.make_mesh(config_lib.load_config('toy', ['mesh.tensor=2']))
   odd = {'mlp': {'in': {'kernel': jnp.zeros((2, 4, 3))}}}
   with pytest.raises(UserError, match=r'mlp/in/kernel, 3, does not divide'):
-    rules.param_specs(odd, mesh)
+    rules.param_specs(odd, mesh, {('in', 'kernel'): rules.IN})
   with pytest.raises(UserError, match='no sharding rule for parameter novel/x'):
-    rules.param_specs({'novel': {'x': jnp.zeros(3)}}, mesh)
+    rules.param_specs({'novel': {'x': jnp.zeros(3)}}, mesh, {})
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ import pytest
 
 from craft_jax.config import load as config_lib
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.model import build
+from craft_jax.model import build, platform_of
 from craft_jax.runs import checkpoint
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import init_state
+
+HERE = platform_of(jax.devices()[0])
 
 _ROOT = pathlib.Path(checkpoint.__file__).parents[3]
 _SMALL = [
@@ -30,7 +32,7 @@ _WATCH = """
 import contextlib, io, json, sys
 from craft_jax.main import main
 from craft_jax.runtime import compilation_cache
-import craft_jax.train.loop, craft_jax.inference.evaluate
+import craft_jax.train.run, craft_jax.inference.evaluate
 import craft_jax.inference.sampling.generate
 events = []
 WATCHED = {'pickle.find_class', 'os.system', 'os.exec', 'subprocess.Popen',
@@ -60,8 +62,8 @@ def run(tmp_path_factory):
   """A whole run directory of a tiny model."""
   workdir = tmp_path_factory.mktemp('run')
   cfg = config_lib.load_config('text', _SMALL)
-  model = build(cfg.model, Vocabulary.byte().size)
-  optimizer = build_optimizer(cfg, model.precision, None)
+  model = build(cfg.model, Vocabulary.byte().size, HERE)
+  optimizer = build_optimizer(cfg, model, None)
   state = init_state(model, optimizer, jax.random.key(0), False)
   meta = checkpoint.Meta(3, cfg, Vocabulary.byte(), 'print')
   with checkpoint.Checkpointer(workdir) as saver:

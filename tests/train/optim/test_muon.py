@@ -102,7 +102,9 @@ jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from craft_jax.model.sharding.rules import IN, OUT
 from craft_jax.train.optim.muon import scale_by_muon
+table = {('query', 'kernel'): IN, ('in', 'kernel'): IN, ('out', 'kernel'): OUT}
 n = int(sys.argv[1])
 mesh = jax.make_mesh((1, n, 1), ('data', 'fsdp', 'tensor'),
                      axis_types=(AxisType.Auto,) * 3)
@@ -114,7 +116,7 @@ grads = jax.device_put(grads, NamedSharding(mesh, PartitionSpec()))
 out = {}
 for precision in ('bfloat16', 'float32'):
   for name, share in (('sharded', mesh), ('replicated', None)):
-    muon = scale_by_muon(0.9, precision, share)
+    muon = scale_by_muon(0.9, precision, share, table)
     def run(grads, steps):
       def body(_, carry):
         return muon.update(grads, carry[1])

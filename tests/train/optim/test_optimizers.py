@@ -7,9 +7,16 @@ import optax
 import pytest
 
 from craft_jax.config.settings import Config
+from craft_jax.model import build
+from craft_jax.model.precision import PLATFORMS
 from craft_jax.train.optim import masks
 from craft_jax.train.optim.optimizers import build_optimizer
 
+MODEL = build(
+  dataclasses.replace(Config().model, precision='float32'),
+  260,
+  PLATFORMS['cpu'],
+)
 NAMES = ('adamw', 'lion', 'adafactor', 'muon', 'sgd')
 
 
@@ -52,7 +59,7 @@ def _params(seed=0):
 
 
 def _first_update(cfg, grads, params):
-  optimizer = build_optimizer(cfg, 'float32', None)
+  optimizer = build_optimizer(cfg, MODEL)
   return optimizer.update(grads, optimizer.init(params), params)[0]
 
 
@@ -67,9 +74,7 @@ def _assert_trees_close(got, want, rtol=1e-5):
 @pytest.mark.parametrize('name', NAMES)
 def test_decreases_a_quadratic_inside_a_loop(name):
   rate = 0.002 if name == 'sgd' else 0.05
-  optimizer = build_optimizer(
-    _config(name=name, learning_rate=rate), 'float32', None
-  )
+  optimizer = build_optimizer(_config(name=name, learning_rate=rate), MODEL)
   target = _params(1)
 
   def loss(params):
@@ -104,7 +109,7 @@ def test_first_updates_by_hand():
 
 def test_second_adamw_update_by_hand():
   cfg = _config(name='adamw', b1=0.8, b2=0.9, eps=1e-8)
-  optimizer = build_optimizer(cfg, 'float32', None)
+  optimizer = build_optimizer(cfg, MODEL)
   params, g, h = _params(0), _params(2), _params(3)
   _, state = optimizer.update(g, optimizer.init(params), params)
   got, _ = optimizer.update(h, state, params)
@@ -158,7 +163,7 @@ def test_decay_is_rate_times_masked_params(name, embeddings):
 
 
 def test_masks_name_every_kind():
-  mask = masks.decay_mask(_params(), decay_embeddings=False)
+  mask = masks.decay_mask(MODEL, _params(), decay_embeddings=False)
   assert jax.tree.leaves(mask['blocks']['mlp']) == [True, True]
   assert not any(
     jax.tree.leaves(
@@ -170,15 +175,16 @@ def test_masks_name_every_kind():
     )
   )
   biased = {'head': {'kernel': jnp.ones((2, 3)), 'bias': jnp.ones(3)}}
-  both = masks.decay_mask(biased, decay_embeddings=True)
+  both = masks.decay_mask(MODEL, biased, decay_embeddings=True)
   assert both == {'head': {'kernel': True, 'bias': False}}
-  labels = masks.hidden_matrices(_params())
+  labels = masks.hidden_matrices(MODEL, _params())
   assert labels['head']['kernel'] == labels['embed']['embedding'] == 'adamw'
   assert labels['blocks']['mlp']['in']['kernel'] == 'muon'
   with pytest.raises(ValueError, match='no known kind'):
-    masks.decay_mask({'head': {'gain': jnp.ones(2)}}, False)
+    masks.decay_mask(MODEL, {'head': {'gain': jnp.ones(2)}}, False)
+  odd = {'blocks': {'mlp': {'kernel': jnp.ones((2, 2))}}}
   with pytest.raises(ValueError, match='not a stack'):
-    masks.hidden_matrices({'blocks': {'mlp': {'kernel': jnp.ones((2, 2))}}})
+    masks.hidden_matrices(MODEL, odd)
 
 
 def test_value_is_clipped_before_norm():
@@ -198,7 +204,7 @@ def test_value_is_clipped_before_norm():
 def test_a_known_norm_is_taken(norm):
   """As if it had been measured; and the given one is what counts."""
   cfg = _config(name='sgd', momentum=0.0, learning_rate=1.0, clip_norm=1.0)
-  optimizer = build_optimizer(cfg, 'float32')
+  optimizer = build_optimizer(cfg, MODEL)
   params = {'head': {'kernel': jnp.zeros((1, 2))}}
   grads = {'head': {'kernel': norm * jnp.array([[0.6, -0.8]])}}
   state = optimizer.init(params)

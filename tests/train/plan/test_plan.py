@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 from craft_jax import main
 from craft_jax.config.settings import Config, Eval, Model, Optim, Train
 from craft_jax.errors import UserError
-from craft_jax.model import build, causal, flops_per_symbol
+from craft_jax.model import build, causal, platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train import plan
 from craft_jax.train.optim.optimizers import build_optimizer
@@ -27,6 +27,8 @@ from craft_jax.train.plan.traffic import muon_flops, traffic
 from craft_jax.train.state import abstract_state, init_state
 from craft_jax.train.step import make_train_step
 from craft_jax.types import Batch
+
+HERE = platform_of(jax.devices()[0])
 
 _H100 = plan.find_device('h100-80gb')
 _V5E = plan.find_device('v5e')
@@ -59,6 +61,17 @@ def real_mesh(layout):
 # --- memory ------------------------------------------------------------------
 
 
+def of_a_symbol(cfg, tensor=1):
+  """Bytes of the activations of one symbol, on a TPU."""
+  model, context = plan.sketch(cfg).model(), cfg.model.context
+  whole = model.activation_bytes(1, context, tensor)
+  return type(whole)(*(each / context for each in whole))
+
+
+def kept(cfg, tensor=1):
+  return of_a_symbol(cfg, tensor).kept
+
+
 @pytest.mark.parametrize('layout', [Layout(2), Layout(1, 2), Layout(1, 1, 2)])
 @pytest.mark.parametrize('name', ['adamw', 'lion', 'adafactor', 'muon', 'sgd'])
 def test_state_is_what_is_allocated(name, layout):
@@ -68,9 +81,9 @@ def test_state_is_what_is_allocated(name, layout):
     optim={'name': name},
     train={'ema': 0.9},
   )
-  model = build(cfg.model, 260)
+  model = build(cfg.model, 260, HERE)
   mesh = real_mesh(layout)
-  optimizer = build_optimizer(cfg, 'float32', mesh)
+  optimizer = build_optimizer(cfg, model, mesh)
   abstract = abstract_state(model, optimizer, True, mesh)
   state = jax.jit(
     lambda key: init_state(model, optimizer, key, True),
@@ -105,7 +118,7 @@ def test_state_is_what_is_allocated(name, layout):
 def test_activations_are_what_differentiation_keeps(settings):
   rows, depth, context = 5, 3, 24  # no other dim is 5
   cfg = changed(_SMALL, model=settings | {'depth': depth, 'context': context})
-  model = build(cfg.model, 260)
+  model = build(cfg.model, 260, HERE)
   x_BT = jnp.zeros((rows, context), jnp.int32)
   key = jax.random.key(0) if cfg.model.dropout else None
 
@@ -122,11 +135,11 @@ def test_activations_are_what_differentiation_keeps(settings):
   )
   item = 2 if cfg.model.precision == 'bfloat16' else 4
   ends = (8 + item) * cfg.model.width
-  assert layers == rows * context * (memory.kept(cfg) - ends)
+  assert layers == rows * context * (kept(cfg) - ends)
 
 
 def test_tensor_splits_heads_and_hidden_layer_only():
-  whole, half = memory.kept(_SMALL, 1), memory.kept(_SMALL, 2)
+  whole, half = kept(_SMALL, 1), kept(_SMALL, 2)
   streams = 2 * half - whole
   assert 0 < streams < half < whole < 2 * half
 
@@ -138,13 +151,13 @@ def test_activations_are_about_what_a_compiler_needs(remat, monkeypatch):
 
   The plan is of accelerators, whose attention is one block.
   """
-  monkeypatch.setattr(causal, 'blocks', lambda length: [(0, length)])
+  monkeypatch.setattr(causal, 'blocks', lambda length, platform: [(0, length)])
   cfg = changed(
     _SMALL,
     model={'width': 128, 'depth': 8, 'context': 256, 'remat': remat},
     train={'batch_size': 4},
   )
-  model = build(cfg.model, 260)
+  model = build(cfg.model, 260, HERE)
   x_BT = jnp.zeros((4, 256), jnp.int32)
 
   def loss(params):
@@ -159,8 +172,9 @@ def test_activations_are_about_what_a_compiler_needs(remat, monkeypatch):
 
 
 def test_logits_of_a_symbol():
-  assert memory.logits(_SMALL, 260) == 4 * 260 * 4
-  assert memory.logits(changed(_SMALL, model={'logit_cap': 0.0}), 260) == 3120
+  assert of_a_symbol(_SMALL).logits == 4 * 260 * 4
+  uncapped = changed(_SMALL, model={'logit_cap': 0.0})
+  assert of_a_symbol(uncapped).logits == 3120
 
 
 # --- FLOPs -------------------------------------------------------------------
@@ -169,7 +183,7 @@ def test_logits_of_a_symbol():
 def test_flops_are_the_models_own():
   sketch = plan.sketch(_SMALL)
   result = plan.estimate(sketch, _H100, Layout(2), 0.5)
-  flops = flops_per_symbol(_SMALL.model, 260) * 8 * 24
+  flops = sketch.model().flops_per_token(24) * 8 * 24
   assert result.flops == flops
   assert result.compute_seconds == pytest.approx(flops / 2 / (989.4e12 * 0.5))
   again = plan.sketch(changed(_SMALL, model={'remat': 'block'}))
@@ -264,8 +278,8 @@ def test_payloads_by_hand():
 def compiled(cfg, layout):
   """`{operation: float32 bytes}` that the compiled step exchanges."""
   mesh = real_mesh(layout)
-  model = build(cfg.model, 260)
-  optimizer = build_optimizer(cfg, 'float32', mesh)
+  model = build(cfg.model, 260, HERE)
+  optimizer = build_optimizer(cfg, model, mesh)
   state = abstract_state(model, optimizer, False, mesh)
   rows = mesh_lib.batch_sharding(mesh)
   shape = (cfg.train.batch_size, cfg.model.context)

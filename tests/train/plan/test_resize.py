@@ -7,14 +7,18 @@ import jax
 import pytest
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build, param_count
+from craft_jax.model import build, param_count, platform_of
 from craft_jax.train.plan.resize import resized
+
+HERE = platform_of(jax.devices()[0])
 
 CFG = Model(width=64, depth=2, num_heads=4, context=32)
 
 
 def count(cfg):
-  return param_count(jax.eval_shape(build(cfg, 260).init, jax.random.key(0)))
+  return param_count(
+    jax.eval_shape(build(cfg, 260, HERE).init, jax.random.key(0))
+  )
 
 
 @pytest.mark.parametrize('factor', [0.3, 0.9, 1.0, 1.15, 5.0])

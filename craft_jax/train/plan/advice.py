@@ -1,0 +1,249 @@
+"""Whether a run fits its devices and its disk, and what would make it fit."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Mapping
+
+import jax
+from etils import epath
+
+from craft_jax.config.settings import Config
+from craft_jax.errors import OutOfMemory, RunFailed, UserError
+from craft_jax.model import build, param_count
+from craft_jax.model.precision import PLATFORMS
+from craft_jax.runs import checkpoint
+from craft_jax.runtime import files, keys
+from craft_jax.runtime.host_memory import Room, room
+from craft_jax.train.plan import Layout, sketch
+from craft_jax.train.plan import search as search_lib
+from craft_jax.train.plan.memory import Memory, memory
+from craft_jax.train.plan.model import Sketch
+from craft_jax.train.plan.search import Bound
+from craft_jax.train.plan.text import amount
+
+# Of an estimate that is not of the state, what was measured at least
+# (docs/memory.md). Only what needs more than there is even so is refused.
+LEAST = 0.6
+# Of what a run that failed needs by the plan, what a suggestion needs: at most,
+# and what is tried however little is left.
+_FILLED, _HALF = 0.9, 0.6
+_ANYWAY = '--config.train.check_memory=false goes on all the same'
+
+
+class TooLarge(UserError):
+  """A run that cannot fit, refused before it allocates.
+
+  Attributes:
+    facts: as of `OutOfMemory`: `doing` and `bytes`.
+  """
+
+  def __init__(self, message: str, needed: float):
+    super().__init__(message)
+    self.facts = {'doing': 'planning', 'bytes': int(needed)}
+
+
+# --- before ------------------------------------------------------------------
+
+
+def check_start(
+  cfg: Config, vocabulary_size: int, mesh_shape: Mapping[str, int]
+) -> None:
+  """Refuses a run that cannot fit on its devices, by arithmetic.
+
+  Takes microseconds for a run that is small for its devices. What is in doubt
+  is let through.
+
+  Args:
+    cfg: the run, `model.precision` decided.
+    vocabulary_size: symbols, the specials included.
+    mesh_shape: devices of each axis.
+
+  Raises:
+    TooLarge: even with the least share of the estimate that was ever measured.
+  """
+  left = room() if cfg.train.check_memory else None
+  layout = Layout(**mesh_shape)
+  if left is None or _at_most(cfg, vocabulary_size, layout) < left.bytes:
+    return
+  refuse(sketch(cfg, vocabulary_size), layout, left, _platform())
+
+
+def check_disk(
+  cfg: Config, vocabulary_size: int, workdir: epath.PathLike
+) -> None:
+  """Refuses a run whose checkpoints its disk cannot hold, before it begins.
+
+  Raises:
+    UserError: there is no room for those that a save keeps beside it.
+  """
+  free = disk_free(workdir)
+  bound = _at_most(cfg, vocabulary_size, Layout(1, 1, 1))
+  if free is None or bound * (cfg.checkpoint.keep + 2) < free:
+    return
+  disk_need(cfg, workdir, sketch(cfg, vocabulary_size).state_bytes)
+
+
+def disk_free(workdir: epath.PathLike) -> int | None:
+  """Bytes free where a run directory is or would be; None if not asked."""
+  if files.is_remote(workdir):
+    return None
+  folder = pathlib.Path(workdir).absolute()
+  while not folder.exists():
+    folder = folder.parent
+  return shutil.disk_usage(folder).free
+
+
+def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
+  """What the checkpoints of a run need and what the disk has, in words.
+
+  Those that are there already need no more room.
+
+  Raises:
+    UserError: they do not fit.
+  """
+  # The latest ones, the best, and the one being written.
+  most = cfg.checkpoint.keep + 2
+  there = min(len(checkpoint.steps(workdir)), most - 1)
+  needed, free = state_bytes * (most - there), disk_free(workdir)
+  assert free is not None, 'a local folder'
+  text = (
+    f'{most - there} checkpoint{"s" * (most - there > 1)} of '
+    f'{amount(state_bytes)} need '
+    f'{amount(needed)} of {amount(free)} free'
+  )
+  if needed > free:
+    raise UserError(
+      f'{text}; give a --workdir on another disk, free space, or lower '
+      'checkpoint.keep'
+    )
+  return text
+
+
+def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:
+  """Refuses a run whose least need is more than there is; else its plan.
+
+  Args:
+    run: what is asked about.
+    layout: sizes of the mesh axes; divides the model.
+    left: what each device can give.
+    platform: JAX's name of the devices.
+
+  Raises:
+    TooLarge: even with the least share of the estimate that was ever measured.
+  """
+  used = memory(run, layout, platform)
+  if used.state + LEAST * (used.total - used.state) <= left.bytes:
+    return used
+  raise TooLarge(
+    f'this run needs about {amount(used.total)} on each of {layout.devices} '
+    f'device(s), and {left.source} leaves {amount(left.bytes)}; '
+    f'{_advice(run, layout, Bound(left.bytes, platform))}; {_ANYWAY}',
+    used.total,
+  )
+
+
+def _at_most(cfg: Config, vocabulary_size: int, layout: Layout) -> float:
+  """More than the plan's sum, without the optimizer."""
+  model = build(cfg.model, vocabulary_size, PLATFORMS['tpu'])
+  params = param_count(jax.eval_shape(model.init, keys.from_seed(0)))
+  rows = cfg.train.batch_size // cfg.train.accumulate // layout.shards
+  # Parameters, two moments, an average, two gradients, updates and a copy.
+  return 8 * 4 * params + sum(model.activation_bytes(rows, cfg.model.context))
+
+
+# --- after -------------------------------------------------------------------
+
+
+def explained(error: OutOfMemory, cfg: Config) -> tuple[Exception, str]:
+  """What to tell people of a run that was short of memory.
+
+  Args:
+    error: its facts.
+    cfg: the run.
+
+  Returns:
+    An error of one line with what to try; and several lines with the plan of a
+    step, '' of a compiled program that was refused.
+  """
+  facts = error.facts
+  model = dataclasses.replace(cfg.model, precision=facts['precision'])
+  cfg = dataclasses.replace(cfg, model=model)
+  layout, run = Layout(**facts['mesh']), sketch(cfg, facts['vocabulary_size'])
+  doing, asked, platform = facts['doing'], facts['bytes'], facts['platform']
+  used = memory(run, layout, platform)
+  left = Room(facts['available'] or 0.0, facts['limit'] or 'the memory')
+  if facts['compiled']:
+    correction = asked / (used.total - used.state)
+    bound = Bound(left.bytes + used.state, platform, correction)
+    refusal = UserError(
+      f'a step needs {amount(asked)} more on each of {layout.devices} CPU '
+      f'device(s), as it is compiled, and {left.source} leaves '
+      f'{amount(left.bytes)}; {_advice(run, layout, bound)}; {_ANYWAY}'
+    )
+    return refusal, ''
+  what = f'{amount(asked)} were asked for' if asked else 'no size was given'
+  if doing == 'evaluating':
+    advice = _smaller_evaluation(cfg, layout)
+  else:
+    # What is left now says little: other devices hold their buffers still. The
+    # run has to become smaller, and half is what is tried first.
+    limit = min(left.bytes + used.state, _FILLED * used.total)
+    bound = Bound(max(limit, _HALF * used.total), platform)
+    advice = _advice(run, layout, bound, smaller=True)
+  report = '\n'.join(
+    [
+      f'out of memory while {doing}: {what} at once on a device, and '
+      f'{left.source} leaves {amount(left.bytes)} now',
+      f'the plan of a step, on each of {layout.devices} device(s)',
+      *_rows(used),
+      advice,
+    ]
+  )
+  failure = RunFailed(
+    f'out of memory while {doing} ({what}); {advice}, or --auto-batch to have '
+    'it done; what is saved is whole'
+  )
+  return failure, report
+
+
+def _smaller_evaluation(cfg: Config, layout: Layout) -> str:
+  rows = cfg.eval.batch_size // 2 // layout.shards * layout.shards
+  if not rows:
+    return 'use a smaller model.context'
+  return f'try --config.eval.batch_size={rows}'
+
+
+def _rows(used: Memory) -> list[str]:
+  beside = used.gradients + used.updates + used.kernels
+  parts = {
+    'state': used.state,
+    'gradients, updates, copies': beside,
+    'activations': used.activations + used.working,
+    'logits and loss': used.logits,
+    'together': used.total,
+  }
+  return [f'  {name:<28}{amount(value):>9}' for name, value in parts.items()]
+
+
+def _advice(
+  run: Sketch, layout: Layout, bound: Bound, smaller: bool = False
+) -> str:
+  """Flags to paste."""
+  found = search_lib.options(run, layout, bound, smaller)
+  option = search_lib.best(found, run.cfg, layout)
+  if option is None:
+    return (
+      'it fits with no train.accumulate and model.remat; use a smaller '
+      'model.width, model.depth or model.context, or more devices'
+    )
+  flags = search_lib.flags(option, run.cfg)
+  text = f'try {" ".join(flags)}' if flags else 'try fewer other programs'
+  rows = found[0].rows
+  if 0 < rows < run.cfg.train.batch_size:
+    text += f', or a smaller batch: --config.train.batch_size={rows}'
+  return text
+
+
+def _platform() -> str:
+  return jax.devices()[0].platform
