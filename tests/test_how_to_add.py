@@ -178,8 +178,8 @@ def _option(copy: Copy) -> None:
     'craft_jax/inference/sampling/options.py',
     '  repetition_penalty: float = option(',
     '  top_a: float = option(\n'
-    "    'number', 0.0, 'X', 'top-a: drop tokens less likely than X times the '\n"
-    "    'square of the most likely; 0 disables', CHOICE, low=0, high=1,\n"
+    "    'number', 0.0, 'X', 'top-a: drop tokens less likely than X times '\n"
+    "    'the square of the most likely; 0 disables', CHOICE, low=0, high=1,\n"
     "    api={'high': 0.5}, slot='float32',\n"
     '  )\n'
     '  repetition_penalty: float = option(',
