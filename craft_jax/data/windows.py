@@ -33,13 +33,6 @@ def num_eval_windows(num_symbols: int, context: int, stride: int = 0) -> int:
   return 1 + -(-rest // (stride or context))
 
 
-def num_eval_batches(
-  num_symbols: int, context: int, batch_size: int, stride: int = 0
-) -> int:
-  """Batches that `eval_batches` yields."""
-  return -(-num_eval_windows(num_symbols, context, stride) // batch_size)
-
-
 def eval_batches(
   tokens: np.ndarray,
   vocabulary: Vocabulary,

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import hashlib
 import json
 import os
@@ -259,12 +258,6 @@ def sample_of(run: Run) -> tuple[int, str] | None:
         except (ValueError, KeyError, TypeError):
           continue
   return found
-
-
-def seconds_between(start: str, end: str) -> float:
-  """Between two times of the metadata."""
-  first, last = map(datetime.datetime.fromisoformat, (start, end))
-  return (last - first).total_seconds()
 
 
 def _json(path: pathlib.Path, run: str) -> dict[str, Any]:

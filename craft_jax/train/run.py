@@ -241,14 +241,6 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     )
 
 
-def _best_loss(workdir: epath.PathLike) -> float:
-  """Least validation loss of the saved steps; infinite where there is none."""
-  best = checkpoint.best_step(workdir)
-  if best is None:
-    return math.inf
-  return checkpoint.open_meta(workdir, best).val_loss
-
-
 def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   optim = cfg.optim
   peak: tuple[float | None, str]
@@ -300,13 +292,6 @@ def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
   lock = Lock(workdir)
   stack.callback(lock.close)
   return lock
-
-
-def _last_step(workdir: epath.PathLike, every: int) -> int | None:
-  """The last whole checkpoint of those that are multiples of `every`."""
-  if not any(step % every == 0 for step in checkpoint.steps(workdir)):
-    return None
-  return checkpoint.resolve_step(workdir, every=every)
 
 
 def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:

@@ -23,11 +23,6 @@ def escape(vocabulary: Vocabulary) -> int:
   return vocabulary.num_symbols
 
 
-def num_values(vocabulary: Vocabulary) -> int:
-  """Values that the model has to tell apart."""
-  return vocabulary.num_symbols + (vocabulary.kind == 'char')
-
-
 def choose_streams(size: int) -> int:
   """Streams for a file of `size` bytes, a power of two up to 64.
 
