@@ -34,7 +34,7 @@ from craft_jax.serve import service as service_lib
 from craft_jax.serve.admission import Limits
 from craft_jax.serve.logs import Log
 from craft_jax.serve.schemas import CompletionBody
-from craft_jax.train.loop import train
+from craft_jax.train.run import train
 
 pytestmark = pytest.mark.slow
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(600))
