@@ -20,7 +20,8 @@ from craft_jax.constrain.automaton import Automaton
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 _BATCH, _PROMPT, _CHARS = 16, 128, 64
 _TEXT = {'type': 'string', 'minLength': 62, 'maxLength': 62}

@@ -26,7 +26,8 @@ from craft_jax.inference.engine.engine import Engine
 from craft_jax.inference.engine.requests import Request
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.protocol import Model
 from craft_jax.runtime import xla_flags
 

@@ -29,7 +29,8 @@ from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.load import load_model
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.quantize import quantize
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder

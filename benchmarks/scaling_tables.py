@@ -16,7 +16,7 @@ import pages
 from pages import table
 
 from craft_jax.config.settings import Config, Model, Train
-from craft_jax.model import build
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
 from craft_jax.runtime.files import write_atomic
 from craft_jax.train import plan

@@ -118,7 +118,8 @@ def byte_run(tmp_path_factory):
 
   from craft_jax.config.settings import Config, Data, Model, Text
   from craft_jax.data.text.vocabulary import Vocabulary
-  from craft_jax.model import build, platform_of
+  from craft_jax.model.build import build
+  from craft_jax.model.precision import platform_of
   from craft_jax.runs import checkpoint
 
   path = tmp_path_factory.mktemp('byte_run')

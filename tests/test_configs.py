@@ -7,7 +7,8 @@ import pytest
 from craft_jax.config import load as config_lib
 from craft_jax.config import shipped
 from craft_jax.errors import UserError
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import init_state
 from craft_jax.train.step import make_train_step

@@ -16,7 +16,6 @@ from craft_jax.model import cache
 def _cache() -> cache.Cache:
   return cache.Cache(
     jnp.ones((1, 1, 1, 4, 2)),
-    jnp.ones((1, 1, 1, 4, 2)),
     jnp.zeros((1, 4), int),
     jnp.zeros((1, 4), int),
     jnp.zeros(1, int),

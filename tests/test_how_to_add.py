@@ -146,6 +146,44 @@ def _variant(copy: Copy) -> None:
   )
 
 
+def _architecture(copy: Copy) -> None:
+  example = (copy.root / 'tests/model/test_second_architecture.py').read_text()
+  (model,) = re.findall(
+    r'^@dataclasses.*?^class Convolution:.*?(?=^@pytest)', example, re.M | re.S
+  )
+  (copy.root / 'craft_jax/model/convolution.py').write_text(
+    '"""Gated causal convolutions."""\n\n'
+    'import dataclasses\nimport types\n\n'
+    'import jax\nimport jax.numpy as jnp\n\n'
+    'from craft_jax.config.settings import Model as ModelConfig\n'
+    'from craft_jax.model import cache as cache_lib\n'
+    'from craft_jax.model.cache import Cache\n'
+    'from craft_jax.model.precision import Policy, einsum\n'
+    'from craft_jax.model.protocol import ActivationBytes\n'
+    'from craft_jax.model.sharding.rules import IN, OUT\n\n'
+    f'TAPS = 4\n\n\n{model.rstrip()}\n'
+  )
+  copy.edit(
+    'craft_jax/model/build.py',
+    "{'transformer': Decoder}",
+    "{\n  'transformer': Decoder,\n  'convolution': Convolution,\n}",
+  )
+  copy.edit(
+    'craft_jax/model/build.py',
+    'from craft_jax.model.precision',
+    'from craft_jax.model.convolution import Convolution\n'
+    'from craft_jax.model.precision',
+  )
+  flag = '--config.model.architecture=convolution'
+  copy.craft(
+    [*_TRAIN, flag],
+    ['eval', '--workdir=run'],
+    ['sample', '--workdir=run', '--max-chars=4'],
+    ['plan', '--config=toy', flag],
+  )
+  copy.tests('tests/test_layers.py')
+
+
 def _optimizer(copy: Copy) -> None:
   settings = (copy.root / 'craft_jax/config/settings.py').read_text()
   for name, new in (('sgd', 'signs'), ('wsd', 'square')):
@@ -262,6 +300,7 @@ def _dependency(copy: Copy) -> None:
 _RECIPES = {
   'A setting': _setting,
   'A variant of the model': _variant,
+  'An architecture': _architecture,
   'An optimizer or a schedule': _optimizer,
   'A sampler option': _option,
   'A command': _command,

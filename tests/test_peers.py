@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from craft_jax.config.load import load_config
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 HERE = platform_of(jax.devices()[0])
 

@@ -12,7 +12,8 @@ from craft_jax.config.load import load_config
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.runtime import xla_flags
 
 # Floats. On an accelerator a call must take long beside what starting it costs.

@@ -9,8 +9,8 @@ import jax
 import worker
 
 from craft_jax.config.load import load_config
-from craft_jax.model import param_count
 from craft_jax.model.precision import Policy, product, round_operand
+from craft_jax.model.protocol import param_count
 from craft_jax.runtime import xla_flags
 from craft_jax.runtime.signals import Interrupts
 from craft_jax.train.run import open_loop, open_setup

@@ -10,7 +10,8 @@ from craft_jax.config.settings import CACHES, WEIGHTS, Config
 from craft_jax.data.sources import cache_folder
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError, hint
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.protocol import Model
 from craft_jax.model.quantize import quantize
 from craft_jax.runs import checkpoint

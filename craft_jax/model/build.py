@@ -1,16 +1,12 @@
 """From settings to a model."""
 
-import math
 from collections.abc import Callable
-
-import jax
 
 from craft_jax.config.settings import Model as ModelConfig
 from craft_jax.errors import UserError, hint
 from craft_jax.model.precision import Platform, Policy, resolve_precision
 from craft_jax.model.protocol import Model
 from craft_jax.model.transformer import Decoder
-from craft_jax.types import Params
 
 Build = Callable[[ModelConfig, int, Policy, str], Model]
 
@@ -44,8 +40,3 @@ def build(
     )
   policy = Policy(resolve_precision(cfg.precision, platform), platform)
   return make(cfg, vocabulary_size, policy, cache)
-
-
-def param_count(params: Params) -> int:
-  """Numbers in a tree of arrays (or of shapes)."""
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

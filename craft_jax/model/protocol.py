@@ -1,7 +1,9 @@
 """What the rest of the program asks of a model, whatever its architecture."""
 
+import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import jax
 from jaxtyping import Array, Float, Int, Key
 
 from craft_jax.model.cache import Cache
@@ -124,3 +126,8 @@ class Model(Protocol):
 
   def tensor_bytes(self, batch: int, context: int) -> float:
     """Bytes that a step sums over the devices of the axis `tensor`."""
+
+
+def param_count(params: Params) -> int:
+  """Numbers in a tree of arrays (or of shapes)."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -9,7 +9,7 @@ import numpy as np
 
 from craft_jax.data.corpus import Split
 from craft_jax.errors import INTERRUPTED, RunFailed, UserError
-from craft_jax.model import param_count
+from craft_jax.model.protocol import param_count
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.runs import checkpoint, layout
 from craft_jax.runs.progress import Progress

@@ -22,12 +22,13 @@ from craft_jax.inference import metrics
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.sampling.generate import sample_text
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import Model, build
+from craft_jax.model.build import build
 from craft_jax.model.precision import (
   Platform,
   platform_of,
   resolve_precision,
 )
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.runs import checkpoint, exports, layout, parallel_read
 from craft_jax.runs import run_dir as run_dir_lib
@@ -177,11 +178,12 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   distributed.opened_by_all(lambda: exports.check_installed(cfg))
   distributed.opened_by_all(lambda: _check_reach(workdir))
   mesh = mesh_lib.make_mesh(cfg)
+  platform = platform_of(mesh.devices.flat[0])
+  build(cfg.model, 1, platform).check_tensor(mesh.shape['tensor'])
   with contextlib.ExitStack() as stack:
     lock = distributed.opened_by_all(lambda: _own(workdir, stack))
     found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
-    platform = platform_of(mesh.devices.flat[0])
     cfg = _with_precision(cfg, platform, before)
     corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
     distributed.check_same('the precision', cfg.model.precision)

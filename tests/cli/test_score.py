@@ -16,7 +16,8 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import score
 from craft_jax.inference.load import load_model
 from craft_jax.inference.sampling.prompt import start_symbols
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.runs import checkpoint
 
 HERE = platform_of(jax.devices()[0])

@@ -26,7 +26,9 @@ def test_python_writes_what_the_command_writes(byte_run, capsys):
   model = craft_jax.load(byte_run, weights='int8', kv_cache='int8')
   kernel = model.trained.params['head']['kernel']
   assert kernel.values.dtype == jnp.int8
-  assert model.trained.model.init_cache(1, 4).keys[0].values.dtype == jnp.int8
+  assert (
+    model.trained.model.init_cache(1, 4).layers[0][0].values.dtype == jnp.int8
+  )
   assert (
     capsys.readouterr().out == 'ab' + model.generate('ab', max_chars=9) + '\n'
   )

@@ -9,8 +9,9 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.inference import dynamic_evaluation, score
 from craft_jax.inference.dynamic_evaluation import Adaptation
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
 from craft_jax.model.losses import token_losses
+from craft_jax.model.precision import platform_of
 from craft_jax.types import Batch
 
 HERE = platform_of(jax.devices()[0])

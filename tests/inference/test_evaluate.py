@@ -15,7 +15,8 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import dynamic_evaluation, evaluate, score
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.load import Trained
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 
 HERE = platform_of(jax.devices()[0])

@@ -14,8 +14,9 @@ from craft_jax.data.corpus import Split
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import heatmap, score
 from craft_jax.inference.evaluate import Evaluator
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
 from craft_jax.model.losses import token_losses
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 
 HERE = platform_of(jax.devices()[0])

@@ -180,7 +180,8 @@ import numpy as np
 num_devices = int(sys.argv[1])
 jax.config.update('jax_num_cpu_devices', num_devices)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.config.settings import Model
 
 assert jax.device_count() == num_devices

@@ -14,7 +14,9 @@ from craft_jax.inference.engine.requests import Request
 from craft_jax.inference.sampling.beam_search import beam_search
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of, precision
+from craft_jax.model import precision
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.quantize import Quantized, quantized
 from craft_jax.model.quantize import quantize as quantize_eagerly
 from craft_jax.model.sharding import mesh as mesh_lib

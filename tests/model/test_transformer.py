@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build, param_count, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
+from craft_jax.model.protocol import param_count
 from craft_jax.model.transformer import _dropout, layer_windows
 
 HERE = platform_of(jax.devices()[0])

@@ -23,7 +23,7 @@ def trained(model_dir):
 def texts(trained, prompt, **fields):
   """What `craft sample` writes."""
   usual = {'temperature': 1.0, 'penalty_window': 64, 'max_chars': 16}
-  request = Request(prompt, **usual | fields)
+  request = Request(prompt=prompt, **usual | fields)
   answers = Answers(trained, [prepare(trained, request)])
   list(answers)
   return [sample.text for sample in answers.samples()]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from craft_jax.errors import RunFailed
-from craft_jax.model import build
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
 from craft_jax.train import run
 from craft_jax.train.profile.record import record

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from craft_jax.model import build, platform_of
-from craft_jax.model.precision import Policy
+from craft_jax.model.build import build
+from craft_jax.model.precision import Policy, platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.transformer import Decoder
 from craft_jax.runs import checkpoint

@@ -13,8 +13,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.model.build import build
-from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import rules
 from craft_jax.runtime import distributed
 
@@ -77,18 +75,15 @@ def make_mesh(cfg: Config) -> Mesh:
   a backend and does nothing where there is an accelerator.
 
   Raises:
-    UserError: the axes, batches or heads do not divide over the devices.
+    UserError: the axes or batches do not divide over the devices.
   """
   set_cpu_devices(cpu_devices(cfg))
   sizes = config_lib.check_devices(cfg, jax.device_count())
-  mesh = jax.make_mesh(
+  return jax.make_mesh(
     tuple(sizes[name] for name in AXES),
     AXES,
     axis_types=(AxisType.Auto,) * len(AXES),
   )
-  model = build(cfg.model, 1, platform_of(mesh.devices.flat[0]))
-  model.check_tensor(sizes['tensor'])
-  return mesh
 
 
 def data_mesh(batch_size: int) -> Mesh:

@@ -10,8 +10,9 @@ from etils import epath
 
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, RunFailed, UserError
-from craft_jax.model import build, param_count
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
+from craft_jax.model.protocol import param_count
 from craft_jax.runs import checkpoint
 from craft_jax.runtime import files, keys
 from craft_jax.runtime.host_memory import Room, room

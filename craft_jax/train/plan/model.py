@@ -10,8 +10,9 @@ from jax.sharding import AxisType
 from craft_jax.config.settings import Config
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.model import Model, build
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
+from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
 from craft_jax.runtime import keys

@@ -5,8 +5,9 @@ import dataclasses
 import jax
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build, param_count
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
+from craft_jax.model.protocol import param_count
 from craft_jax.runtime import keys
 
 _MOST_HEADS = 128

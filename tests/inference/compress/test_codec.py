@@ -11,7 +11,8 @@ from craft_jax.config.settings import Model
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.compress import loop, symbols
 from craft_jax.inference.compress.codec import Codec, Damaged
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 HERE = platform_of(jax.devices()[0])
 

@@ -17,7 +17,8 @@ from craft_jax.inference.sampling import beam_search as beam_lib
 from craft_jax.inference.sampling import prefill as prefix_lib
 from craft_jax.inference.sampling.beam_search import beam_search, search_steps
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 HERE = platform_of(jax.devices()[0])
 

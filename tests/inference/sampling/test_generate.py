@@ -29,7 +29,8 @@ from craft_jax.inference.sampling.prompt import (
   start_symbols,
 )
 from craft_jax.inference.sampling.settings import SampleSettings
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 HERE = platform_of(jax.devices()[0])
 

@@ -19,7 +19,8 @@ from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import Drafts
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 
 HERE = platform_of(jax.devices()[0])
 

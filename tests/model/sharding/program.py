@@ -33,7 +33,8 @@ from jax.sharding import AxisType  # noqa: E402
 
 from craft_jax.config import load as config_lib  # noqa: E402
 from craft_jax.data import batch as batch_lib  # noqa: E402
-from craft_jax.model import build, platform_of  # noqa: E402, platform_of
+from craft_jax.model.build import build  # noqa: E402
+from craft_jax.model.precision import platform_of  # noqa: E402
 from craft_jax.model.sharding import mesh as mesh_lib  # noqa: E402
 from craft_jax.model.sharding import rules  # noqa: E402
 from craft_jax.train.dispatch import make_run  # noqa: E402

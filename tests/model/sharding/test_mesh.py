@@ -7,9 +7,11 @@ import pytest
 
 from craft_jax.config import load as config_lib
 from craft_jax.errors import UserError
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
+from craft_jax.train.run import open_setup
 
 HERE = platform_of(jax.devices()[0])
 
@@ -109,9 +111,18 @@ def test_rules_refuse():
   ],
 )
 def test_heads_divide(overrides, words):
-  tensor = ['mesh.data=1', 'mesh.tensor=2']
+  def check(overrides, shards):
+    cfg = config_lib.load_config('toy', overrides)
+    build(cfg.model, 1, HERE).check_tensor(shards)
+
   with pytest.raises(UserError) as e:
-    mesh_lib.make_mesh(config_lib.load_config('toy', [*overrides, *tensor]))
+    check(overrides, 2)
   assert all(word in str(e.value) for word in words)
-  mesh_lib.make_mesh(config_lib.load_config('toy', overrides))
-  mesh_lib.make_mesh(config_lib.load_config('toy', tensor))
+  check(overrides, 1)
+  check([], 2)
+
+
+def test_a_run_refuses_heads_that_do_not_divide(tmp_path):
+  flags = ['mesh.data=1', 'mesh.tensor=2', 'model.num_heads=1']
+  with pytest.raises(UserError, match='model.num_heads=1'):
+    open_setup(config_lib.load_config('toy', flags), tmp_path / 'run')

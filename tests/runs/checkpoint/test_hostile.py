@@ -13,7 +13,8 @@ import pytest
 
 from craft_jax.config import load as config_lib
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.model import build, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.runs import checkpoint
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.state import init_state

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from craft_jax.config.settings import Config
-from craft_jax.model import build
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
 from craft_jax.train.optim import masks
 from craft_jax.train.optim.optimizers import build_optimizer

@@ -14,7 +14,9 @@ from jax.sharding import AxisType
 from craft_jax import main
 from craft_jax.config.settings import Config, Eval, Model, Optim, Train
 from craft_jax.errors import UserError
-from craft_jax.model import build, causal, platform_of
+from craft_jax.model import causal
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train import plan
 from craft_jax.train.optim.optimizers import build_optimizer

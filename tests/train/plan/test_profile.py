@@ -15,7 +15,7 @@ import pytest
 from jax.profiler import ProfileData
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build
+from craft_jax.model.build import build
 from craft_jax.model.precision import PLATFORMS
 from craft_jax.train.profile import bottleneck, hlo, trace
 from craft_jax.train.profile import text as text_lib

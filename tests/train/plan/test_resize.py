@@ -7,7 +7,9 @@ import jax
 import pytest
 
 from craft_jax.config.settings import Model
-from craft_jax.model import build, param_count, platform_of
+from craft_jax.model.build import build
+from craft_jax.model.precision import platform_of
+from craft_jax.model.protocol import param_count
 from craft_jax.train.plan.resize import resized
 
 HERE = platform_of(jax.devices()[0])
