@@ -124,5 +124,5 @@ def test_heads_divide(overrides, words):
 
 def test_a_run_refuses_heads_that_do_not_divide(tmp_path):
   flags = ['mesh.data=1', 'mesh.tensor=2', 'model.num_heads=1']
-  with pytest.raises(UserError, match='model.num_heads=1'):
+  with pytest.raises(UserError, match=r'model\.num_heads=1'):
     open_setup(config_lib.load_config('toy', flags), tmp_path / 'run')
