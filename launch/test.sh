@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment, then: ruff, the table of results, mypy, pytest.
 #
-#   --fast          no slow tests; under five minutes on two cores (default)
+#   --fast          no slow tests (default)
 #   --all           slow tests too (default where the variable CI is set);
 #                   installs programs and clients to test with where it can
 #   --interpreters  fast tests also on every other Python >= 3.11 found
