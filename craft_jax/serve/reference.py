@@ -71,7 +71,7 @@ def _bounds(schema: dict[str, Any]) -> str:
     return ''
   over = ' over' if 'exclusiveMinimum' in schema else ''
   start = f'{over} {low:g}'
-  if high is not None:
+  if high is not None and high < 2**31 - 1:
     return f'{start} to {high:g}'
   return start if over else f' from {low:g}'
 
