@@ -417,10 +417,10 @@ def test_slow_askers_are_cut(busy, sent, answered):
 )
 def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
   """Within a dispatch; these would take seconds."""
-  if sse and 'best_of' in more:
+  if stream and 'best_of' in more:
     pytest.skip('not with stream')
   gone = busy.metric(_GONE)
-  with _asked(busy, **_ENDLESS | more, stream=sse):
+  with _asked(busy, **_ENDLESS | more, stream=stream):
     busy.until(lambda: busy.metric('craft_slots_busy'))
     assert busy.metric(_GONE) == gone
   begin = time.monotonic()
@@ -489,10 +489,10 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
 @pytest.mark.parametrize('stream', [False, True])
 def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
   slow = busy.metric(_SLOW)
-  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if sse else 1}
-  with _asked(busy, 4096, **_ENDLESS | much, stream=sse) as line:
+  much = {'max_tokens': 4096, 'logprobs': 5, 'n': 3 if stream else 1}
+  with _asked(busy, 4096, **_ENDLESS | much, stream=stream) as line:
     busy.until(lambda: busy.metric('craft_slots_busy'))
-    if not sse:
+    if not stream:
       busy.until(lambda: _is_idle(busy))
     else:
       assert busy.complete(**_SMALL)['choices']
@@ -502,7 +502,7 @@ def test_a_slow_reader_is_cut_and_stalls_nobody(busy, stream):
     found = _until_end(line)
     assert b'[DONE]' not in found
   busy.until(lambda: _is_idle(busy))
-  assert busy.metric(_SLOW) == slow + sse
+  assert busy.metric(_SLOW) == slow + stream
 
 
 @pytest.mark.slow
