@@ -56,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='symbols, specials included (default: that of bytes, or of '
     'text.max_chars)',
   )
-  compiled = parser.add_argument_group('the devices at hand')
-  compiled.add_argument(
+  here = parser.add_argument_group('the devices at hand')
+  here.add_argument(
     '--compile',
     action='store_true',
     help='for the devices at hand; --device and --devices are not used',
   )
-  compiled.add_argument(
+  here.add_argument(
     '--steps',
     type=int,
     default=0,

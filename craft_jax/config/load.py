@@ -84,14 +84,14 @@ def unflatten(flat: Mapping[str, Any]) -> Config:
 
 
 @functools.cache
-def _known() -> dict[str, tuple[Any, dataclasses.Field]]:
+def known_settings() -> dict[str, tuple[Any, dataclasses.Field]]:
   """Type and field of every setting."""
   return {name: (kind, field) for name, kind, field in settings()}
 
 
 def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The values as their settings have them; raises as `unflatten`."""
-  known = _known()
+  known = known_settings()
   for name in flat:
     if name not in known:
       raise UserError(f'unknown setting {name!r}{hint(name, known)}')
@@ -206,7 +206,7 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
   base, _, variant = spec.partition(':')
   path = _config_path(base)
   given, lines = _run_file(path, variant)
-  known = _known()
+  known = known_settings()
   flat: dict[str, Any] = {}
   problems = []
   origins = dict.fromkeys(known, 'default')

@@ -44,7 +44,7 @@ def meaning(name: str) -> Meaning:
   Args:
     name: dotted, of one that exists.
   """
-  known = _known()
+  known = config_lib.known_settings()
   kind, field = known[name]
   checks = [text for text in _checks() if name in _names(text)]
   related = [*field.metadata['see']]
@@ -73,7 +73,7 @@ def find(key: str) -> list[str]:
   Raises:
     UserError: none.
   """
-  known = _known()
+  known = config_lib.known_settings()
   key = key.removeprefix('config.').removesuffix('.')
   if key in known:
     return [key]
@@ -87,14 +87,13 @@ def find(key: str) -> list[str]:
   )
 
 
-@functools.cache
-def _known() -> dict[str, tuple[Any, dataclasses.Field]]:
-  return {name: (kind, field) for name, kind, field in config_lib.settings()}
-
-
 def _names(text: str) -> list[str]:
   """The settings that a message names."""
-  return [n for n in re.findall(r'\b[a-z]+\.[a-z0-9_]+', text) if n in _known()]
+  return [
+    n
+    for n in re.findall(r'\b[a-z]+\.[a-z0-9_]+', text)
+    if n in config_lib.known_settings()
+  ]
 
 
 @functools.cache
@@ -165,7 +164,7 @@ def _wrapped(title: str, text: str, indent: int) -> list[str]:
 
 def table(names: list[str]) -> list[str]:
   """Several settings, with default and meaning."""
-  known = _known()
+  known = config_lib.known_settings()
   width = max(map(len, names))
   found = []
   for name in names:
