@@ -93,17 +93,17 @@ def main() -> None:
         run, count, close = feeder(setup, cfg, placement)
         setup.closing.callback(close)
         runs[name] = (run, count)
-      variants, symbols = {}, {}
+      variants, tokens = {}, {}
       for name, (run, count) in runs.items():
         variants[name], times = measure.lengthened(run, _SECONDS)
         steps = times * count
-        symbols[name] = steps * cfg.train.batch_size * cfg.model.context
+        tokens[name] = steps * cfg.train.batch_size * cfg.model.context
       seconds = measure.alternate(variants, args.pairs)
   measure.report_rates(
     f'How fast does {args.config} get its batches?',
-    {name: [symbols[name] / s for s in seconds[name]] for name in seconds},
+    {name: [tokens[name] / s for s in seconds[name]] for name in seconds},
     dict.fromkeys(seconds, 'training'),
-    'symbols/s',
+    'tokens/s',
     dict.fromkeys(_FEEDS, _BAR),
   )
 

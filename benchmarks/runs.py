@@ -92,9 +92,9 @@ def make(folder: pathlib.Path, runs: int, rows: int) -> int:
     facts = {
       'status': 'finished',
       'params': 10_000 * (1 + number // 5),
-      'symbols_per_step': 8192,
-      'chars_per_symbol': 1.0,
-      'flops_per_symbol': 1e6 * (1 + number // 5),
+      'tokens_per_step': 8192,
+      'chars_per_token': 1.0,
+      'flops_per_token': 1e6 * (1 + number // 5),
       'corpus_fingerprint': 'c',
       'vocabulary_fingerprint': 'v',
       'start_time': '2026-01-01T00:00:00+00:00',

@@ -77,7 +77,7 @@ def _devices() -> str:
 
 # Sizes at which sending takes as long as computing.
 #
-# With P parameters, S symbols per device, width D, R = peak FLOP/s times the
+# With P parameters, S tokens per device, width D, R = peak FLOP/s times the
 # utilisation and W bytes/s, in the limit of many devices and without the
 # products of attention itself:
 #
@@ -90,10 +90,10 @@ def _devices() -> str:
 # entry of the stream: six float32 all-reduces (without a gate or remat=block).
 
 
-def critical_symbols(
+def critical_tokens(
   device: Device, utilisation: float = UTILISATION, domains: int = 1
 ) -> float:
-  """Symbols per device and step from which `data` and `fsdp` cost less.
+  """Tokens per device and step from which `data` and `fsdp` cost less.
 
   Args:
     device: fills its domain of fast links.
@@ -130,14 +130,14 @@ def _critical() -> str:
     rows.append(
       (
         f'`{name}`',
-        f'{critical_symbols(device):,.0f}',
-        f'{critical_symbols(device, domains=64):,.0f}',
+        f'{critical_tokens(device):,.0f}',
+        f'{critical_tokens(device, domains=64):,.0f}',
         *(f'{width:,.0f}' for width in widths),
       )
     )
   return table(
     (
-      'device', 'symbols per device, one domain', '64 domains',
+      'device', 'tokens per device, one domain', '64 domains',
       'width, tensor=2', 'tensor=4', 'tensor=8',
     ),
     rows,
@@ -170,7 +170,7 @@ def _models() -> str:
         name,
         f'{depth} x {width}',
         f'{sketch.num_params / 1e6:,.0f} M',
-        amount(sketch.flops_per_symbol, 'FLOP'),
+        amount(sketch.flops_per_token, 'FLOP'),
         amount(used.state),
         amount(used.state + used.gradients + used.updates),
         *map(amount, windows),
@@ -178,7 +178,7 @@ def _models() -> str:
     )
   return table(
     (
-      'model', 'layers x width', 'parameters', 'per symbol', 'state',
+      'model', 'layers x width', 'parameters', 'per token', 'state',
       'with gradients and updates', 'a window, `none`', 'the same, cuDNN',
       '`dots`', '`block`',
     ),
@@ -198,14 +198,14 @@ def _row(result: plan.Plan) -> tuple[str, ...]:
     duration(result.optimizer_seconds),
     *(duration(seconds) if seconds else '' for seconds in axes),
     f'{result.communication_seconds / result.compute_seconds:.2f}',
-    f'{amount(result.symbols / most, "")} to '
-    f'{amount(result.symbols / least, "")}',
+    f'{amount(result.tokens / most, "")} to '
+    f'{amount(result.tokens / least, "")}',
   )
 
 
 _COLUMNS = (
   'mesh', 'remat, accumulate', 'bytes per device', 'products', 'optimizer',
-  'data', 'fsdp', 'tensor', 'sent / computed', 'symbols per second',
+  'data', 'fsdp', 'tensor', 'sent / computed', 'tokens per second',
 )  # fmt: skip
 
 
@@ -214,8 +214,8 @@ def _plans() -> str:
   for device, devices in _MACHINES:
     for name in _MODELS:
       result, _ = recommended(name, device, devices)
-      symbols = amount(result.symbols, '')
-      rows.append((f'{devices} x `{device}`', name, symbols, *_row(result)))
+      tokens = amount(result.tokens, '')
+      rows.append((f'{devices} x `{device}`', name, tokens, *_row(result)))
   return table(('devices', 'model', 'batch', *_COLUMNS), rows)
 
 
@@ -252,9 +252,9 @@ def _batches() -> str:
   rows = []
   for batch in (128, 256, 512, 1024, 2048, 4096):
     result, _ = recommended('1 B', 'v5e', 256, batch)
-    per_device = f'{result.symbols / result.layout.devices:,.0f}'
+    per_device = f'{result.tokens / result.layout.devices:,.0f}'
     rows.append((f'{batch}', per_device, *_row(result)))
-  return table(('rows', 'symbols per device', *_COLUMNS), rows)
+  return table(('rows', 'tokens per device', *_COLUMNS), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

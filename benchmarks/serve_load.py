@@ -46,7 +46,7 @@ from craft_jax.runtime import xla_flags
 from craft_jax.serve.admission import Limits
 
 _PROMPT, _CHARS = 64, 128  # as `engine` has them
-_SYMBOLS = ''.join(chr(ord('0') + i) for i in range(65))
+_TOKENS = ''.join(chr(ord('0') + i) for i in range(65))
 _CLIENTS = 32  # that ask for the engine's rate
 _OPEN = (1, 8, _CLIENTS, 128, 10 * _CLIENTS)
 _ALONE, _FULL = 'engine', f'{_CLIENTS} clients, in turn'
@@ -61,7 +61,7 @@ _OF_ENGINE, _OF_PEER, _OVERLOADED = 0.75, 10.0, 0.95
 
 
 def _prompt() -> str:
-  return ''.join(random.choices(_SYMBOLS, k=_PROMPT))
+  return ''.join(random.choices(_TOKENS, k=_PROMPT))
 
 
 def _bodies(stream: bool) -> Iterator[dict[str, Any]]:
@@ -117,9 +117,9 @@ def serving(command: Sequence[str], folder: pathlib.Path) -> Iterator[int]:
 
 
 def one_step_run(folder: pathlib.Path, settings: Sequence[str]) -> pathlib.Path:
-  """A run of `shakespeare` of one step, of symbols of its own."""
+  """A run of `shakespeare` of one step, of tokens of its own."""
   text, workdir = folder / 'text.txt', folder / 'run'
-  text.write_text(''.join(_prompt() + _SYMBOLS for _ in range(400)))
+  text.write_text(''.join(_prompt() + _TOKENS for _ in range(400)))
   flags = [
     f'data.path={text}', 'train.stop_at_step=1', 'train.batch_size=1',
     'log.sample_chars=0', *settings,
@@ -159,7 +159,7 @@ def _peers(
   model = load_config('shakespeare', ['data.path=none']).model
   names = ('context', 'width', 'depth', 'num_heads')
   shape = {name: getattr(model, name) for name in names}
-  shape['vocabulary_size'] = len(_SYMBOLS)
+  shape['vocabulary_size'] = len(_TOKENS)
   script = str(workers.PEERS / 'torch_serve.py')
   found = {}
   for name, flags in ((_PEER, ['--threads']), (f'{_PEER}, a lock', [])):

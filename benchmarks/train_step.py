@@ -179,7 +179,7 @@ def _rows(
   size: str,
 ) -> dict[str, dict[str, object]]:
   """Figures of each variant, and how many times as fast as a peer ours are."""
-  symbols = steps * cfg.train.batch_size * cfg.model.context
+  tokens = steps * cfg.train.batch_size * cfg.model.context
   medians = {name: statistics.median(s) for name, s in seconds.items()}
   peers = {name: m for name, m in medians.items() if name in _PEERS}
   exact = {name: m for name, m in peers.items() if 'float32' in name}
@@ -189,11 +189,11 @@ def _rows(
   }
   rows = {}
   for name, worker in found.items():
-    flops = worker.facts.get('flops_per_symbol', 0)
+    flops = worker.facts.get('flops_per_token', 0)
     rows[name] = worker.facts | {
       'milliseconds': 1e3 * medians[name] / steps,
-      'chars_per_second': symbols / medians[name],
-      'gflops': flops * symbols / medians[name] / 1e9,
+      'chars_per_second': tokens / medians[name],
+      'gflops': flops * tokens / medians[name] / 1e9,
       'peak_bytes': worker.peak_bytes,
     }
     if name in peers:

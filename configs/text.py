@@ -5,7 +5,7 @@
 
 Data: what data.path names; the last tenth is for validation. Bytes by
 default, so any language and any file works; --config.text.vocabulary=char
-makes every character a symbol.
+makes every character a token.
 Result: depends on the text.
 Time: about two minutes, that of configs/base.py: same model, same steps.
 Device: 2 CPU cores (AMD EPYC with AVX-512-BF16).

@@ -18,8 +18,8 @@ class Batch(NamedTuple):
   """What a training or evaluation step reads.
 
   Attributes:
-    x_BT: input symbols.
-    y_BT: the symbol that follows each input.
+    x_BT: input tokens.
+    y_BT: the token that follows each input.
     weight_BT: 1 where the target counts, 0 where it does not.
     segment_BT: number of the document within the window, from 0.
   """

@@ -46,7 +46,7 @@ def result(compressors, words, monkeypatch, capsys):
   return run
 
 
-# Cut by characters whatever the symbols are, so all read the same bytes.
+# Cut by characters whatever the tokens are, so all read the same bytes.
 @pytest.mark.parametrize(
   'flags, case',
   [

@@ -40,7 +40,7 @@ def main() -> None:
       worker.serve(
         run,
         params=param_count(loop.state.params),
-        flops_per_symbol=setup.model.flops_per_token(cfg.model.context),
+        flops_per_token=setup.model.flops_per_token(cfg.model.context),
         precision=setup.model.policy.precision,
         jax=jax.__version__,
         platform=jax.default_backend(),

@@ -40,7 +40,7 @@ def main() -> None:
 def _without_cache(
   model: torch_model.Decoder, text_BT: torch.Tensor, chars: int
 ) -> torch.Tensor:
-  """Reads the whole window for every symbol, as nanoGPT does."""
+  """Reads the whole window for every token, as nanoGPT does."""
   for _ in range(chars):
     logits_BV = model(text_BT[:, -model.shape.context :])[:, -1] / 0.8
     least_B1 = torch.topk(logits_BV, 50).values[:, -1:]

@@ -104,7 +104,7 @@ def _norm(shape: Shape) -> nn.Module:
 
 
 class Decoder(nn.Module):
-  """Symbols to logits."""
+  """Tokens to logits."""
 
   def __init__(self, shape: Shape):
     super().__init__()

@@ -77,7 +77,7 @@ def lines(figures: dict[str, Any]) -> list[str]:
   for name, title in TITLES.items():
     if f'loss_{name}' not in figures:
       continue
-    line = f'{title}: {figures[f"loss_{name}"]:.4f} nats per symbol'
+    line = f'{title}: {figures[f"loss_{name}"]:.4f} nats per token'
     if figures[f'bpb_{name}'] is not None:
       line += f', {figures[f"bpb_{name}"]:.4f} bits per byte'
     found.append(line)

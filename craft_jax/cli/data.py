@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   for name, text, examples in (
     (
       'stats',
-      'sizes, symbols, frequent and rare characters, cleaning report',
+      'sizes, tokens, frequent and rare characters, cleaning report',
       'craft data stats\n'
       'craft data stats --config=text --config.data.path=my.txt --top=20',
     ),

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=None,
     metavar='N',
-    help='new symbols per window of the strided figures; 0 leaves them out '
+    help='new tokens per window of the strided figures; 0 leaves them out '
     '(default: eval.stride of the run)',
   )
   parser.add_argument(
@@ -78,16 +78,16 @@ def run(args: argparse.Namespace) -> int:
   shown = {k.removeprefix(prefix): v for k, v in figures.items()}
   print(
     f'{args.workdir}, step {shown["step"]}, {args.split} split, windows of '
-    f'{shown["context"]} symbols side by side:'
+    f'{shown["context"]} tokens side by side:'
   )
   print('\n'.join(metrics.lines(shown)))
   if 'stride' in shown:
     context = shown['context'] - shown['stride']
     print(
-      f'windows that advance by {shown["stride"]} (at least {context} symbols '
+      f'windows that advance by {shown["stride"]} (at least {context} tokens '
       'of context):'
     )
-    print(f'{shown["loss_strided"]:.4f} nats per symbol')
+    print(f'{shown["loss_strided"]:.4f} nats per token')
     if shown['bpb_strided'] is not None:
       print(f'{shown["bpb_strided"]:.4f} bits per byte')
   if 'stride_dynamic' in shown:

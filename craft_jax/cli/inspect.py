@@ -43,7 +43,7 @@ def _text(result: dict[str, Any]) -> str:
     f'checkpoint  step {result["step"]} of {cfg.train.steps}',
     f'steps kept  {", ".join(map(str, result["steps"]))}{best}',
     f'parameters  {result["params"]:,}',
-    f'vocabulary  {vocabulary["kind"]}, {vocabulary["size"]} symbols with the '
+    f'vocabulary  {vocabulary["kind"]}, {vocabulary["size"]} tokens with the '
     'specials',
     f'corpus      {result["corpus_fingerprint"]}',
     *(

@@ -30,7 +30,7 @@ def loop(trained: Trained, request: Request, drafts: Drafts) -> int:
   Args:
     trained: the model.
     request: what holds until something else is set.
-    drafts: which guesses are read ahead.
+    drafts: which drafts are read ahead.
   """
   with contextlib.suppress(ImportError):  # history and editing, if Python can
     import readline  # noqa: F401

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--vocabulary-size',
     type=int,
     default=0,
-    help='symbols, specials included (default: that of bytes, or of '
+    help='tokens, specials included (default: that of bytes, or of '
     'text.max_chars)',
   )
   here = parser.add_argument_group('the devices at hand')

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--speculate',
     default='off',
     metavar='HOW',
-    help='guess symbols and read them in one pass, which changes no text: '
+    help='draft tokens and read them in one pass, which changes no text: '
     'lookup, what followed where the text was the same before, or a number, of '
     'first layers that write ahead (default: off)',
   )
@@ -106,16 +106,16 @@ def run(args: argparse.Namespace) -> int:
   trained = load_model(
     args.workdir, args.step, not args.no_ema, args.weights, args.kv_cache
   )
-  guesses = speculation.parse(args.speculate, trained.cfg.model.depth)
+  drafts = speculation.parse(args.speculate, trained.cfg.model.depth)
   if args.interactive:
     from craft_jax.cli import interactive
 
-    return interactive.loop(trained, usual, guesses)
+    return interactive.loop(trained, usual, drafts)
   if not lines:
     request = usual.changed({'prompt': _prompt(args)})
     lines = [request_file.Line('', request, None)]
   prepared = [_prepared(trained, line) for line in lines]
-  answers = Answers(trained, prepared, drafts=guesses)
+  answers = Answers(trained, prepared, drafts=drafts)
   return _write(args, form, trained, answers, sink)
 
 

@@ -1,6 +1,6 @@
 """Fit a scaling law to finished runs; say what to train next.
 
-Fits loss = E + A N^-alpha + B D^-beta (N: all parameters, D: symbols read) to
+Fits loss = E + A N^-alpha + B D^-beta (N: all parameters, D: tokens read) to
 the last evaluation of each finished run, with bootstrap intervals, draws it,
 and finds the size and length of the least loss for a budget of FLOPs.
 
@@ -117,16 +117,16 @@ def _following(study: Any) -> dict[str, Any] | None:
   model = resized(cfg.model, vocabulary_size, study.best.params)
   if model is None:
     return None
-  symbols = cfg.train.batch_size * cfg.model.context
+  tokens = cfg.train.batch_size * cfg.model.context
   wanted = {
     'model.width': (model.width, cfg.model.width),
     'model.depth': (model.depth, cfg.model.depth),
     'model.num_heads': (model.num_heads, cfg.model.num_heads),
     'model.mlp_width': (model.mlp_width, cfg.model.mlp_width),
-    'train.steps': (max(round(study.best.symbols / symbols), 1), 0),
+    'train.steps': (max(round(study.best.tokens / tokens), 1), 0),
   }
   return {
     'like': like.name,
-    'symbols_per_step': symbols,
+    'tokens_per_step': tokens,
     'settings': {k: new for k, (new, old) in wanted.items() if new != old},
   }

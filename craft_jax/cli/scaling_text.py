@@ -28,7 +28,7 @@ def _lines(study: Study, following: Mapping[str, Any] | None) -> Iterator[str]:
     f'{points.metric} = {law.E:.4g} + {law.A:.4g} N^-{law.alpha:.3g} + '
     f'{law.B:.4g} D^-{law.beta:.3g}'
   )
-  yield '  N: all parameters, D: symbols read'
+  yield '  N: all parameters, D: tokens read'
   yield ''
   head = ['', 'fit', f'{law_lib.COVERED:.0%} interval']
   rows = [
@@ -53,7 +53,7 @@ def _lines(study: Study, following: Mapping[str, Any] | None) -> Iterator[str]:
     head,
     [
       ('  parameters', count(best.params), _counts(study, 'params')),
-      ('  symbols read', count(best.symbols), _counts(study, 'symbols')),
+      ('  tokens read', count(best.tokens), _counts(study, 'tokens')),
       (
         f'  {points.metric}',
         f'{best.loss:.4f}',
@@ -99,16 +99,16 @@ def as_dict(
     'best': dataclasses.asdict(study.best),
     'best_intervals': {
       name: interval([getattr(split, name) for split in study.splits])
-      for name in ('params', 'symbols', 'loss')
+      for name in ('params', 'tokens', 'loss')
     },
     'next': following,
     'runs': [
       {
-        'name': run.name, 'params': params, 'symbols': symbols,
+        'name': run.name, 'params': params, 'tokens': tokens,
         'flops': flops, 'loss': loss, 'error': error,
       }
-      for run, params, symbols, flops, loss, error in zip(
-        points.runs, points.params.tolist(), points.symbols.tolist(),
+      for run, params, tokens, flops, loss, error in zip(
+        points.runs, points.params.tolist(), points.tokens.tolist(),
         points.flops.tolist(), points.loss.tolist(), study.errors.tolist(),
         strict=True,
       )

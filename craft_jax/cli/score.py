@@ -1,7 +1,7 @@
 """Score given text under a trained model: nats and bits per character.
 
 Texts come from --text, from files, or from what is piped in, to the last byte:
-nothing is stripped or cleaned. Each starts like a document, and each symbol is
+nothing is stripped or cleaned. Each starts like a document, and each token is
 predicted from at least the context less the stride, where the text has that
 much before it. --dynamic and --cache add figures of a model that adapts to each
 text as it reads it; --heat and --html then show the last of those.
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=0,
     metavar='N',
-    help='new symbols per window (default: half of the context)',
+    help='new tokens per window (default: half of the context)',
   )
   flag = parser_lib.group(parser, 'output').add_argument
   flag(

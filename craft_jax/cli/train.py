@@ -174,7 +174,7 @@ def report(summary: dict[str, Any], steps: int) -> str:
   lines.append(
     f'model        {summary["params"]:,} parameters, {summary["precision"]}, '
     f'{summary["devices"]} device(s), '
-    f'{summary["flops_per_symbol"] / 1e6:,.1f} MFLOP per symbol'
+    f'{summary["flops_per_token"] / 1e6:,.1f} MFLOP per token'
   )
   lines.append(f'time         {summary["wall_seconds"]:.0f} s in all')
   workdir = summary['workdir']

@@ -461,7 +461,7 @@ def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
 
   Args:
     cfg: the config.
-    sizes: symbols per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
+    sizes: tokens per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
   """
   for problem in short_splits(cfg, sizes):
     raise UserError(problem)
@@ -478,12 +478,12 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
         else ''
       )
       yield (
-        f'the {name} split has {size} symbols, and there is nothing to predict '
+        f'the {name} split has {size} tokens, and there is nothing to predict '
         f'in fewer than 2; give more text{larger}'
       )
     elif size < need:
       yield (
-        f'the {name} split has {size} symbols, fewer than the {need} that '
+        f'the {name} split has {size} tokens, fewer than the {need} that '
         f'model.context={cfg.model.context} needs; give more text or lower '
         'model.context'
       )

@@ -49,11 +49,11 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """How text becomes symbols."""
+  """How text becomes tokens."""
 
   vocabulary: str = setting(
     'byte',
-    'Symbols of the model.',
+    'Tokens of the model.',
     choices=('byte', 'char'),
     see=('text.max_chars', 'text.unknown', 'text.clean'),
   )
@@ -176,21 +176,21 @@ class Data:
   )
   noise_rate: float = setting(
     0.0,
-    'Share of input symbols replaced at random.',
+    'Share of input tokens replaced at random.',
     low=0.0,
     high=1.0,
     unit='share',
   )
   span_rate: float = setting(
     0.0,
-    'Share of input symbols hidden in spans.',
+    'Share of input tokens hidden in spans.',
     low=0.0,
     high=0.9,
     unit='share',
     see=('data.span_length',),
   )
   span_length: int = setting(
-    8, 'Symbols in a hidden span.', low=1, unit='symbols'
+    8, 'Tokens in a hidden span.', low=1, unit='tokens'
   )
 
 
@@ -203,9 +203,9 @@ class Model:
   )
   context: int = setting(
     256,
-    'Symbols the model sees at once.',
+    'Tokens the model sees at once.',
     low=1,
-    unit='symbols',
+    unit='tokens',
     see=('train.batch_size', 'eval.stride'),
   )
   width: int = setting(
@@ -261,9 +261,9 @@ class Model:
   rope_base: float = setting(10000.0, 'Longest wavelength of RoPE.', low=1.0)
   window: int = setting(
     0,
-    'Symbols a local layer sees; 0 is the whole context.',
+    'Tokens a local layer sees; 0 is the whole context.',
     low=0,
-    unit='symbols',
+    unit='tokens',
     see=('model.local_per_global', 'model.context'),
   )
   local_per_global: int = setting(
@@ -287,15 +287,15 @@ class Model:
   )
   zero_init: bool = setting(True, 'Start each block and the head at zero.')
   value_embeddings: bool = setting(
-    False, 'Add a per-layer embedding of the symbol to the values.'
+    False, 'Add a per-layer embedding of the token to the values.'
   )
   ngrams: int = setting(
     1,
-    'Add embeddings of the last 2, 3, ... and so many symbols together; 1 is '
+    'Add embeddings of the last 2, 3, ... and so many tokens together; 1 is '
     'none.',
     low=1,
     high=8,
-    unit='symbols',
+    unit='tokens',
     see=('model.ngram_rows',),
   )
   ngram_rows: int = setting(
@@ -470,7 +470,7 @@ class Train:
   )
   label_smoothing: float = setting(
     0.0,
-    'Share of the target spread over all symbols.',
+    'Share of the target spread over all tokens.',
     low=0.0,
     high=0.9,
     unit='share',
@@ -545,10 +545,10 @@ class Eval:
   )
   stride: int = setting(
     0,
-    'New symbols per window of the strided evaluation; 0 leaves it out.',
+    'New tokens per window of the strided evaluation; 0 leaves it out.',
     low=0,
     free=True,
-    unit='symbols',
+    unit='tokens',
   )
 
 

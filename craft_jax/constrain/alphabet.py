@@ -1,4 +1,4 @@
-"""The symbols that a vocabulary can write, as integers."""
+"""The tokens that a vocabulary can write, as integers."""
 
 import bisect
 import dataclasses
@@ -13,13 +13,13 @@ from craft_jax.data.text.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-  """Symbols in ascending order, and their ids.
+  """Tokens in ascending order, and their ids.
 
   Attributes:
     values: code points, bytes or ids.
     ids: of the values.
     size: ids of the vocabulary, those included that are never allowed.
-    is_utf8: whether a character is several symbols.
+    is_utf8: whether a character is several tokens.
   """
 
   values: list[int]
@@ -44,7 +44,7 @@ class Alphabet:
     return Alphabet(list(range(size)), np.arange(size), size)
 
   def occurs(self, low: int, high: int) -> bool:
-    """Whether a symbol lies in the interval."""
+    """Whether a token lies in the interval."""
     at = bisect.bisect_left(self.values, low)
     return at < len(self.values) and self.values[at] <= high
 

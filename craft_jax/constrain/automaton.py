@@ -1,4 +1,4 @@
-"""What the sampler reads: which symbol may follow, as arrays."""
+"""What the sampler reads: which token may follow, as arrays."""
 
 import dataclasses
 import functools
@@ -22,23 +22,23 @@ class Automaton:
   """The texts that a constraint allows, over the ids of a vocabulary.
 
   State 0 is where a text begins. Every state leads to an accepting one, so
-  that each either allows a symbol or accepts. Special ids (BOS, EOS, PAD, UNK)
+  that each either allows a token or accepts. Special ids (BOS, EOS, PAD, UNK)
   are never allowed: it is for the sampler to end a text in an accepting
-  state, as it must in one that allows no symbol. Equal languages over a
+  state, as it must in one that allows no token. Equal languages over a
   vocabulary have equal arrays, and automata are equal if their languages are.
 
   Attributes:
-    symbol_class: `[V]` int32, symbols that no state tells apart share a class,
+    token_class: `[V]` int32, tokens that no state tells apart share a class,
       numbered by their lowest ids; -1 is never allowed.
     class_next: `[states, classes]` int32, the next state, -1 if forbidden.
     accepting: `[states]` bool, whether a text may end there.
-    distance: `[states]` int32, symbols to the nearest accepting state.
-    forced: `[states]` int32, the only symbol that may follow in a state that
+    distance: `[states]` int32, tokens to the nearest accepting state.
+    forced: `[states]` int32, the only token that may follow in a state that
       does not accept, -1 if it accepts or there are several.
     work: operations that compiling took (see `budget`).
   """
 
-  symbol_class: np.ndarray
+  token_class: np.ndarray
   class_next: np.ndarray
   accepting: np.ndarray
   distance: np.ndarray
@@ -55,7 +55,7 @@ class Automaton:
   def _digest(self) -> bytes:
     """Of the language and the vocabulary; all else follows from these."""
     digest = hashlib.sha256(repr(self.class_next.shape).encode())
-    for array in (self.symbol_class, self.class_next, self.accepting):
+    for array in (self.token_class, self.class_next, self.accepting):
       digest.update(array.tobytes())
     return digest.digest()
 
@@ -66,23 +66,23 @@ class Automaton:
 
   @functools.cached_property
   def next_state(self) -> np.ndarray:
-    """`[states, V]` int32, the next state, -1 if the symbol is forbidden."""
+    """`[states, V]` int32, the next state, -1 if the token is forbidden."""
     # A column for what is in no class, found at -1.
     padded = np.pad(self.class_next, ((0, 0), (0, 1)), constant_values=_NONE)
-    table = padded[:, self.symbol_class]
+    table = padded[:, self.token_class]
     table.flags.writeable = False
     return table
 
   def walk(self, ids: np.ndarray | Sequence[int], state: int = 0) -> int:
-    """The state after these symbols, -1 if one of them is forbidden."""
-    for symbol in ids:
-      if state < 0 or self.symbol_class[symbol] < 0:
+    """The state after these tokens, -1 if one of them is forbidden."""
+    for token in ids:
+      if state < 0 or self.token_class[token] < 0:
         return _NONE
-      state = int(self.class_next[state, self.symbol_class[symbol]])
+      state = int(self.class_next[state, self.token_class[token]])
     return state
 
   def accepts(self, ids: np.ndarray | Sequence[int]) -> bool:
-    """Whether the symbols are a whole text of the language."""
+    """Whether the tokens are a whole text of the language."""
     state = self.walk(ids)
     return state >= 0 and bool(self.accepting[state])
 
@@ -104,7 +104,7 @@ class Automaton:
   @functools.cached_property
   def _lowest_id(self) -> np.ndarray:
     """The lowest id of each class."""
-    classes, ids = np.unique(self.symbol_class, return_index=True)
+    classes, ids = np.unique(self.token_class, return_index=True)
     return ids[classes >= 0]
 
 
@@ -157,22 +157,22 @@ def _nearest_first(rows: list[tuple[int, ...]]) -> list[int]:
 
 
 def _freeze(
-  symbol_class: np.ndarray,
+  token_class: np.ndarray,
   class_next: np.ndarray,
   accepting: np.ndarray,
   distance: np.ndarray,
   work: int,
 ) -> Automaton:
   """The automaton of these arrays, none of which can be written to."""
-  lowest = np.unique(symbol_class, return_index=True)[1]
-  lowest = lowest[symbol_class[lowest] >= 0]
-  sizes = np.bincount(symbol_class[symbol_class >= 0], minlength=len(lowest))
+  lowest = np.unique(token_class, return_index=True)[1]
+  lowest = lowest[token_class[lowest] >= 0]
+  sizes = np.bincount(token_class[token_class >= 0], minlength=len(lowest))
   allowed = class_next >= 0
   forced = np.full(len(accepting), _NONE, np.int32)
   single = ~accepting & (allowed @ sizes == 1)
   if single.any():
     forced[single] = lowest[allowed[single].argmax(axis=1)]
-  arrays = (symbol_class, class_next, accepting, distance, forced)
+  arrays = (token_class, class_next, accepting, distance, forced)
   for array in arrays:
     array.flags.writeable = False
   return Automaton(*arrays, work)
@@ -187,7 +187,7 @@ def intersect(*automata: Automaton) -> Automaton:
   """
   if not automata:
     raise UserError('nothing to intersect; give at least one constraint')
-  sizes = {len(automaton.symbol_class) for automaton in automata}
+  sizes = {len(automaton.token_class) for automaton in automata}
   if len(sizes) > 1:
     raise UserError(
       f'constraints over vocabularies of {sorted(sizes)} ids cannot be '
@@ -204,7 +204,7 @@ def _to_dfa(automaton: Automaton) -> Dfa:
   """The automaton over ids, whose classes are intervals of them."""
   classes = []
   for k in range(automaton.class_next.shape[1]):
-    ids = np.flatnonzero(automaton.symbol_class == k).tolist()
+    ids = np.flatnonzero(automaton.token_class == k).tolist()
     classes.append(union((i, i) for i in ids))
   return Dfa(
     automaton.class_next.tolist(),

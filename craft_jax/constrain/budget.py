@@ -11,7 +11,7 @@ MAX_NODES = 25_000  # of an expression, its repeats written out
 MAX_STATES = 12_000  # of an automaton, before it is minimised
 MAX_WORK = 900_000  # operations of the whole compilation
 _NODE_WORK = 6
-MAX_ENTRIES = 1 << 24  # states times symbols: a table of 64 MiB
+MAX_ENTRIES = 1 << 24  # states times tokens: a table of 64 MiB
 
 
 class Budget:

@@ -19,7 +19,7 @@ class Cache:
 
     Args:
       max_count: most automata.
-      max_entries: most table entries, states times symbols, of all together.
+      max_entries: most table entries, states times tokens, of all together.
     """
     self._max_count = max_count
     self._max_entries = max_entries
@@ -54,4 +54,4 @@ class Cache:
 
 
 def _entries(automaton: Automaton) -> int:
-  return automaton.num_states * len(automaton.symbol_class)
+  return automaton.num_states * len(automaton.token_class)

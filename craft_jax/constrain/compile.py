@@ -12,7 +12,7 @@ from craft_jax.constrain.cache import Cache
 from craft_jax.constrain.document import check_document
 from craft_jax.constrain.intervals import SCALARS, of_text, union
 from craft_jax.constrain.nfa import Nfa
-from craft_jax.constrain.nodes import Node, Repeat, Symbols, choice, literal
+from craft_jax.constrain.nodes import Node, Repeat, Tokens, choice, literal
 from craft_jax.constrain.spelling import require
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
@@ -91,7 +91,7 @@ def compile_allowed(characters: str, vocabulary: Vocabulary) -> Automaton:
   def node_of(budget: Budget) -> Node:
     budget.spend(len(characters))
     require(characters, vocabulary, 'allowed characters')
-    return Repeat(Symbols(of_text(characters)), 0, None)
+    return Repeat(Tokens(of_text(characters)), 0, None)
 
   name = 'set of allowed characters'
   return _compiled(name, characters, vocabulary, node_of)
@@ -124,11 +124,11 @@ def compile_without(
     budget = Budget(name)
     budget.spend(sum(len(word) ** 2 for word in words))
     starts = {word[:n] for word in words for n in range(len(word))}
-    used = sorted({symbol for word in words for symbol in word})
-    rest = [s for s in range(vocabulary.num_symbols) if s not in set(used)]
-    classes = [union([(symbol, symbol)]) for symbol in used]
+    used = sorted({token for word in words for token in word})
+    rest = [s for s in range(vocabulary.num_text_tokens) if s not in set(used)]
+    classes = [union([(token, token)]) for token in used]
     if rest:
-      classes.append(union((symbol, symbol) for symbol in rest))
+      classes.append(union((token, token) for token in rest))
 
     def after(text: tuple[int, ...]) -> tuple[int, ...] | None:
       ends = [text[n:] for n in range(len(text) + 1)]
@@ -138,7 +138,7 @@ def compile_without(
       return next(end for end in ends if end in starts)
 
     def row_of(text: tuple[int, ...]) -> list[tuple[int, ...] | None]:
-      row = [after((*text, symbol)) for symbol in used]
+      row = [after((*text, token)) for token in used]
       return [*row, ()] if rest else row
 
     first: tuple[int, ...] = ()
@@ -162,7 +162,7 @@ def valid_utf8(vocabulary: Vocabulary) -> Automaton:
     )
 
   def node_of(budget: Budget) -> Node:
-    return Repeat(Symbols(SCALARS), 0, None)
+    return Repeat(Tokens(SCALARS), 0, None)
 
   return _compiled('UTF-8 constraint', '', vocabulary, node_of)
 

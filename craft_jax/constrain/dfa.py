@@ -1,7 +1,7 @@
-"""Automata over classes of symbols: built, trimmed, minimised, intersected.
+"""Automata over classes of tokens: built, trimmed, minimised, intersected.
 
-A symbol is an integer: a code point, a byte or an id of a vocabulary. Nothing
-here loops over symbols, only over classes of those that are treated alike.
+A token is an integer: a code point, a byte or an id of a vocabulary. Nothing
+here loops over tokens, only over classes of those that are treated alike.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class Dfa:
   Attributes:
     rows: of each state and class the next state, -1 for none; 0 is first.
     accepting: whether a text may end there.
-    distance: symbols from each state to the nearest accepting one.
-    classes: the symbols of each class.
+    distance: tokens from each state to the nearest accepting one.
+    classes: the tokens of each class.
   """
 
   rows: list[list[int]]
@@ -42,7 +42,7 @@ def from_nfa(
 
   Args:
     nfa: what is matched.
-    occurs: whether an interval holds a symbol that can occur at all.
+    occurs: whether an interval holds a token that can occur at all.
     budget: of the compilation.
   """
   budget.spend(sum(map(len, nfa.sets)))
@@ -191,7 +191,7 @@ def reduce(
 def _distances(
   before: list[set[int]], accepting: list[bool]
 ) -> list[int | None]:
-  """Symbols to the nearest accepting state; None where there is none."""
+  """Tokens to the nearest accepting state; None where there is none."""
   queue = [state for state, accepts in enumerate(accepting) if accepts]
   distance: list[int | None] = [0 if accepts else None for accepts in accepting]
   for state in queue:  # grows meanwhile

@@ -12,7 +12,7 @@ from craft_jax.constrain.nodes import (
   Graph,
   Node,
   Repeat,
-  Symbols,
+  Tokens,
 )
 from craft_jax.errors import UserError
 
@@ -20,10 +20,10 @@ _LINE_FEED = 10  # also as a byte
 
 
 class Nfa:
-  """States with steps that read a symbol and jumps that read nothing.
+  """States with steps that read a token and jumps that read nothing.
 
   Attributes:
-    sets: the sets of symbols on steps: of code points, or of bytes.
+    sets: the sets of tokens on steps: of code points, or of bytes.
     steps: of each state, pairs of an index into `sets` and a state.
     jumps: of each state, states.
     anchors: of the states whose jumps are taken only at the start or the end
@@ -50,7 +50,7 @@ class Nfa:
     self._utf8 = utf8
     self._index_of: dict[Intervals, int] = {}
     # By node first: to hash a large set takes long.
-    self._steps_of: dict[Symbols, list[tuple[int, int, int]]] = {}
+    self._steps_of: dict[Tokens, list[tuple[int, int, int]]] = {}
     self._steps_of_set: dict[Intervals, list[tuple[int, int, int]]] = {}
     self._near: dict[int, frozenset[int]] = {}
     self.start, self.final = self._new(), self._new()
@@ -106,8 +106,8 @@ class Nfa:
     stack = [(first, node, self.final)]
     while stack:
       source, node, target = stack.pop()
-      if isinstance(node, Symbols):
-        self._add_symbols(source, node, target)
+      if isinstance(node, Tokens):
+        self._add_tokens(source, node, target)
       elif isinstance(node, Choice):
         self._budget.spend(len(node.options))
         stack.extend((source, option, target) for option in node.options)
@@ -166,7 +166,7 @@ class Nfa:
     stack.extend((place[a], label, place[b]) for a, label, b in node.edges)
     self._budget.spend(len(node.edges))
 
-  def _add_symbols(self, source: int, node: Symbols, target: int) -> None:
+  def _add_tokens(self, source: int, node: Tokens, target: int) -> None:
     if node not in self._steps_of:
       self._steps_of[node] = self._steps_of_intervals(node.intervals)
     places = {0: source, 1: target}

@@ -11,7 +11,7 @@ from craft_jax.constrain.intervals import Intervals, of_text
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Symbols:
+class Tokens:
   """One character of a set of code points."""
 
   intervals: Intervals
@@ -62,7 +62,7 @@ class Anchor:
   position: int
 
 
-Node = Symbols | Concat | Choice | Repeat | Graph | Anchor
+Node = Tokens | Concat | Choice | Repeat | Graph | Anchor
 
 EMPTY = Concat(())
 
@@ -73,9 +73,9 @@ def literal(text: str) -> Node:
 
 
 @functools.lru_cache(maxsize=1024)
-def character(symbol: str) -> Symbols:
+def character(token: str) -> Tokens:
   """Exactly this character; shared, so that its UTF-8 is found once."""
-  return Symbols(of_text(symbol))
+  return Tokens(of_text(token))
 
 
 def concat(*parts: Node) -> Node:

@@ -20,8 +20,8 @@ from craft_jax.constrain.intervals import Intervals, of_text
 _INTEGER_DIGITS = 18
 _NUMBER_DIGITS = 15
 _ROW_WORK = 60  # of a state, in operations
-_SYMBOLS = '-.0123456789'
-_CLASSES: tuple[Intervals, ...] = tuple(of_text(c) for c in _SYMBOLS)
+_TOKENS = '-.0123456789'
+_CLASSES: tuple[Intervals, ...] = tuple(of_text(c) for c in _TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,8 +112,8 @@ class _Numbers:
     self._bounds = (_sides(least, most, False), _sides(least, most, True))
 
   def row(self, state: _State) -> list[_State | None]:
-    """The next state for each of `_SYMBOLS`."""
-    digits = [self._after_digit(state, digit) for digit in _SYMBOLS[2:]]
+    """The next state for each of `_TOKENS`."""
+    digits = [self._after_digit(state, digit) for digit in _TOKENS[2:]]
     return [self._after_minus(state), self._after_point(state), *digits]
 
   def _after_minus(self, state: _State) -> _State | None:

@@ -19,7 +19,7 @@ from craft_jax.constrain.nodes import (
   Concat,
   Node,
   Repeat,
-  Symbols,
+  Tokens,
   character,
 )
 from craft_jax.data.text.utf8 import MAX_CODE_POINT
@@ -111,37 +111,37 @@ class _Parser:
     return self._groups[0].close()
 
   def _step(self) -> None:
-    start, symbol = self._at, self._pattern[self._at]
+    start, token = self._at, self._pattern[self._at]
     self._at += 1
-    if symbol == '(':
+    if token == '(':
       self._open(start)
-    elif symbol == ')':
+    elif token == ')':
       self._close(start)
-    elif symbol == '|':
+    elif token == '|':
       self._groups[-1].end_option()
       self._repeats = 'nothing to repeat'
-    elif symbol in '*+?' or (symbol == '{' and self._is_bound(start)):
+    elif token in '*+?' or (token == '{' and self._is_bound(start)):
       self._repeat(start)
-    elif symbol == '^':
+    elif token == '^':
       self._add_anchor('start', start)
-    elif symbol == '$':
+    elif token == '$':
       self._add_anchor(self._dollar, start)
-    elif symbol == '.':
-      self._add(Symbols(_DOT))
-    elif symbol == '[':
-      self._add(Symbols(self._class(start)))
+    elif token == '.':
+      self._add(Tokens(_DOT))
+    elif token == '[':
+      self._add(Tokens(self._class(start)))
     elif self._pattern.startswith(('\\A', '\\Z'), start):
       where = 'start' if self._pattern[self._at] == 'A' else 'end'
       self._at += 1
       self._add_anchor(where, start)
-    elif symbol == '\\':
+    elif token == '\\':
       found = self._escape(start)
       if isinstance(found, int):
         self._add(character(chr(found)))
       else:
-        self._add(Symbols(found))
+        self._add(Tokens(found))
     else:
-      self._add(character(symbol))
+      self._add(character(token))
 
   def _add(self, node: Node) -> None:
     self._groups[-1].parts.append(node)
@@ -186,11 +186,11 @@ class _Parser:
   def _repeat(self, start: int) -> None:
     if self._repeats:
       self._fail(self._repeats, start, r'add what is repeated, or escape it')
-    symbol = self._pattern[start]
+    token = self._pattern[start]
     least, most = {'*': (0, None), '+': (1, None), '?': (0, 1)}.get(
-      symbol, (0, None)
+      token, (0, None)
     )
-    if symbol == '{':
+    if token == '{':
       least, most = self._bounds(start)
     if self._pattern.startswith('?', self._at):
       self._at += 1  # lazy: the same language
@@ -249,9 +249,9 @@ class _Parser:
     self._budget.spend(_STEP_WORK)
     if self._at >= len(self._pattern):
       self._fail('this [ is never closed', start, r'add a ] or use \[')
-    at, symbol = self._at, self._pattern[self._at]
+    at, token = self._at, self._pattern[self._at]
     self._at += 1
-    return self._escape(at, True) if symbol == '\\' else ord(symbol)
+    return self._escape(at, True) if token == '\\' else ord(token)
 
   def _escape(self, start: int, in_class: bool = False) -> int | Intervals:
     """What a backslash and what follows stand for; `start` is at it."""

@@ -9,7 +9,7 @@ from craft_jax.constrain.intervals import (
   intersection,
   of_text,
 )
-from craft_jax.constrain.nodes import Node, Symbols, character, choice, concat
+from craft_jax.constrain.nodes import Node, Tokens, character, choice, concat
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 
@@ -29,15 +29,15 @@ def require(text: str, vocabulary: Vocabulary, place: str) -> None:
   Raises:
     UserError: it cannot; names the first character that is missing.
   """
-  for symbol in text:
+  for token in text:
     if vocabulary.kind == 'byte':
-      missing = '\ud800' <= symbol <= '\udfff'
+      missing = '\ud800' <= token <= '\udfff'
     else:
-      missing = symbol not in vocabulary.chars
+      missing = token not in vocabulary.chars
     if missing:
       raise UserError(
-        f'{place}: the vocabulary cannot write {symbol!r} '
-        f'(U+{ord(symbol):04X}); leave it out'
+        f'{place}: the vocabulary cannot write {token!r} '
+        f'(U+{ord(token):04X}); leave it out'
       )
 
 
@@ -48,13 +48,13 @@ def in_json(intervals: Intervals) -> Node:
   Each has one spelling: itself, or a backslash and one of `"\bfnrt`. Other
   controls and surrogates, which would need `\u`, have none.
   """
-  plain = Symbols(intersection(intervals, _PLAIN))
+  plain = Tokens(intersection(intervals, _PLAIN))
   letters = [
     letter
-    for symbol, letter in _SHORT.items()
-    if any(low <= ord(symbol) <= high for low, high in intervals)
+    for token, letter in _SHORT.items()
+    if any(low <= ord(token) <= high for low, high in intervals)
   ]
   if not letters:
     return plain
-  escape = concat(character('\\'), Symbols(of_text(''.join(letters))))
+  escape = concat(character('\\'), Tokens(of_text(''.join(letters))))
   return choice(plain, escape)

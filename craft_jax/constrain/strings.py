@@ -10,7 +10,7 @@ from craft_jax.constrain.nodes import (
   Graph,
   Node,
   Repeat,
-  Symbols,
+  Tokens,
   character,
   concat,
 )
@@ -41,7 +41,7 @@ FORMATS = {
   'ipv4': rf'{_BYTE}(?:\.{_BYTE}){{3}}',
   'ipv6': rf'{_HEX}{{1,4}}(?::{_HEX}{{1,4}}){{7}}',  # all eight groups
 }
-_ANY = Repeat(Symbols(SCALARS), 0, None)
+_ANY = Repeat(Tokens(SCALARS), 0, None)
 QUOTE = character('"')
 # A JSON string of any length.
 ANY_STRING = concat(QUOTE, Repeat(in_json(SCALARS), 0, None), QUOTE)
@@ -76,7 +76,7 @@ def string(
     node = regex.parse(pattern, budget, at(f'{place}/pattern'), 'end')
     machines.append(_dfa(concat(_ANY, node, _ANY), budget))
   if least or most is not None:
-    machines.append(_dfa(Repeat(Symbols(SCALARS), least, most), budget))
+    machines.append(_dfa(Repeat(Tokens(SCALARS), least, most), budget))
   result = machines[0]
   for machine in machines[1:]:
     result = dfa.intersection(result, machine, budget)

@@ -29,18 +29,18 @@ class Recipe:
   """What turns windows into batches; hashable, so a static argument.
 
   Attributes:
-    num_symbols: ids below this are text.
+    num_text_tokens: ids below this are text.
     bos: id between documents.
     unk: id that stands for a hidden input.
     documents: number the documents of a window in `segment_BT`.
     case_rate: share of input letters given a random case.
-    noise_rate: share of input symbols replaced by a random one.
-    span_rate: share of input symbols hidden in spans.
-    span_length: symbols per span.
+    noise_rate: share of input tokens replaced by a random one.
+    span_rate: share of input tokens hidden in spans.
+    span_length: tokens per span.
     swapped: id of the other case of each id; empty without case_rate.
   """
 
-  num_symbols: int
+  num_text_tokens: int
   bos: int
   unk: int
   documents: bool = False
@@ -60,7 +60,7 @@ def recipe_of(cfg: Config, vocabulary: Vocabulary) -> Recipe:
   """The `Recipe` of a run."""
   d = cfg.data
   return Recipe(
-    num_symbols=vocabulary.num_symbols,
+    num_text_tokens=vocabulary.num_text_tokens,
     bos=vocabulary.bos,
     unk=vocabulary.unk,
     documents=cfg.model.documents,
@@ -79,14 +79,14 @@ def swapped_case(vocabulary: Vocabulary) -> tuple[int, ...]:
   vocabulary: 'ß' and 'ŉ' stay. Of bytes, the ASCII letters do.
   """
   if vocabulary.kind == 'byte':
-    symbols = [chr(i) if i < 128 else '' for i in range(256)]
+    tokens = [chr(i) if i < 128 else '' for i in range(256)]
   else:
-    symbols = list(vocabulary.chars)
-  ids = {symbol: i for i, symbol in enumerate(symbols) if symbol}
+    tokens = list(vocabulary.chars)
+  ids = {token: i for i, token in enumerate(tokens) if token}
   table = list(range(vocabulary.size))
-  for symbol, i in ids.items():
-    other = symbol.swapcase()
-    if other in ids and other.swapcase() == symbol:
+  for token, i in ids.items():
+    other = token.swapcase()
+    if other in ids and other.swapcase() == token:
       table[i] = ids[other]
   return tuple(table)
 
@@ -107,7 +107,7 @@ def windows_at(
     tokens: the training split, uint8 or uint16 `[N]`, N below 2**31.
     data_index: traced integer scalar.
     batch_size: B, over all devices and hosts.
-    context: T; a window holds S = T + 1 symbols.
+    context: T; a window holds S = T + 1 tokens.
     order: 'crops' or 'windows'.
     seed: of the run.
 
@@ -144,7 +144,7 @@ def numpy_windows_at(
 def to_batch(
   window_BS: Int[Array, 'B S'], key: PRNGKeyArray, recipe: Recipe
 ) -> Batch:
-  """Inputs, targets, weights and segments of windows of T + 1 symbols.
+  """Inputs, targets, weights and segments of windows of T + 1 tokens.
 
   Targets are never changed, and every target counts, BOS included: a model
   must learn where a document ends. Augmentation changes inputs that are text;
@@ -162,7 +162,7 @@ def to_batch(
     segment_BT = jnp.zeros_like(x_BT)
   if recipe.augments:
     changed_BT = augment(x_BT, key, recipe)
-    x_BT = jnp.where(x_BT < recipe.num_symbols, changed_BT, x_BT)
+    x_BT = jnp.where(x_BT < recipe.num_text_tokens, changed_BT, x_BT)
   weight_BT = jnp.ones(x_BT.shape, jnp.float32)
   return Batch(x_BT, y_BT, weight_BT, segment_BT)
 
@@ -172,7 +172,7 @@ def augment(
   x_BT: Int[Array, 'B T'], key: PRNGKeyArray, recipe: Recipe
 ) -> Int[Array, 'B T']:
   """Random case, then noise, then hidden spans; a rate of 0 skips a part."""
-  case_key, noise_key, symbol_key, span_key = jax.random.split(key, 4)
+  case_key, noise_key, token_key, span_key = jax.random.split(key, 4)
   shape = x_BT.shape
   if recipe.case_rate:
     # A random case is the other one half of the time.
@@ -181,7 +181,7 @@ def augment(
     x_BT = jnp.where(swap_BT, table_V[x_BT], x_BT)
   if recipe.noise_rate:
     noisy_BT = jax.random.bernoulli(noise_key, recipe.noise_rate, shape)
-    random_BT = jax.random.randint(symbol_key, shape, 0, recipe.num_symbols)
+    random_BT = jax.random.randint(token_key, shape, 0, recipe.num_text_tokens)
     x_BT = jnp.where(noisy_BT, random_BT, x_BT)
   if recipe.span_rate:
     hidden_BT = _spans(span_key, shape, recipe.span_rate, recipe.span_length)

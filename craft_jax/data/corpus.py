@@ -38,7 +38,7 @@ class Corpus:
     test: or None.
     vocabulary: of the tokens.
     fingerprint: sha256 over the tokens of every split (the cleaned text, as
-      symbols), their counts and the vocabulary.
+      tokens), their counts and the vocabulary.
     valid_fingerprint: sha256 over the documents of the validation split as
       UTF-8, the same for every vocabulary.
     withheld: '' or why bits per byte cannot be given.

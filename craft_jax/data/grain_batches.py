@@ -33,7 +33,7 @@ def placement(cfg: Config, tokens: np.ndarray) -> str:
   if cfg.data.placement == 'device':
     if len(tokens) >= 2**31:
       raise UserError(
-        f'data.placement=device cannot address {len(tokens):,} symbols (at '
+        f'data.placement=device cannot address {len(tokens):,} tokens (at '
         f'most {2**31 - 1:,}); use data.placement=grain'
       )
     return 'device'
@@ -62,7 +62,7 @@ class WindowSource:
     """Args:
     tokens: the training split.
     batch_size: over all processes.
-    context: symbols of a window but one.
+    context: tokens of a window but one.
     order: 'crops' or 'windows'.
     seed: of the run.
     rows: of the batch that are wanted here.

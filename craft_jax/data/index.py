@@ -18,7 +18,7 @@ import numpy as np
 from craft_jax.errors import UserError
 
 ROUNDS = 24
-LIMIT = 2**32  # samples of a run, and symbols of a split, stay below this
+LIMIT = 2**32  # samples of a run, and tokens of a split, stay below this
 
 # Constants of the finalizer "lowbias32" (Chris Wellons, hash-prospector) and
 # the golden ratio in 32 bits, which spreads small counters.
@@ -26,14 +26,14 @@ _MIX_A, _MIX_B, _GOLDEN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 
 
 def check_samples(
-  steps: int, batch_size: int, num_symbols: int, context: int
+  steps: int, batch_size: int, num_tokens: int, context: int
 ) -> None:
   """Raises `UserError` if sample numbers or positions leave 32 bits.
 
   Args:
     steps: of the whole run, any rollback offset included.
     batch_size: sequences per step.
-    num_symbols: symbols of the training split.
+    num_tokens: tokens of the training split.
     context: targets per sequence.
   """
   if steps * batch_size >= LIMIT:
@@ -42,35 +42,35 @@ def check_samples(
       f'{steps * batch_size:,} sequences; at most {LIMIT - 1:,} can be '
       'numbered, so lower one of them'
     )
-  if num_symbols >= LIMIT:
+  if num_tokens >= LIMIT:
     raise UserError(
-      f'the train split has {num_symbols:,} symbols; at most {LIMIT - 1:,} '
+      f'the train split has {num_tokens:,} tokens; at most {LIMIT - 1:,} '
       'can be addressed, so give less text'
     )
-  if num_symbols <= context:
+  if num_tokens <= context:
     raise UserError(
-      f'the train split has {num_symbols} symbols, fewer than the '
+      f'the train split has {num_tokens} tokens, fewer than the '
       f'{context + 1} that model.context={context} needs; give more text or '
       'lower model.context'
     )
 
 
-def num_starts(num_symbols: int, context: int, order: str) -> int:
+def num_starts(num_tokens: int, context: int, order: str) -> int:
   """Sequences in an epoch: every offset, or every whole window.
 
   Args:
-    num_symbols: length of the token array.
-    context: targets per sequence; a sequence reads `context + 1` symbols.
+    num_tokens: length of the token array.
+    context: targets per sequence; a sequence reads `context + 1` tokens.
     order: 'crops' or 'windows'.
   """
   if order == 'crops':
-    return num_symbols - context
-  return (num_symbols - 1) // context
+    return num_tokens - context
+  return (num_tokens - 1) // context
 
 
 def start_of(
   sample: Any,
-  num_symbols: int,
+  num_tokens: int,
   context: int,
   order: str,
   seed: int,
@@ -80,16 +80,16 @@ def start_of(
 
   Args:
     sample: sample numbers, uint32, any shape.
-    num_symbols: length of the token array, below 2**32.
+    num_tokens: length of the token array, below 2**32.
     context: targets per sequence.
     order: 'crops' starts anywhere, 'windows' at multiples of `context`.
     seed: of the run.
     xp: numpy or jax.numpy.
 
   Returns:
-    uint32 of the shape of `sample`, each at most `num_symbols - context - 1`.
+    uint32 of the shape of `sample`, each at most `num_tokens - context - 1`.
   """
-  n = num_starts(num_symbols, context, order)
+  n = num_starts(num_tokens, context, order)
   stride = 1 if order == 'crops' else context
   epoch = sample // xp.uint32(n)
   key = _mix(_mix(epoch, xp) ^ xp.uint32(_seed32(seed)), xp)

@@ -10,7 +10,7 @@ from craft_jax.data.text import utf8
 
 
 def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
-  """Size, symbols, characters and cleaning of a corpus, ready for JSON.
+  """Size, tokens, characters and cleaning of a corpus, ready for JSON.
 
   Args:
     corpus: to be described.
@@ -24,7 +24,7 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
     rows.append(
       {
         'name': split.name,
-        'symbols': len(split.tokens),
+        'tokens': len(split.tokens),
         'characters': split.num_chars,
         'distinct': len(present),
         'bytes': split.num_bytes,
@@ -45,7 +45,7 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
     'distinct_characters': len(ranked),
     'vocabulary': {
       'kind': vocabulary.kind,
-      'symbols': vocabulary.num_symbols,
+      'tokens': vocabulary.num_text_tokens,
       'size': vocabulary.size,
       'dtype': str(corpus.train.tokens.dtype),
     },
@@ -68,15 +68,15 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     '',
     f'size         {facts["bytes"]:,} bytes, {facts["characters"]:,} '
     f'characters, {facts["distinct_characters"]:,} distinct',
-    f'vocabulary   {v["kind"]}: {v["symbols"]:,} symbols and '
-    f'{v["size"] - v["symbols"]} specials, stored as {v["dtype"]}',
+    f'vocabulary   {v["kind"]}: {v["tokens"]:,} tokens and '
+    f'{v["size"] - v["tokens"]} specials, stored as {v["dtype"]}',
     f'fingerprint  {facts["fingerprint"]}',
     f'arrays       {facts["folder"]}',
     '',
-    _row('split', ['symbols', 'characters', 'distinct', 'bytes', 'documents']),
+    _row('split', ['tokens', 'characters', 'distinct', 'bytes', 'documents']),
   ]
   for split in facts['splits']:
-    names = ('symbols', 'characters', 'distinct', 'bytes', 'documents')
+    names = ('tokens', 'characters', 'distinct', 'bytes', 'documents')
     lines.append(_row(split['name'], [f'{split[n]:,}' for n in names]))
   for title in ('most_frequent', 'least_frequent'):
     lines += ['', f'{title.replace("_", " ")} characters']

@@ -1,4 +1,4 @@
-"""Windows to read and score: all of a text but its first symbol, once."""
+"""Windows to read and score: all of a text but its first token, once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,16 +20,16 @@ def bucket(length: int, context: int) -> int:
   return min(padded, context)
 
 
-def num_eval_windows(num_symbols: int, context: int, stride: int = 0) -> int:
-  """Windows that cover targets 1 to `num_symbols - 1`.
+def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
+  """Windows that cover targets 1 to `num_tokens - 1`.
 
   Args:
-    num_symbols: length of the split, at least 2.
+    num_tokens: length of the split, at least 2.
     context: T, targets per window.
     stride: new targets per window after the first; 0 is `context`, that is
       windows that do not overlap.
   """
-  rest = max(num_symbols - 1 - context, 0)
+  rest = max(num_tokens - 1 - context, 0)
   return 1 + -(-rest // (stride or context))
 
 
@@ -44,7 +44,7 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Yields full NumPy batches, in order; the same ones every time.
 
-  Window k starts at `k * stride` and predicts the `context` symbols that
+  Window k starts at `k * stride` and predicts the `context` tokens that
   follow its start. The first counts them all, a later one the last `stride`,
   so every target from 1 to N - 1 counts exactly once. Separators between
   documents are no characters: as targets they weigh 0. What is past the end,

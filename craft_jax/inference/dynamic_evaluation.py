@@ -2,7 +2,7 @@
 
 Krause et al. 2018 (arXiv:1709.07432): each window is scored first, then the
 weights take a step on what was new in it, and are drawn back towards the
-trained ones. A symbol's score depends on no later symbol. The figures are those
+trained ones. A token's score depends on no later token. The figures are those
 of a model that adapts, and never stand under the names of static ones.
 """
 
@@ -71,7 +71,7 @@ class State(NamedTuple):
 
 
 def init(params: Params) -> State:
-  """The state before the first symbol; a copy, which may be given away."""
+  """The state before the first token; a copy, which may be given away."""
   return State(
     jax.tree.map(jnp.copy, params),
     jax.tree.map(jnp.zeros_like, params),
@@ -146,10 +146,10 @@ def token_nats(
   *,
   stride: int,
 ) -> np.ndarray:
-  """`-ln p` of every symbol but the first, float32 `[N - 1]`, while adapting.
+  """`-ln p` of every token but the first, float32 `[N - 1]`, while adapting.
 
   The windows are those of `data.windows.eval_batches`, one step each on the
-  `stride` symbols that it scores.
+  `stride` tokens that it scores.
 
   Args:
     model: its `apply`.

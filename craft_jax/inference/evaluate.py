@@ -248,7 +248,7 @@ def adaptive_figures(
     trained: the model; its parameters stay as they are.
     split: tokens.
     withheld: why bits per byte cannot be given.
-    stride: new symbols per window; 0 is the context.
+    stride: new tokens per window; 0 is the context.
     adaptation: see `dynamic.adaptive_nats`, also for the names.
     cache: see there.
 

@@ -32,7 +32,7 @@ class LanguageModel:
   """
 
   def __init__(self, trained: Trained, speculate: str = 'off'):
-    """Of what `trained.load_model` gives; how to guess, see `drafts.parse`."""
+    """Of what `trained.load_model` gives; how to draft, see `drafts.parse`."""
     self.trained = trained
     self._drafts = speculation.parse(speculate, trained.cfg.model.depth)
 
@@ -43,7 +43,7 @@ class LanguageModel:
 
   @property
   def vocabulary(self) -> Vocabulary:
-    """The symbols of the model."""
+    """The tokens of the model."""
     return self.trained.vocabulary
 
   @property

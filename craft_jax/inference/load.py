@@ -25,7 +25,7 @@ class Trained(NamedTuple):
 
   Attributes:
     cfg: the config of the run.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     model: built from both.
     params: averaged where the run kept an average, on the first device;
       rounded if that was asked for.

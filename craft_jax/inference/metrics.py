@@ -104,7 +104,7 @@ def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
     withheld: why bits per byte cannot be given; '' if they can.
 
   Returns:
-    `loss` (nats per symbol, no regularizers), `perplexity` per symbol,
+    `loss` (nats per token, no regularizers), `perplexity` per token,
     `accuracy`, `bpc` and `bpb` (bits per character and per byte; None if
     not counted or withheld), `withheld`, `count`, and, where summed, `classes`
     and `positions`.
@@ -177,19 +177,19 @@ def _by_position(sums: Mapping[str, Any]) -> list[dict[str, float]]:
 
 def lines(figures: Mapping[str, Any]) -> list[str]:
   """The figures of `summary` for people, one line each."""
-  text = [f'{figures["loss"]:.4f} nats per symbol']
+  text = [f'{figures["loss"]:.4f} nats per token']
   if figures['bpc'] is not None:
     text.append(f'{figures["bpc"]:.4f} bits per character')
   if figures['bpb'] is not None:
     text.append(f'{figures["bpb"]:.4f} bits per byte')
   elif figures['withheld']:
     text.append(f'bits per byte withheld: {figures["withheld"]}')
-  text.append(f'{figures["perplexity"]:.3f} perplexity per symbol')
+  text.append(f'{figures["perplexity"]:.3f} perplexity per token')
   if 'accuracy' in figures:
     text.append(f'{figures["accuracy"]:.2%} accuracy')
   for name, row in figures.get('classes', {}).items():
     text.append(
-      f'  {name:<12}{row["share"]:7.2%} of symbols  {row["nats"]:.4f} nats  '
+      f'  {name:<12}{row["share"]:7.2%} of tokens  {row["nats"]:.4f} nats  '
       f'{row["accuracy"]:.2%} accuracy'
     )
   for row in figures.get('positions', ()):

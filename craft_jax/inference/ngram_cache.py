@@ -2,29 +2,29 @@
 
 What a text repeats, a frozen model cannot know; a cache can (Grave et al. 2017,
 arXiv:1612.04426, of hidden states; here of counts). Causal: the score of a
-symbol depends on no later one. Plain NumPy and Python; two seconds for 100,000
-symbols.
+token depends on no later one. Plain NumPy and Python; two seconds for 100,000
+tokens.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-LONGEST = 6  # symbols of context that are counted
+LONGEST = 6  # tokens of context that are counted
 _RATE = 0.05  # of the weights; 0.02 to 0.05 scores the same within 0.003 nats
 _SHARE = 1e-5  # evenly given back, so that no weight dies
 _VARIETIES = 3  # see `_situations`
 
 
 class Counts(NamedTuple):
-  """What was known of each symbol just before it came, by length of context.
+  """What was known of each token just before it came, by length of context.
 
-  Row n is of the context of n symbols, column t of symbol t + 1 of the text.
+  Row n is of the context of n tokens, column t of token t + 1 of the text.
 
   Attributes:
     seen: how often the context had come.
-    came: how often this symbol had followed it.
-    kinds: how many different symbols had.
+    came: how often this token had followed it.
+    kinds: how many different tokens had.
   """
 
   seen: np.ndarray
@@ -33,7 +33,7 @@ class Counts(NamedTuple):
 
 
 def count(tokens: np.ndarray, vocabulary_size: int) -> Counts:
-  """Counts before each symbol but the first, int64 `[LONGEST + 1, N - 1]`.
+  """Counts before each token but the first, int64 `[LONGEST + 1, N - 1]`.
 
   The n-grams are numbered by sorting, so that no two share a number.
   """
@@ -75,7 +75,7 @@ def _earlier(a_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def witten_bell(counts: Counts, vocabulary_size: int) -> np.ndarray:
-  """The probability of each symbol by each longest context, `[LONGEST + 1, N]`.
+  """The probability of each token by each longest context, `[LONGEST + 1, N]`.
 
   With c of s times and k kinds, `p_n = (c + k * p_(n-1)) / (s + k)`, down to an
   even choice (Witten and Bell 1991, method C).
@@ -92,17 +92,17 @@ def witten_bell(counts: Counts, vocabulary_size: int) -> np.ndarray:
 def mixed_nats(
   tokens: np.ndarray, nats: np.ndarray, vocabulary_size: int
 ) -> np.ndarray:
-  """`-ln p` of every symbol but the first, float64 `[N - 1]`.
+  """`-ln p` of every token but the first, float64 `[N - 1]`.
 
   The probability is a weighted sum of the model's and those of `witten_bell`.
-  The weights are learned on the way, after each symbol, by a step of online
+  The weights are learned on the way, after each token, by a step of online
   EM, `w_i += rate * (w_i p_i / p - w_i)`, in each situation on its own, so
   nothing needs to be tuned to a text. Weights and counts come from earlier
-  symbols only, so that the probabilities of all symbols sum to one.
+  tokens only, so that the probabilities of all tokens sum to one.
 
   Args:
-    tokens: the text, `[N]`, the first symbol given.
-    nats: of the model for each symbol but the first, `[N - 1]`.
+    tokens: the text, `[N]`, the first token given.
+    nats: of the model for each token but the first, `[N - 1]`.
     vocabulary_size: V; every id is below it.
   """
   counts = count(tokens, vocabulary_size)
@@ -130,7 +130,7 @@ def mixed_nats(
 def _situations(counts: Counts) -> np.ndarray:
   """A number of what the counts are worth: longest known context, and variety.
 
-  Variety: one symbol only has followed it, few for its count, or many.
+  Variety: one token only has followed it, few for its count, or many.
   """
   longest_N = np.maximum((counts.seen > 0).sum(0) - 1, 0)
   seen_N, kinds_N = (

@@ -1,7 +1,7 @@
-"""The nats of each symbol of a text, window by window.
+"""The nats of each token of a text, window by window.
 
-A text is an array of symbols of which the first is given and never scored;
-`sampling.prompt.start_symbols` is what stands there for a text that has nothing
+A text is an array of tokens of which the first is given and never scored;
+`sampling.prompt.start_tokens` is what stands there for a text that has nothing
 before it.
 """
 
@@ -28,18 +28,18 @@ Scored = tuple[Float[Array, 'B T'], Float[Array, 'B T K'], Int[Array, 'B T K']]
 T = TypeVar('T')
 _MOST_ROWS = 64
 _MOST_LOGITS = 1 << 26  # of one dispatch: 256 MiB in float32
-MOST_READS = _MOST_LOGITS  # symbols of one dispatch, where nobody waits for it
+MOST_READS = _MOST_LOGITS  # tokens of one dispatch, where nobody waits for it
 
 
 class Piece(NamedTuple):
-  """The scores of some neighbouring symbols.
+  """The scores of some neighbouring tokens.
 
   Attributes:
     text: index of the text.
-    first: index of the first of them, the given symbol not counted.
+    first: index of the first of them, the given token not counted.
     nats: float32 `[n]`, `-ln p` of each.
-    top: float32 `[n, K]`, `ln p` of the most likely symbols there, falling.
-    top_ids: int32 `[n, K]`, these symbols; of equals the lower id comes first.
+    top: float32 `[n, K]`, `ln p` of the most likely tokens there, falling.
+    top_ids: int32 `[n, K]`, these tokens; of equals the lower id comes first.
   """
 
   text: int
@@ -69,12 +69,12 @@ def check_stride(stride: int, context: int) -> int:
 
 
 def window_reads(length: int, context: int) -> int:
-  """Symbols of each window in which a text of `length` ids is read, padded."""
+  """Tokens of each window in which a text of `length` ids is read, padded."""
   return bucket(max(length - 1, 1), context)
 
 
 def num_reads(length: int, context: int, stride: int = 0) -> int:
-  """Symbols that are read to score a text of `length` ids, each as often."""
+  """Tokens that are read to score a text of `length` ids, each as often."""
   stride = check_stride(stride, context)
   windows = num_eval_windows(length, context, stride)
   return windows * window_reads(length, context)
@@ -109,11 +109,11 @@ def score_pieces(
   num_top: int = 0,
   most_reads: int = MOST_READS,
 ) -> Iterator[Piece]:
-  """Scores every symbol of every text but its first, once.
+  """Scores every token of every text but its first, once.
 
   The windows of a text are those of a strided evaluation
-  (`data.windows.eval_batches`): each starts `stride` symbols after the one
-  before and scores what is new, so a symbol is predicted from at least
+  (`data.windows.eval_batches`): each starts `stride` tokens after the one
+  before and scores what is new, so a token is predicted from at least
   `context - stride` earlier ones, once that many exist. Windows of several
   texts share a batch; no more than a batch of logits exists at a time.
 
@@ -124,18 +124,18 @@ def score_pieces(
     stride: from 1 to the context; 0 is half of the context.
     separator: id between documents, at which attention stops under
       `model.documents`; None where a text is one document.
-    num_top: K, most likely symbols to report beside each.
-    most_reads: symbols of one dispatch, but for one of a single window.
+    num_top: K, most likely tokens to report beside each.
+    most_reads: tokens of one dispatch, but for one of a single window.
 
   Yields:
     The pieces of a text in order; texts may take turns.
 
   Raises:
-    ValueError: a text without a symbol to score, or an impossible stride.
+    ValueError: a text without a token to score, or an impossible stride.
   """
   stride = check_stride(stride, model.context)
   if any(len(tokens) < 2 for tokens in texts):
-    raise ValueError('every text needs a symbol after the given one')
+    raise ValueError('every text needs a token after the given one')
   before: tuple[list[_Row], Any] | None = None
   for rows, x_BT, y_BT in _batches(model, texts, stride, most_reads):
     segment_BT = np.cumsum(x_BT == separator, axis=1, dtype=np.int32)
@@ -156,7 +156,7 @@ def token_nats(
   stride: int = 0,
   separator: int | None = None,
 ) -> np.ndarray:
-  """`-ln p` of every symbol but the first, float32 `[N - 1]`.
+  """`-ln p` of every token but the first, float32 `[N - 1]`.
 
   See `score_pieces` for the arguments.
   """
@@ -198,7 +198,7 @@ def texts_steps(
   num_top: int = 0,
   most_reads: int = MOST_READS,
 ) -> Generator[int, None, list[Piece]]:
-  """`texts_scores` by windows; yields the symbols that each has read."""
+  """`texts_scores` by windows; yields the tokens that each has read."""
   found: list[list[Piece]] = [[] for _ in texts]
   for piece in score_pieces(
     model, params, texts, stride=stride, num_top=num_top, most_reads=most_reads
@@ -253,8 +253,8 @@ def _arrays(
   B = 1 << (len(rows) - 1).bit_length()
   window_BS = np.zeros((B, T + 1), np.int32)
   for i, row in enumerate(rows):
-    symbols = texts[row.text][row.start : row.start + T + 1]
-    window_BS[i, : len(symbols)] = symbols
+    tokens = texts[row.text][row.start : row.start + T + 1]
+    window_BS[i, : len(tokens)] = tokens
   return window_BS[:, :-1], window_BS[:, 1:]
 
 
@@ -275,13 +275,13 @@ def characters(
   """The characters of a text with their scores.
 
   The nats of a character are the sum over its bytes where those are the
-  symbols. A byte that is not UTF-8 is a character of its own, the surrogate
+  tokens. A byte that is not UTF-8 is a character of its own, the surrogate
   U+DC80 to U+DCFF.
 
   Args:
     vocabulary: 'byte' or 'char'.
     data: the text.
-    nats: of each symbol of `vocabulary.encode(data)`.
+    nats: of each token of `vocabulary.encode(data)`.
 
   Returns:
     The characters, the offset of each in `data`, its nats in float64.

@@ -14,7 +14,7 @@ from craft_jax.inference.dynamic_evaluation import (
   adaptive_nats,
 )
 from craft_jax.inference.load import Trained
-from craft_jax.inference.sampling.prompt import start_symbols
+from craft_jax.inference.sampling.prompt import start_tokens
 
 
 class Scored(NamedTuple):
@@ -55,7 +55,7 @@ def score_texts(
   Args:
     trained: the model.
     texts: name and bytes, taken as they are; none empty.
-    stride: new symbols per window; 0 is half of the context.
+    stride: new tokens per window; 0 is half of the context.
     each: keep the scores of single characters too.
     adaptation: adds figures of weights that adapt, to each text on its own.
     cache: adds figures of counts beside the model.
@@ -81,13 +81,13 @@ def score_steps(
   cache: bool = False,
   most_reads: int = score.MOST_READS,
 ) -> Generator[int, None, list[Scored]]:
-  """`score_texts` a window at a time; yields the symbols that each has read.
+  """`score_texts` a window at a time; yields the tokens that each has read.
 
   `most_reads` is as of `score.score_pieces`.
   """
   stride = score.check_stride(stride, trained.cfg.model.context)
   vocabulary = trained.vocabulary
-  start = start_symbols(vocabulary, trained.meta.documents)
+  start = start_tokens(vocabulary, trained.meta.documents)
   read = [_read(vocabulary, name, data) for name, data in texts]
   tokens = [np.concatenate([start, text.ids]) for text in read]
   totals = [0.0] * len(texts)
@@ -154,7 +154,7 @@ def _scored(
   figures: dict[str, Any],
   nats: dict[str, np.ndarray],
 ) -> Scored:
-  """With the scores of symbols as those of characters."""
+  """With the scores of tokens as those of characters."""
   characters, offsets = '', np.zeros(0, np.int64)
   for name, array in nats.items():
     characters, offsets, nats[name] = score.characters(

@@ -27,7 +27,7 @@ def allowed(
   Args:
     query_BT: positions of the queries.
     key_BS: positions of the keys.
-    window: symbols seen, the query's own included; 0 is all.
+    window: tokens seen, the query's own included; 0 is all.
   """
   distance_BTS = query_BT[:, :, None] - key_BS[:, None, :]
   near = (distance_BTS < window) | (jnp.asarray(window) == 0)
@@ -63,12 +63,12 @@ class Attention(nn.Module):
   def __call__(
     self,
     x_BTD: Float[Array, 'B T D'],
-    symbol_BT: Int[Array, 'B T'],
+    token_BT: Int[Array, 'B T'],
     position_BT: Int[Array, '#B T'],
     mask_BTS: Bool[Array, '#B T S'] | None,
   ) -> Float[Array, 'B T D']:
     """Attention within a window; without a mask, to all that is before."""
-    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
+    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, token_BT, position_BT)
     slopes = []
     if self.cfg.position == 'alibi':
       slopes = positions.alibi_slopes(self.cfg.num_heads).tolist()
@@ -80,14 +80,14 @@ class Attention(nn.Module):
   def extend(
     self,
     x_BTD: Float[Array, 'B T D'],
-    symbol_BT: Int[Array, 'B T'],
+    token_BT: Int[Array, 'B T'],
     position_BT: Int[Array, '#B T'],
     mask_BTS: Bool[Array, '#B T S'],
     k_BKSH: cache_lib.Stored,
     v_BKSH: cache_lib.Stored,
   ) -> tuple[Float[Array, 'B T D'], cache_lib.Stored, cache_lib.Stored]:
-    """Attention over the cache with the new symbols written into it."""
-    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, symbol_BT, position_BT)
+    """Attention over the cache with the new tokens written into it."""
+    q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, token_BT, position_BT)
     start_B = position_BT[:, 0]
     k_BKTH, v_BKTH = (
       round_operand(x_BTKH, self.policy).swapaxes(1, 2)
@@ -98,13 +98,13 @@ class Attention(nn.Module):
     y_BTNH = self._read(q_BTNH, k_BKSH, v_BKSH, position_BT, mask_BTS)
     return self._joined(y_BTNH), k_BKSH, v_BKSH
 
-  def _heads(self, x_BTD, symbol_BT, position_BT):
+  def _heads(self, x_BTD, token_BT, position_BT):
     cfg = self.cfg
     q_BTNH = _split(self.query(x_BTD), cfg.num_heads)
     k_BTKH = _split(self.key(x_BTD), self.num_kv)
     v_BTF = self.value(x_BTD)
     if cfg.value_embeddings:
-      v_BTF += self.value_embedding(symbol_BT)
+      v_BTF += self.value_embedding(token_BT)
     if cfg.qk_norm:
       q_BTNH, k_BTKH = rms_norm(q_BTNH), rms_norm(k_BTKH)
     if cfg.position == 'rope':

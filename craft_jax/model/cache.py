@@ -24,13 +24,13 @@ class Cache:
     layers: what the architecture keeps, arrays whose first dim is B. The
       transformer has a pair of keys, rotated where it rotates, and values for
       each layer: stacked, each step would copy those of all.
-    symbol_BS: the cached symbols.
+    token_BS: the cached tokens.
     segment_BS: document number of each.
-    length_B: symbols held per row; entries past it are unspecified.
+    length_B: tokens held per row; entries past it are unspecified.
   """
 
   layers: Any
-  symbol_BS: Int[Array, 'B S']
+  token_BS: Int[Array, 'B S']
   segment_BS: Int[Array, 'B S']
   length_B: Int[Array, 'B']
 

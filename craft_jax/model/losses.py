@@ -1,4 +1,4 @@
-"""The loss of each target symbol, in nats."""
+"""The loss of each target token, in nats."""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ def token_losses(
 
   Args:
     logits_BTV: float32.
-    y_BT: the symbol that came.
-    label_smoothing: share of the target spread evenly over all V symbols.
+    y_BT: the token that came.
+    label_smoothing: share of the target spread evenly over all V tokens.
     z_loss: weight of the squared log-normalizer.
 
   Returns:
@@ -29,8 +29,8 @@ def token_losses(
   """
   logits_BTV = logits_BTV.astype(jnp.float32)
   log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-  symbol_11V = jnp.arange(logits_BTV.shape[-1], dtype=y_BT.dtype)[None, None]
-  hit_BTV = y_BT[..., None] == symbol_11V
+  token_11V = jnp.arange(logits_BTV.shape[-1], dtype=y_BT.dtype)[None, None]
+  hit_BTV = y_BT[..., None] == token_11V
   # A masked sum: its gradient is a select, where a gather's is a scatter.
   target_BT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0.0), axis=-1)
   nll_BT = log_z_BT - target_BT
@@ -43,7 +43,7 @@ def token_losses(
   # Equals argmax == y, as one vectorized reduction. False if a logit is NaN.
   below_BTV = logits_BTV < target_BT[..., None]
   tied_after_BTV = (logits_BTV == target_BT[..., None]) & (
-    symbol_11V >= y_BT[..., None]
+    token_11V >= y_BT[..., None]
   )
   correct_BT = jnp.all(below_BTV | tied_after_BTV, axis=-1)
   return loss_BT, nll_BT, correct_BT

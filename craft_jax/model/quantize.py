@@ -52,7 +52,7 @@ def quantize(params: Params) -> Params:
   """Parameters with int8 in the place of what is large, to be used as they are.
 
   Each output of a kernel has a scale, and each row of an n-gram table. The rest
-  stays float32: norms, and the embeddings of symbols, which are few.
+  stays float32: norms, and the embeddings of tokens, which are few.
 
   Args:
     params: from `init`, or with `blocks` as `Decoder.layers` gives them.

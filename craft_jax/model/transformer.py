@@ -57,7 +57,7 @@ _REMAT_POLICY = {
 
 
 def layer_windows(cfg: ModelConfig) -> list[int]:
-  """Symbols each layer sees, 0 for all; the last of each group is global."""
+  """Tokens each layer sees, 0 for all; the last of each group is global."""
   period = cfg.local_per_global + 1
   return [
     0 if cfg.local_per_global and (layer + 1) % period == 0 else cfg.window
@@ -78,9 +78,9 @@ class Block(nn.Module):
     self.mlp_norm = Norm(self.cfg.norm)
     self.mlp = Mlp(self.cfg, self.policy)
 
-  def __call__(self, x_BTD, symbol_BT, position_BT, mask_BTS, key):
+  def __call__(self, x_BTD, token_BT, position_BT, mask_BTS, key):
     y_BTD = self.attention(
-      self.attention_norm(x_BTD), symbol_BT, position_BT, mask_BTS
+      self.attention_norm(x_BTD), token_BT, position_BT, mask_BTS
     )
     x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 0)
     x_BTD = activations.spread(x_BTD, 'BTD')
@@ -88,10 +88,10 @@ class Block(nn.Module):
     x_BTD += _dropout(y_BTD, self.cfg.dropout, key, 1)
     return activations.spread(x_BTD, 'BTD')
 
-  def extend(self, x_BTD, symbol_BT, position_BT, mask_BTS, k_BKSH, v_BKSH):
+  def extend(self, x_BTD, token_BT, position_BT, mask_BTS, k_BKSH, v_BKSH):
     y_BTD, k_BKSH, v_BKSH = self.attention.extend(
       self.attention_norm(x_BTD),
-      symbol_BT,
+      token_BT,
       position_BT,
       mask_BTS,
       k_BKSH,
@@ -210,12 +210,12 @@ class Decoder:
     segment_BT: Int[Array, 'B T'] | None = None,
     key: Key[Array, ''] | None = None,
   ) -> Float[Array, 'B T V']:
-    """Logits of the next symbol at every position.
+    """Logits of the next token at every position.
 
     Args:
       params: from `init`.
-      x_BT: symbols.
-      segment_BT: document of each symbol; attention stays within it if
+      x_BT: tokens.
+      segment_BT: document of each token; attention stays within it if
         `model.documents`.
       key: of dropout; without one there is none.
     """
@@ -257,7 +257,7 @@ class Decoder:
   # --- a piece at a time ---
 
   def init_cache(self, batch: int, length: int) -> Cache:
-    """An empty cache for `batch` rows of at most `length` symbols."""
+    """An empty cache for `batch` rows of at most `length` tokens."""
     cfg, dtype = self.cfg, self.cache
     heads = cfg.num_kv_heads or cfg.num_heads
     shape = (batch, heads, length, cfg.width // cfg.num_heads)
@@ -271,7 +271,7 @@ class Decoder:
         (cache_lib.empty(shape, dtype), cache_lib.empty(shape, dtype))
         for _ in range(cfg.depth)
       ),
-      symbol_BS=jnp.zeros((batch, length), jnp.int32),
+      token_BS=jnp.zeros((batch, length), jnp.int32),
       segment_BS=jnp.zeros((batch, length), jnp.int32),
       length_B=jnp.zeros(batch, jnp.int32),
     )
@@ -285,25 +285,25 @@ class Decoder:
     segment_BT: Int[Array, 'B T'] | None = None,
     depth: int | None = None,
   ) -> tuple[Cache, Float[Array, 'B T V']]:
-    """Reads `length_B` of the T new symbols per row; logits at each of them.
+    """Reads `length_B` of the T new tokens per row; logits at each of them.
 
     Rows may hold different lengths; logits past `length_B` are unspecified. A
     row must not outgrow the cache. `params` may hold `blocks` stacked or as
     `for_decoding` gives them, which saves taking them apart at each call. Under
     `depth` the first layers alone read, and the head looks at what they found:
-    cheap guesses, after which the symbols are to be read again by all.
+    cheap drafts, after which the tokens are to be read again by all.
     """
     T = x_BT.shape[1]
     S = cache.segment_BS.shape[1]
     position_BT = cache.length_B[:, None] + jnp.arange(T)[None]
     if segment_BT is None:
       segment_BT = jnp.zeros_like(x_BT)
-    symbol_BS, segment_BS = (
+    token_BS, segment_BS = (
       jax.vmap(lambda old, new, at: old.at[at].set(new, mode='drop'))(
         old_BS, new_BT, position_BT
       )
       for old_BS, new_BT in (
-        (cache.symbol_BS, x_BT),
+        (cache.token_BS, x_BT),
         (cache.segment_BS, segment_BT),
       )
     )
@@ -314,7 +314,7 @@ class Decoder:
       if self.cfg.documents:
         mask_BTS &= segment_BT[:, :, None] == segment_BS[:, None, :]
       masks[window] = mask_BTS
-    x_BTD = self._embed(params, x_BT, position_BT, symbol_BS, segment_BS)
+    x_BTD = self._embed(params, x_BT, position_BT, token_BS, segment_BS)
     layers = list(cache.layers)
     for i, layer_params in enumerate(self._layers(params)[:depth]):
       x_BTD, *stored = self._block.apply(
@@ -328,7 +328,7 @@ class Decoder:
       )
       layers[i] = tuple(stored)
     cache = Cache(
-      tuple(layers), symbol_BS, segment_BS, cache.length_B + length_B
+      tuple(layers), token_BS, segment_BS, cache.length_B + length_B
     )
     return cache, self._logits(params, x_BTD)
 
@@ -433,7 +433,7 @@ class Decoder:
     )
     return jax.lax.scan(block, x_BTD, layers, unroll=unrolled(self.cfg))
 
-  def _embed(self, params, x_BT, position_BT, symbol_BS, segment_BS):
+  def _embed(self, params, x_BT, position_BT, token_BS, segment_BS):
     cfg = self.cfg
     x_BTD = _gathered(params, 'embed', 'embedding')[x_BT]
     if cfg.tied:
@@ -442,7 +442,7 @@ class Decoder:
       if not cfg.documents:
         segment_BS = jnp.zeros_like(segment_BS)
       row_nBT = ngrams.rows(
-        symbol_BS,
+        token_BS,
         segment_BS,
         position_BT,
         cfg.ngrams,

@@ -68,8 +68,8 @@ def compare(runs: Sequence[Run], metric: str | None = None) -> Comparison:
 
   Args:
     runs: at least two.
-    metric: a key of evaluations; by default `val_loss` (nats per symbol), or
-      `val_bpb` where the runs do not share their symbols.
+    metric: a key of evaluations; by default `val_loss` (nats per token), or
+      `val_bpb` where the runs do not share their tokens.
   """
   notes = []
   if metric is None:
@@ -100,7 +100,7 @@ _PER_TEXT = ('val_bpb', 'val_bpc')
 def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
   """Why figures of these runs rank nothing: [] or one note.
 
-  A loss is of the text that was evaluated, and of its unit: nats per symbol of
+  A loss is of the text that was evaluated, and of its unit: nats per token of
   two vocabularies are two units. Runs of versions that did not write down
   which text they evaluated are compared by the whole corpus.
   """
@@ -118,7 +118,7 @@ def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
     ]
   if differ('vocabulary_fingerprint') and metric not in _PER_TEXT:
     return [
-      f'{metric} is per symbol and the vocabularies differ, so it ranks '
+      f'{metric} is per token and the vocabularies differ, so it ranks '
       'nothing; compare --metric=val_bpb, bits per byte of the same text'
     ]
   return []
@@ -145,13 +145,12 @@ def _result(run: Run, metric: str) -> Result:
 
 
 def _fitting_metric(runs: Sequence[Run]) -> tuple[str, list[str]]:
-  """A loss per symbol compares only models of the same symbols."""
+  """A loss per token compares only models of the same tokens."""
   prints = [run.metadata.get('vocabulary_fingerprint') for run in runs]
   if not _differ(prints):
     return 'val_loss', []
   return 'val_bpb', [
-    'the vocabularies differ, so bits per byte are compared, not nats per '
-    'symbol'
+    'the vocabularies differ, so bits per byte are compared, not nats per token'
   ]
 
 

@@ -97,7 +97,7 @@ class Series:
     x = self._found.get('seconds' if axis == 'seconds' else 'step')
     y, factors = self._found.get(self._name), [1.0]
     if axis not in ('steps', 'seconds'):
-      units = ('symbols_per_step', f'{axis}_per_symbol')
+      units = ('tokens_per_step', f'{axis}_per_token')
       known = [self._run.unit(unit) for unit in units]
       factors = [factor for factor in known if factor is not None]
       x = x if len(factors) == len(known) else None

@@ -23,11 +23,11 @@ FACTS = {
   'status': 'running, finished, stopped, failed or dead',
   'step': 'steps done',
   'steps': 'steps it was to do',
-  'loss': 'least validation loss, nats per symbol',
+  'loss': 'least validation loss, nats per token',
   'best_step': 'step of that',
-  'final': 'last validation loss, nats per symbol',
+  'final': 'last validation loss, nats per token',
   'bpb': 'bits per byte of the evaluation of least loss',
-  'train_loss': 'last training loss, nats per symbol',
+  'train_loss': 'last training loss, nats per token',
   'speed': 'characters per second',
   'params': 'parameters',
   'seconds': 'time it has been going',
@@ -36,6 +36,14 @@ FACTS = {
   'device_kind': 'the device',
   'num_devices': 'devices',
   'git_commit': 'commit of the code',
+}
+
+# Names that figures of older runs have in metadata.json and summary.json.
+_RENAMED = {
+  'symbols_per_step': 'tokens_per_step',
+  'train_symbols': 'train_tokens',
+  'chars_per_symbol': 'chars_per_token',
+  'flops_per_symbol': 'flops_per_token',
 }
 
 
@@ -100,9 +108,9 @@ class Run:
     return dict(self.settings) | own
 
   def unit(self, name: str) -> float | None:
-    """`symbols_per_step`, `chars_per_symbol` or `flops_per_symbol`."""
+    """`tokens_per_step`, `chars_per_token` or `flops_per_token`."""
     found = self.metadata.get(name, self.summary.get(name))
-    if found is None and name == 'symbols_per_step':
+    if found is None and name == 'tokens_per_step':
       return self.settings['train.batch_size'] * self.settings['model.context']
     return found
 
@@ -196,12 +204,17 @@ def load(run: epath.PathLike) -> Run:
     path=path,
     name=name,
     settings=dict(flattened(config)),
-    metadata=metadata,
-    summary=summary,
+    metadata=_renamed(metadata),
+    summary=_renamed(summary),
     digest=digest.read(path),
     status=status_of(run, metadata),
     age=max(time.time() - _last_write(path), 0.0),
   )
+
+
+def _renamed(figures: dict[str, Any]) -> dict[str, Any]:
+  """The figures of a run of any version, under the names of this one."""
+  return {_RENAMED.get(name, name): of for name, of in figures.items()}
 
 
 def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:

@@ -23,8 +23,8 @@ COLORS = (
 DASHES = ('solid', 'dashed', 'dotted')
 _WITHIN = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # a decade
 _UNITS = {
-  'loss': 'nats per symbol',
-  'nll': 'nats per symbol',
+  'loss': 'nats per token',
+  'nll': 'nats per token',
   'bpb': 'bits per byte',
   'bpc': 'bits per character',
   'seconds': 'seconds',

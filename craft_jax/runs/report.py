@@ -23,7 +23,7 @@ _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
 # Title, then the keys of its curves.
 _CHARTS = (
-  ('Loss, nats per symbol', ('nll', 'val_loss')),
+  ('Loss, nats per token', ('nll', 'val_loss')),
   ('Bits per byte', ('bpb', 'val_bpb')),
   ('Accuracy', ('accuracy', 'val_accuracy')),
   ('Learning rate', ('learning_rate',)),
@@ -126,7 +126,7 @@ def _worth(run: Run) -> dict[str, float | None]:
   """Characters and FLOPs of a step, None where a run does not tell."""
   found: dict[str, float | None] = {}
   for axis in ('chars', 'flops'):
-    parts = [run.unit('symbols_per_step'), run.unit(f'{axis}_per_symbol')]
+    parts = [run.unit('tokens_per_step'), run.unit(f'{axis}_per_token')]
     known = [part for part in parts if part is not None]
     found[axis] = math.prod(known) if len(known) == len(parts) else None
   return found

@@ -9,7 +9,7 @@ from typing import Any
 from craft_jax.errors import UserError
 from craft_jax.serve.errors import ApiError
 
-# Symbols of a prompt that are read in the time in which one is written.
+# Tokens of a prompt that are read in the time in which one is written.
 READING = 16
 # Of the promise: what is taken must begin in this share of it, as the rate that
 # is to come is not the one that was measured.
@@ -38,7 +38,7 @@ class Limits:
   )  # fmt: skip
   max_tokens: int = _limit(4096, 'N', 'characters of one text')
   max_texts: int = _limit(128, 'N', 'texts of one request, prompts times n')
-  max_prompt: int = _limit(1 << 16, 'N', 'symbols of one prompt')
+  max_prompt: int = _limit(1 << 16, 'N', 'tokens of one prompt')
   max_body: int = _limit(1 << 20, 'BYTES', 'of one request')
   max_headers: int = _limit(1 << 14, 'BYTES', 'of its headers')
   max_connections: int = _limit(1024, 'N', 'open at once')
@@ -101,12 +101,12 @@ class Work:
   """What a request has the device do.
 
   Attributes:
-    prompts: symbols of its prompts together, as far as they are read to write
+    prompts: tokens of its prompts together, as far as they are read to write
       after them.
     texts: to write in slots.
     chars: of each text, and of each beam.
     beams: of all its searches, which run beside the slots.
-    scored: symbols that are read beside the slots, for scores and for echoes
+    scored: tokens that are read beside the slots, for scores and for echoes
       with their log-probabilities, each as often as it is read.
     constraint: that its texts have, whose tables equal ones share.
     room: the share of all tables that it fills.
@@ -124,7 +124,7 @@ class Work:
 class Admission:
   """Takes a request if it begins in time.
 
-  Whatever a request asks for is counted in symbols, in the time in which one is
+  Whatever a request asks for is counted in tokens, in the time in which one is
   written with all slots in use; that rate is measured all the time. Texts go
   after all that was taken before, and begin at once while slots are free and
   their constraint has room. What runs beside the slots (searches, scores)
@@ -139,7 +139,7 @@ class Admission:
 
   Attributes:
     beams: how fast beams are written.
-    scores: how fast symbols are scored.
+    scores: how fast tokens are scored.
   """
 
   def __init__(self, slots: int, max_wait: float, deadline: float = 0):
@@ -151,12 +151,12 @@ class Admission:
 
   @property
   def rate(self) -> float:
-    """Symbols a second with all slots in use; 0 is not known yet."""
+    """Tokens a second with all slots in use; 0 is not known yet."""
     return self._drawn.rate
 
   @property
   def left(self) -> float:
-    """Symbols still to be written in slots."""
+    """Tokens still to be written in slots."""
     return sum(claim.left for claim in self._claims)
 
   @property
@@ -170,7 +170,7 @@ class Admission:
     return self._wait_for_slot(Work())
 
   def drawn(self, work: Work) -> float:
-    """Symbols that the slots have to do.
+    """Tokens that the slots have to do.
 
     A constraint that fills half of the tables keeps half of the slots from
     others with one, whoever is in them.
@@ -180,7 +180,7 @@ class Admission:
     return work.prompts / READING + self.slots_of(work) * work.chars
 
   def beside(self, work: Work) -> float:
-    """Symbols that all else has to do."""
+    """Tokens that all else has to do."""
     beam, score = 1.0, 1 / READING  # until they are measured
     if self.rate and self.beams.rate:
       beam = self.rate / self.beams.rate
@@ -263,7 +263,7 @@ class Admission:
     """Refuses what has no chance: it would only keep others waiting.
 
     Args:
-      cost: symbols to write; those to read count less.
+      cost: tokens to write; those to read count less.
       param: the field to blame.
 
     Raises:
@@ -280,9 +280,9 @@ class Admission:
         code='too_long',
       )
 
-  def measured(self, symbols: int, seconds: float) -> None:
+  def measured(self, tokens: int, seconds: float) -> None:
     """Takes note of a dispatch in which all slots were in use."""
-    self._drawn.measured(symbols, seconds)
+    self._drawn.measured(tokens, seconds)
 
 
 class Claim:
@@ -290,32 +290,32 @@ class Claim:
 
   Attributes:
     work: that it asked for.
-    left: symbols to write in slots.
+    left: tokens to write in slots.
     texts: slots that it keeps from others.
-    beside: symbols to do beside the slots.
+    beside: tokens to do beside the slots.
   """
 
   def __init__(self, admission: Admission, work: Work):
     self._admission, self.work = admission, work
     self.left, self.beside = admission.drawn(work), admission.beside(work)
     self.texts = admission.slots_of(work) if work.texts else 0.0
-    # Of one symbol and one text: those that keep others from several slots are
+    # Of one token and one text: those that keep others from several slots are
     # as much as all of these.
     self._each = self.texts / work.texts if work.texts else 1.0
     beside = work.scored + work.beams * work.chars
     self._unit = self.beside / beside if beside else 0.0
 
-  def wrote(self, symbols: float) -> None:
-    """So many symbols are written."""
-    self.left = max(self.left - symbols * self._each, 0.0)
+  def wrote(self, tokens: float) -> None:
+    """So many tokens are written."""
+    self.left = max(self.left - tokens * self._each, 0.0)
 
   def finished(self, texts: int) -> None:
     """So many texts are finished."""
     self.texts = max(self.texts - texts * self._each, 0.0)
 
-  def advanced(self, symbols: float) -> None:
-    """So many symbols are scored, or searched for by all beams."""
-    self.beside = max(self.beside - symbols * self._unit, 0.0)
+  def advanced(self, tokens: float) -> None:
+    """So many tokens are scored, or searched for by all beams."""
+    self.beside = max(self.beside - tokens * self._unit, 0.0)
 
   def release(self) -> None:
     """Nothing more is to be done; may be called twice."""

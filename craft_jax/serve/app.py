@@ -170,7 +170,7 @@ def _add_texts(app: FastAPI, service: Service) -> None:
   @app.get(
     '/tokenizer_info',
     response_model=replies.TokenizerInfo,
-    summary='What the symbols are',
+    summary='What the tokens are',
     responses=refusals(*USUAL),
   )
   async def tokenizer_info() -> dict[str, Any]:

@@ -52,7 +52,7 @@ class ChatBody(schemas.Sampling):
   stop: str | list[str] | None = Field(
     None, description='up to 3 more texts before which the speech ends'
   )
-  logprobs: bool = Field(False, description='log-probabilities of each symbol')
+  logprobs: bool = Field(False, description='log-probabilities of each token')
   top_logprobs: int | None = Field(
     None,
     ge=0,
@@ -126,7 +126,7 @@ class Head(responses.Head):
 
   Args:
     model: its name.
-    most: likely symbols that are told of each.
+    most: likely tokens that are told of each.
   """
 
   prefix = 'chatcmpl'
@@ -171,9 +171,9 @@ class Head(responses.Head):
 
 
 def _logprobs(found: dict[str, Any] | None, most: int) -> dict[str, Any] | None:
-  """An object per symbol, where completions have lists.
+  """An object per token, where completions have lists.
 
-  Those tell the symbol that was written beside the most likely; here it counts
+  Those tell the token that was written beside the most likely; here it counts
   as one of them, or is left out.
   """
   if found is None:

@@ -52,12 +52,12 @@ async def take(
     if len(one.ids) > service.limits.max_prompt:
       raise ApiError(
         400,
-        f'a prompt has {len(one.ids)} symbols, more than the '
+        f'a prompt has {len(one.ids)} tokens, more than the '
         f'{service.limits.max_prompt} of this server',
         param='prompt',
       )
   claim = service.admission.enter(_work(service, wanted, prepared))
-  service.metrics.prompt_symbols.inc(sum(len(one.ids) for one in prepared))
+  service.metrics.prompt_tokens.inc(sum(len(one.ids) for one in prepared))
   return Writing(service, model, wanted, prepared, claim, head(service.name))
 
 
@@ -239,7 +239,7 @@ class Writing:
     return await self._service.aside(size, function, *args)
 
   def usage(self) -> dict[str, int]:
-    """Symbols so far, those of texts that were not kept too."""
+    """Tokens so far, those of texts that were not kept too."""
     return responses.usage(
       sum(len(one.ids) for one in self._prepared),
       sum(len(text.sample.ids) for text in self.texts),

@@ -244,12 +244,12 @@ def _prepared(trained, request, prompt, settings) -> Prepared:
   if max(prompt) >= vocabulary.size:
     _refuse(
       'prompt',
-      f'the id {max(prompt)} is none of the {vocabulary.size} symbols',
+      f'the id {max(prompt)} is none of the {vocabulary.size} tokens',
     )
   ids = np.array(prompt, vocabulary.dtype)
   # Without a character that it ends within, which the text may complete.
-  text = StreamDecoder(vocabulary).feed(ids[ids < vocabulary.num_symbols])
-  # Not empty, whatever it shows: its symbols are what was asked about.
+  text = StreamDecoder(vocabulary).feed(ids[ids < vocabulary.num_text_tokens])
+  # Not empty, whatever it shows: its tokens are what was asked about.
   request = dataclasses.replace(request, prompt=text or ' ')
   return Prepared(request, None, ids, text, settings)
 
@@ -291,6 +291,6 @@ def decode(vocabulary: Vocabulary, ids: list[int]) -> str:
   """
   if ids and max(ids) >= vocabulary.size:
     _refuse(
-      'tokens', f'the id {max(ids)} is none of the {vocabulary.size} symbols'
+      'tokens', f'the id {max(ids)} is none of the {vocabulary.size} tokens'
     )
   return vocabulary.decode(np.array(ids, vocabulary.dtype))

@@ -42,15 +42,15 @@ class Metrics:
     self.busy = gauge('slots_busy', 'texts that are being written')
     self.waiting = gauge('queue_requests', 'requests that wait for a slot')
     self.rate = gauge(
-      'full_rate', 'symbols a second with all slots in use, as last measured'
+      'full_rate', 'tokens a second with all slots in use, as last measured'
     )
     self.promised = gauge(
       'promised_wait_seconds', 'what is refused would wait longer than this'
     )
     self.step = gauge('checkpoint_step', 'step of the model that is served')
-    self.symbols = counter('symbols', 'symbols written')
+    self.tokens = counter('tokens', 'tokens written')
     self.characters = counter('characters', 'characters written')
-    self.prompt_symbols = counter('prompt_symbols', 'symbols of prompts taken')
+    self.prompt_tokens = counter('prompt_tokens', 'tokens of prompts taken')
     self.requests = counter('requests', 'answers', 'path', 'status')
     self.rejections = counter('rejections', 'requests refused', 'reason')
     self.cancellations = counter(

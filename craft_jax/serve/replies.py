@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 
 class Logprobs(BaseModel):
-  """A list per symbol of a text, the prompt's before with `echo`."""
+  """A list per token of a text, the prompt's before with `echo`."""
 
   tokens: list[str] = Field(
     description='a character, `bytes:\\xNN` for a byte of a longer one, '
@@ -16,7 +16,7 @@ class Logprobs(BaseModel):
     description='natural logarithms; null for the first of all'
   )
   top_logprobs: list[dict[str, float] | None] = Field(
-    description='those of the most likely symbols, and of the one there'
+    description='those of the most likely tokens, and of the one there'
   )
   text_offset: list[int] = Field(
     description='characters before it, those of the prompt counted'
@@ -35,7 +35,7 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-  """Symbols."""
+  """Tokens."""
 
   prompt_tokens: int
   completion_tokens: int
@@ -53,24 +53,24 @@ class Completion(BaseModel):
   usage: Usage | None = None
 
 
-class Symbol(BaseModel):
-  """One of a list of likely symbols."""
+class Token(BaseModel):
+  """One of a list of likely tokens."""
 
   token: str
   logprob: float | None
   bytes: list[int] | None
 
 
-class WrittenSymbol(Symbol):
-  """A symbol of a speech."""
+class WrittenToken(Token):
+  """A token of a speech."""
 
-  top_logprobs: list[Symbol]
+  top_logprobs: list[Token]
 
 
 class SpeechLogprobs(BaseModel):
-  """An object per symbol of a speech."""
+  """An object per token of a speech."""
 
-  content: list[WrittenSymbol]
+  content: list[WrittenToken]
   refusal: None
 
 
@@ -109,7 +109,7 @@ class Model(BaseModel):
   object: Literal['model']
   created: int
   owned_by: str
-  context: int = Field(description='symbols that it looks at')
+  context: int = Field(description='tokens that it looks at')
   step: int = Field(description='of its checkpoint')
 
 
@@ -121,7 +121,7 @@ class Models(BaseModel):
 
 
 class Tokens(BaseModel):
-  """The symbols of a text."""
+  """The tokens of a text."""
 
   count: int
   max_model_len: int
@@ -129,13 +129,13 @@ class Tokens(BaseModel):
 
 
 class Text(BaseModel):
-  """The text of symbols."""
+  """The text of tokens."""
 
   prompt: str
 
 
 class TokenizerInfo(BaseModel):
-  """What the symbols are."""
+  """What the tokens are."""
 
   tokenizer_class: str
   vocab_size: int

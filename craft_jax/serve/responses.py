@@ -23,7 +23,7 @@ class Text:
     index: among the choices.
     sample: what is written.
     vocabulary: of the model.
-    end: the symbol that ended it and its logarithm, as yet unsent.
+    end: the token that ended it and its logarithm, as yet unsent.
   """
 
   index: int
@@ -31,7 +31,7 @@ class Text:
   vocabulary: Vocabulary
   end: tuple[int, float] | None = None
   _sent_text: int = 0
-  _sent_symbols: int = 0
+  _sent_tokens: int = 0
   _offset: int = -1
   _decoder: StreamDecoder | None = None
 
@@ -41,10 +41,10 @@ class Text:
     sample, request = self.sample, self.sample.prepared.request
     if request.logprobs is None:
       return len(sample.full_text) - self._sent_text
-    symbols = len(sample.ids) - self._sent_symbols
+    tokens = len(sample.ids) - self._sent_tokens
     if request.echo and not self._sent_text:
-      symbols += len(sample.prepared.ids)
-    return 64 * (1 + request.logprobs) * symbols
+      tokens += len(sample.prepared.ids)
+    return 64 * (1 + request.logprobs) * tokens
 
   def whole(self) -> dict[str, Any]:
     """The choice."""
@@ -70,7 +70,7 @@ class Text:
     }
 
   def _logprobs(self) -> dict[str, list[Any]] | None:
-    """OpenAI's lists of the symbols that were not sent and now are certain."""
+    """OpenAI's lists of the tokens that were not sent and now are certain."""
     if self.sample.prepared.request.logprobs is None:
       return None
     found: dict[str, list[Any]] = {
@@ -79,28 +79,28 @@ class Text:
       'top_logprobs': [],
       'text_offset': [],
     }
-    for symbol, logprob, top in self._symbols():
-      found['tokens'].append(token(self.vocabulary, symbol))
+    for token, logprob, top in self._tokens():
+      found['tokens'].append(token_name(self.vocabulary, token))
       found['token_logprobs'].append(logprob)
       found['top_logprobs'].append(top)
-      found['text_offset'].append(self._place(symbol))
+      found['text_offset'].append(self._place(token))
     return found
 
-  def _place(self, symbol: int) -> int:
-    """Where the character begins that a symbol is of."""
+  def _place(self, token: int) -> int:
+    """Where the character begins that a token is of."""
     assert self._decoder is not None
-    if symbol >= self.vocabulary.num_symbols:
+    if token >= self.vocabulary.num_text_tokens:
       return self._offset
     # It may also tell that what came before is no character.
-    new = self._decoder.feed([symbol])
+    new = self._decoder.feed([token])
     self._offset += len(new)
     whole = new and not self._decoder.pending
     return self._offset - 1 if whole else self._offset
 
-  def _symbols(self) -> Iterator[tuple[int, float | None, Any]]:
-    """Symbols that the text sent so far shows, and their figures.
+  def _tokens(self) -> Iterator[tuple[int, float | None, Any]]:
+    """Tokens that the text sent so far shows, and their figures.
 
-    The offset of a symbol is that of the character which it is a part of.
+    The offset of a token is that of the character which it is a part of.
     """
     sample, request = self.sample, self.sample.prepared.request
     prompt = sample.prepared.ids
@@ -115,8 +115,8 @@ class Text:
           sample.prompt_top,
           strict=True,
         )
-        for symbol, logprob, top in figures:
-          yield symbol, logprob, self._top(symbol, logprob, top)
+        for token, logprob, top in figures:
+          yield token, logprob, self._top(token, logprob, top)
       else:
         self._offset = 0 if request.echo else len(sample.prepared.shown)
       self._decoder = decoder_after(
@@ -125,38 +125,40 @@ class Text:
     shown = len(sample.full_text)
     if not request.echo:
       shown += len(sample.prepared.shown)
-    # Who scores a prompt so (lm-eval does) takes the last symbol for the only
+    # Who scores a prompt so (lm-eval does) takes the last token for the only
     # one that was written, though a character may be several.
     scores = request.echo and request.max_chars == 1
     most = 1 if scores else len(sample.ids)
-    while self._sent_symbols < min(most, len(sample.ids)):
+    while self._sent_tokens < min(most, len(sample.ids)):
       if self._offset >= shown and not sample.finish_reason:
         break
-      i, self._sent_symbols = self._sent_symbols, self._sent_symbols + 1
-      symbol, logprob = sample.ids[i], sample.logprobs[i]
+      i, self._sent_tokens = self._sent_tokens, self._sent_tokens + 1
+      token, logprob = sample.ids[i], sample.logprobs[i]
       top = sample.top[i] if sample.top else ()
-      yield symbol, logprob, self._top(symbol, logprob, top)
+      yield token, logprob, self._top(token, logprob, top)
     if self.end is not None and not (scores and sample.ids):
       end, self.end = self.end, None
       yield *end, self._top(*end, ())
 
   def _top(
-    self, symbol: int, logprob: float, top: Sequence[tuple[int, float]]
+    self, token: int, logprob: float, top: Sequence[tuple[int, float]]
   ) -> dict[str, float]:
-    """By their names the most likely symbols, and the one that was written."""
+    """By their names the most likely tokens, and the one that was written."""
     pairs = dict(top)
     # As they were scored by another program, the last bits may differ.
-    pairs[symbol] = logprob
-    return {token(self.vocabulary, each): log for each, log in pairs.items()}
+    pairs[token] = logprob
+    return {
+      token_name(self.vocabulary, each): log for each, log in pairs.items()
+    }
 
 
-def token(vocabulary: Vocabulary, symbol: int) -> str:
-  """The name of a symbol: its character, `bytes:\\xc3`, `<bos>`, `<eos>`."""
-  if symbol >= vocabulary.num_symbols:
-    return SPECIALS[symbol - vocabulary.num_symbols]
+def token_name(vocabulary: Vocabulary, token: int) -> str:
+  """The name of a token: its character, `bytes:\\xc3`, `<bos>`, `<eos>`."""
+  if token >= vocabulary.num_text_tokens:
+    return SPECIALS[token - vocabulary.num_text_tokens]
   if vocabulary.kind == 'byte':
-    return chr(symbol) if symbol < 0x80 else f'bytes:\\x{symbol:02x}'
-  return vocabulary.chars[symbol]
+    return chr(token) if token < 0x80 else f'bytes:\\x{token:02x}'
+  return vocabulary.chars[token]
 
 
 def add(texts: Sequence[Text], number: int, each: int, piece: Piece) -> Text:
@@ -209,7 +211,7 @@ class Head:
 
 
 def usage(prompts: int, written: int) -> dict[str, int]:
-  """Symbols that were read and written."""
+  """Tokens that were read and written."""
   return {
     'prompt_tokens': prompts,
     'completion_tokens': written,

@@ -299,7 +299,7 @@ class Sampling(_Options):  # type: ignore[valid-type, misc]
       WrapValidator(_each),
     ]
     | None
-  ) = Field(None, description='by the id of a symbol, added to its logit')
+  ) = Field(None, description='by the id of a token, added to its logit')
   user: str | None = Field(
     None, description='any mark of the sender; has no effect on the text'
   )
@@ -331,7 +331,7 @@ class CompletionBody(Sampling):
     | Each[Id]
     | Annotated[Each[Each[Id]], Field(max_length=_MOST_PROMPTS)]
   ) = Field(
-    '', description='text to continue, or several; or the ids of symbols'
+    '', description='text to continue, or several; or the ids of tokens'
   )
   max_tokens: int = Field(
     16, ge=0, lt=2**31, description='characters to write; 0 needs echo'
@@ -350,7 +350,7 @@ class CompletionBody(Sampling):
     None,
     ge=0,
     le=5,
-    description='log-probabilities of each symbol and of the so many most '
+    description='log-probabilities of each token and of the so many most '
     'likely; 0 is of those written only',
   )
   echo: bool = Field(
@@ -382,13 +382,13 @@ class ScoreBody(Body):
     0,
     ge=0,
     lt=2**31,
-    description='symbols by which windows advance; 0 is half of the context',
+    description='tokens by which windows advance; 0 is half of the context',
   )
   per_char: bool = Field(False, description='the nats of each character too')
 
 
 class TokenizeBody(Body):
-  """A text to be made symbols of."""
+  """A text to be made tokens of."""
 
   model: str | None = None
   prompt: str = Field(description='the text')
@@ -396,7 +396,7 @@ class TokenizeBody(Body):
 
 
 class DetokenizeBody(Body):
-  """Symbols to be made a text of."""
+  """Tokens to be made a text of."""
 
   model: str | None = None
   tokens: Each[Id] = Field(description='their ids')

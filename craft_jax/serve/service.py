@@ -29,7 +29,7 @@ from craft_jax.types import Params
 T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
 Steps = Generator[float, None, T]
-# Symbols that a score reads in one dispatch, which texts in slots wait for: as
+# Tokens that a score reads in one dispatch, which texts in slots wait for: as
 # many as the engine reads of prompts between two of its own.
 MOST_READS = 1 << 10
 _TURN = 0.02  # seconds of a thread in which it goes on with the same
@@ -292,10 +292,10 @@ class Service:
     m = self.metrics
     m.busy.set(turn.busy)
     m.waiting.set(turn.waiting)
-    m.symbols.inc(turn.symbols)
+    m.tokens.inc(turn.tokens)
     m.dispatches.inc(turn.dispatches)
     if turn.busy >= turn.slots:
-      self.admission.measured(turn.symbols, turn.seconds)
+      self.admission.measured(turn.tokens, turn.seconds)
       m.rate.set(self.admission.rate)
 
   def _on_error(self, error: BaseException) -> None:
@@ -378,7 +378,7 @@ class Service:
         param='stride',
       )
     stride = body.stride or max(context // 2, 1)
-    # A symbol is at most as many ids as it has bytes, and one is given.
+    # A token is at most as many ids as it has bytes, and one is given.
     scored = sum(
       num_reads(_most_ids(trained, text) + 1, context, stride)
       for text in texts
@@ -391,7 +391,7 @@ class Service:
     if reads > most:
       raise ApiError(
         400,
-        f'each of the symbols would be read {again} times, {reads} in all, '
+        f'each of the tokens would be read {again} times, {reads} in all, '
         f'which is more than {most}; give a larger stride or less text',
         param='stride',
       )

@@ -44,7 +44,7 @@ class Turn:
   Attributes:
     seconds: since the one before.
     dispatches: 1, or 0 as it says only that there is nothing to do.
-    symbols: written.
+    tokens: written.
     busy: slots that are in use.
     slots: that there are.
     waiting: requests without a slot.
@@ -52,7 +52,7 @@ class Turn:
 
   seconds: float
   dispatches: int
-  symbols: int
+  tokens: int
   busy: int
   slots: int
   waiting: int
@@ -186,16 +186,16 @@ class Worker:
       self._fail(engine, e)
       return
     events: dict[Job, list[tuple[int, Piece]]] = {}
-    symbols = 0
+    tokens = 0
     for handle, piece in pieces:
       job, number = self._jobs[engine, handle]
-      symbols += len(piece.ids)
+      tokens += len(piece.ids)
       events.setdefault(job, []).append((number, piece))
     for job, of in events.items():
       self._forget_finished(job, {number for number, _ in of})
     if events:
       self._loop.call_soon_threadsafe(_deliver, events)
-    self._tell_turn(1, symbols)
+    self._tell_turn(1, tokens)
 
   def _forget_finished(self, job: Job, numbers: set[int]) -> None:
     """Forgets requests all of whose samples are finished, then their job."""
@@ -247,13 +247,13 @@ class Worker:
   def _tell(self, job: Job, event: Event) -> None:
     self._loop.call_soon_threadsafe(_deliver, {job: event})
 
-  def _tell_turn(self, dispatches: int, symbols: int) -> None:
+  def _tell_turn(self, dispatches: int, tokens: int) -> None:
     now = time.monotonic()
     limits = self._engine.scheduler.limits
     turn = Turn(
       now - self._last,
       dispatches,
-      symbols,
+      tokens,
       sum(limits.slots - e.scheduler.num_free for e in self._engines()),
       limits.slots,
       sum(e.scheduler.num_waiting for e in self._engines()),

@@ -410,7 +410,7 @@ class Loop:
         'compile_seconds': self.compile_seconds,
         'data_wait_seconds': self.feed.wait_seconds,
         'seconds': self.clock(),
-        'flops_per_symbol': self.metrics.flops_per_symbol,
+        'flops_per_token': self.metrics.flops_per_token,
         'peak_source': self.metrics.peak_source,
         'precision': self.setup.model.policy.precision,
         'devices': jax.device_count(),

@@ -141,7 +141,7 @@ def _text(cfg: Config) -> tuple[Corpus | None, list[Row]]:
     *corpus.notes,
     *([f'no bits per byte: {corpus.withheld}'] if corpus.withheld else []),
   ]
-  kind = f'{corpus.vocabulary.kind}, {corpus.vocabulary.size} symbols'
+  kind = f'{corpus.vocabulary.kind}, {corpus.vocabulary.size} tokens'
   return corpus, [
     Row('text', OK, '; '.join(parts)),
     Row('vocabulary', OK, f'{kind} with the specials'),
@@ -155,18 +155,18 @@ def _splits(cfg: Config, corpus: Corpus) -> Iterator[Row]:
     yield Row('splits', PROBLEM, problem)
   if not short:
     text = ', '.join(f'{name} {size:,}' for name, size in sizes.items())
-    yield Row('splits', OK, f'{text} symbols')
+    yield Row('splits', OK, f'{text} tokens')
   yield from _of('steps', lambda: _steps(cfg, sizes['train']))
   yield from _of('sample prompt', lambda: _prompt(cfg, corpus.vocabulary))
 
 
-def _steps(cfg: Config, num_symbols: int) -> str:
+def _steps(cfg: Config, num_tokens: int) -> str:
   t, context = cfg.train, cfg.model.context
-  check_samples(t.steps, t.batch_size, num_symbols, context)
+  check_samples(t.steps, t.batch_size, num_tokens, context)
   read = t.steps * t.batch_size * context
   return (
-    f'{t.steps:,} of {t.batch_size} x {context} symbols read the training '
-    f'text {read / num_symbols:.3g} times'
+    f'{t.steps:,} of {t.batch_size} x {context} tokens read the training '
+    f'text {read / num_tokens:.3g} times'
   )
 
 

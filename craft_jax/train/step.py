@@ -158,8 +158,8 @@ def _checksum(batch: Batch) -> Float[Array, '']:
   place_BT = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
   factor_BT = 2 * place_BT * jnp.uint32(0x9E3779B1) + 1
   x_BT, y_BT = (a.astype(jnp.uint32) for a in (batch.x_BT, batch.y_BT))
-  symbols_BT = x_BT * 65537 + y_BT + 1
-  total_B = jnp.sum(symbols_BT * factor_BT, axis=1, dtype=jnp.uint32)
+  tokens_BT = x_BT * 65537 + y_BT + 1
+  total_B = jnp.sum(tokens_BT * factor_BT, axis=1, dtype=jnp.uint32)
   whole = jnp.zeros((), jnp.uint32)
   for place in (0, 8, 16):
     bytes_B = ((total_B >> (place + 8)) & 255).astype(jnp.float32)

@@ -93,44 +93,44 @@ class StepMetrics:
     cfg: Config,
     corpus: Corpus,
     schedule: Callable[[Any], Any],
-    flops_per_symbol: float,
+    flops_per_token: float,
     peak: tuple[float | None, str],
   ):
     """Args:
     cfg: the run.
     corpus: what it reads.
     schedule: the learning rate of a step, from 0.
-    flops_per_symbol: of the model, forward and backward.
+    flops_per_token: of the model, forward and backward.
     peak: FLOP/s of a device in the precision of the run and where that figure
       is from; None where it is not known.
     """
     train = corpus.train
-    self._symbols_per_step = cfg.train.batch_size * cfg.model.context
-    self._train_symbols = len(train.tokens)
-    self._chars_per_symbol = train.num_chars / len(train.tokens)
-    self._bytes_per_symbol = train.num_bytes / len(train.tokens)
+    self._tokens_per_step = cfg.train.batch_size * cfg.model.context
+    self._train_tokens = len(train.tokens)
+    self._chars_per_token = train.num_chars / len(train.tokens)
+    self._bytes_per_token = train.num_bytes / len(train.tokens)
     self._withheld = corpus.withheld
     self._schedule = schedule
-    self.flops_per_symbol = flops_per_symbol
+    self.flops_per_token = flops_per_token
     device_peak, self.peak_source = peak
     self._peak = device_peak and device_peak * jax.device_count()
 
   @property
   def units(self) -> dict[str, float]:
-    """What relates steps, symbols, characters and FLOPs of this run."""
+    """What relates steps, tokens, characters and FLOPs of this run."""
     return {
-      'symbols_per_step': self._symbols_per_step,
-      'train_symbols': self._train_symbols,
-      'chars_per_symbol': self._chars_per_symbol,
-      'flops_per_symbol': self.flops_per_symbol,
+      'tokens_per_step': self._tokens_per_step,
+      'train_tokens': self._train_tokens,
+      'chars_per_token': self._chars_per_token,
+      'flops_per_token': self.flops_per_token,
     }
 
   def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
     """Figures of sums over one or more steps, the last of which is `step`.
 
     `loss` is the training objective and `nll` the plain negative
-    log-likelihood, in nats per symbol; bits per character and byte use the
-    training split's own ratio of characters and bytes to symbols.
+    log-likelihood, in nats per token; bits per character and byte use the
+    training split's own ratio of characters and bytes to tokens.
     """
     count = float(sums['count'])
     nll = float(sums['nll']) / count
@@ -138,12 +138,12 @@ class StepMetrics:
     figures = {
       'loss': float(sums['loss']) / count,
       'nll': nll,
-      'bpc': bits / self._chars_per_symbol,
+      'bpc': bits / self._chars_per_token,
       'accuracy': float(sums['correct']) / count,
       'learning_rate': float(self._schedule(step - 1)),
     }
     if not self._withheld:
-      figures['bpb'] = bits / self._bytes_per_symbol
+      figures['bpb'] = bits / self._bytes_per_token
     return figures
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
@@ -155,10 +155,10 @@ class StepMetrics:
 
   def speed(self, steps: int, seconds: float) -> dict[str, float]:
     """Characters per second and, where the peak is known, utilisation."""
-    symbols = steps * self._symbols_per_step / seconds
-    figures = {'chars_per_second': symbols * self._chars_per_symbol}
+    tokens = steps * self._tokens_per_step / seconds
+    figures = {'chars_per_second': tokens * self._chars_per_token}
     if self._peak:
-      figures['utilisation'] = symbols * self.flops_per_symbol / self._peak
+      figures['utilisation'] = tokens * self.flops_per_token / self._peak
     return figures
 
 

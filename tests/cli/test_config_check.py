@@ -59,7 +59,7 @@ def test_a_run_that_could_start(check):
     'settings', 'writers', 'text', 'vocabulary', 'splits', 'steps',
     'sample prompt', 'devices', 'memory', 'run directory', 'disk',
   ]  # fmt: skip
-  assert rows['splits'] == [('ok', 'train 2,250, valid 250 symbols')]
+  assert rows['splits'] == [('ok', 'train 2,250, valid 250 tokens')]
   assert '2.5 kB in 1 document' in rows['text'][0][1]
   # Nothing is trained, or made where the run would be.
   assert not pathlib.Path('runs').exists()

@@ -116,7 +116,7 @@ def test_commands_to_paste(tmp_path):
   summary = {
     'val_loss': 1.0, 'val_bpb': None, 'val_bpc': None, 'val_withheld': '',
     'train_seconds': 0, 'params': 1, 'precision': 'float32', 'devices': 1,
-    'flops_per_symbol': 1, 'wall_seconds': 1, 'step': 1, 'prompt': hostile,
+    'flops_per_token': 1, 'wall_seconds': 1, 'step': 1, 'prompt': hostile,
     'workdir': str(tmp_path / hostile),
   }  # fmt: skip
   told = train.report(summary, 1).partition('next:')[2]
@@ -165,7 +165,7 @@ def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
 def test_a_split_of_one_token_is_not_mended_by_the_context(name):
   sizes = {'train': 10_000, 'valid': 100, 'test': 100} | {name: 1}
   (problem,) = config_lib.short_splits(Config(), sizes)
-  assert f'the {name} split has 1 symbols' in problem
+  assert f'the {name} split has 1 tokens' in problem
   assert 'context' not in problem
 
 

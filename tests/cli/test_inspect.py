@@ -44,7 +44,7 @@ def test_human_view(workdir, capsys):
   assert run('--workdir', workdir) == 0
   out = capsys.readouterr().out
   assert 'step 2 of 1000' in out and 'steps kept  1, 2, best 1' in out
-  assert '49,920' in out and 'byte, 260 symbols' in out
+  assert '49,920' in out and 'byte, 260 tokens' in out
   assert 'model.width = 6' in out and 'model.depth' not in out
   assert 'head/kernel  float32   [192, 260]' in out
   assert 'no bits per byte: UNK occurred' in out

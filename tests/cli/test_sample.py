@@ -325,7 +325,7 @@ def test_logit_bias_and_penalties(run):
   'flags, words',
   [
     (['--regex=('], 'pattern'),
-    (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 symbols'),
+    (['--regex=a{9}', '--max-chars=8'], 'needs at least 9 tokens'),
     (['--choices=A'], "choice 0: the vocabulary cannot write 'A'"),
     (['--regex=a', '--choices=b'], 'allows no text'),
     (['--logit-bias=a'], 'must be of characters, each with a number'),
@@ -387,7 +387,7 @@ def _rows(out):
 
 
 def _log_probabilities(workdir, text):
-  """Of every symbol at every place after the first, by `apply` and NumPy."""
+  """Of every token at every place after the first, by `apply` and NumPy."""
   trained = load_model(workdir, 1)
   x_BT = jnp.asarray(VOCABULARY.encode(text))[None].astype(jnp.int32)
   logits_TV = np.asarray(trained.model.apply(trained.params, x_BT), np.float64)[
@@ -401,28 +401,28 @@ def test_logprobs(run, workdir):
            '--top-k=3', '--logit-bias=q=2', '--seed=3')  # fmt: skip
   (row,) = _rows(run(*flags, '--logprobs=4', '--format=jsonl'))
   log_TV = _log_probabilities(workdir, 'xy' + row['text'])[1:]
-  assert ''.join(symbol['char'] for symbol in row['symbols']) == row['text']
-  for log_V, symbol in zip(log_TV, row['symbols'], strict=True):
-    at = VOCABULARY.encode(symbol['char'])[0]
-    assert symbol['logprob'] == pytest.approx(log_V[at], abs=1e-4)
+  assert ''.join(token['char'] for token in row['tokens']) == row['text']
+  for log_V, token in zip(log_TV, row['tokens'], strict=True):
+    at = VOCABULARY.encode(token['char'])[0]
+    assert token['logprob'] == pytest.approx(log_V[at], abs=1e-4)
     best = np.argsort(-log_V, kind='stable')[:4]
-    got = [other['logprob'] for other in symbol['top']]
+    got = [other['logprob'] for other in token['top']]
     np.testing.assert_allclose(got, log_V[best], atol=1e-4)
-    assert set(symbol['top'][0]) <= {'char', 'special', 'logprob'}
+    assert set(token['top'][0]) <= {'char', 'special', 'logprob'}
   (only,) = json.loads(run(*flags, '--logprobs=0', '--json'))['samples']
   assert only['text'] == row['text']
-  assert all(set(s) == {'char', 'logprob'} for s in only['symbols'])
+  assert all(set(s) == {'char', 'logprob'} for s in only['tokens'])
   with pytest.raises(UserError, match='--logprobs needs --format=jsonl'):
     run(*flags, '--logprobs=1')
-  with pytest.raises(UserError, match='at most the 32 symbols'):
+  with pytest.raises(UserError, match='at most the 32 tokens'):
     run(*flags, '--logprobs=33', '--json')
 
 
-def test_the_symbols_are_those_of_the_text(run):
+def test_the_tokens_are_those_of_the_text(run):
   flags = ('--prompt=a', '--step=1', '--temperature=0', '--logprobs=1')
   (row,) = _rows(run(*flags, '--stop=fg', '--format=jsonl'))
   assert row['text'] == 'bcde'
-  assert [symbol['char'] for symbol in row['symbols']] == list('bcde')
+  assert [token['char'] for token in row['tokens']] == list('bcde')
 
 
 def test_echo(run, workdir):
@@ -431,28 +431,28 @@ def test_echo(run, workdir):
   (row,) = _rows(run(*flags))
   assert row['text'] == 'mnxyzab' and row['prompt'] == 'mnxy'
   (row,) = _rows(run(*flags, '--logprobs=3'))
-  first, *others = row['symbols']
+  first, *others = row['tokens']
   assert first == {'char': 'm', 'logprob': None, 'top': None}
   log_TV = _log_probabilities(workdir, 'mnxyzab')
   at = VOCABULARY.encode('nxyzab')
   np.testing.assert_allclose(
-    [symbol['logprob'] for symbol in others],
+    [token['logprob'] for token in others],
     log_TV[np.arange(6), at],
     atol=1e-4,
   )
-  for log_V, symbol in zip(log_TV, others, strict=True):
+  for log_V, token in zip(log_TV, others, strict=True):
     best = np.sort(log_V)[:-4:-1]
-    got = [other['logprob'] for other in symbol['top']]
+    got = [other['logprob'] for other in token['top']]
     np.testing.assert_allclose(got, best, atol=1e-4)
-    likeliest = symbol['top'][0]['char']
+    likeliest = token['top'][0]['char']
     assert VOCABULARY.encode(likeliest)[0] == np.argmax(log_V)
   (row,) = _rows(run(*flags[1:], '--prompt=', '--logprobs=0'))
-  assert len(row['symbols']) == 3
-  # A prompt of one symbol is not scored, others in the batch may be.
+  assert len(row['tokens']) == 3
+  # A prompt of one token is not scored, others in the batch may be.
   (row,) = _rows(run(*flags[1:], '--prompt=x', '--logprobs=1'))
-  assert [s['top'] and len(s['top']) for s in row['symbols']] == [None, 1, 1, 1]
+  assert [s['top'] and len(s['top']) for s in row['tokens']] == [None, 1, 1, 1]
   (row,) = _rows(run(*flags, '--logprobs=0'))
-  assert not any('top' in symbol for symbol in row['symbols'])
+  assert not any('top' in token for token in row['tokens'])
 
 
 def test_best_of(run):
@@ -460,7 +460,7 @@ def test_best_of(run):
            '--format=jsonl', '--ignore-end')  # fmt: skip
   drawn = _rows(run(*flags, '--num-samples=7', '--logprobs=0'))
   means = {
-    row['sample']: np.mean([symbol['logprob'] for symbol in row['symbols']])
+    row['sample']: np.mean([token['logprob'] for token in row['tokens']])
     for row in drawn
   }
   best = _rows(run(*flags, '--num-samples=2', '--best-of=7'))
@@ -508,7 +508,7 @@ def test_requests(run, tmp_path):
   assert [row['prompt'] for row in rows] == ['a', 'x', 'x', 'x', 'a', '', 'k']
   assert rows[0]['text'] == 'bcd' and rows[3]['text'] == 'yz'
   assert rows[4]['text'] == 'xyz' and rows[5]['text'] == 'bcd'
-  assert len(rows[4]['symbols'][0]['top']) == 1 and 'symbols' not in rows[3]
+  assert len(rows[4]['tokens'][0]['top']) == 1 and 'tokens' not in rows[3]
   assert rows[6]['text'] not in 'lm'
   # As the command writes them by themselves.
   alone = run('--prompt=x', '--seed=5', '--num-samples=2', '--temperature=9',
@@ -547,7 +547,7 @@ def test_many_requests_are_several_batches(run, tmp_path):
     ({'logit_bias': {'ab': 1}}, 'line 2: logit_bias=.* must be of characters'),
     ({'prompt': 'A'}, r'line 2: .*U\+0041'),
     ({'regex': '('}, 'line 2: .*pattern'),
-    ({'regex': 'a{9}', 'max_chars': 8}, 'line 2: .* needs at least 9 symbols'),
+    ({'regex': 'a{9}', 'max_chars': 8}, 'line 2: .* needs at least 9 tokens'),
     ({'beams': 2, 'max_chars': 99}, 'line 2: .* not go beyond it'),
     ({'best_of': 2, 'n': 3}, 'line 2: best_of=2 has no 3 texts'),
     ({'workdir': 'x'}, "line 2: there is no setting 'workdir'"),

@@ -68,22 +68,22 @@ def test_what_to_train_next(home):
   (one,) = [run for run in data['runs'] if run['name'] == 'runs/32-40']
   assert one['loss'] == summary['val_loss']
   assert one['params'] == summary['params']
-  assert one['symbols'] == 40 * 8 * 16
-  assert one['flops'] == 40 * 8 * 16 * summary['flops_per_symbol']
+  assert one['tokens'] == 40 * 8 * 16
+  assert one['flops'] == 40 * 8 * 16 * summary['flops_per_token']
   law, best = data['law'], data['best']
   assert best['loss'] == pytest.approx(
     law['E']
     + law['A'] * best['params'] ** -law['alpha']
-    + law['B'] * best['symbols'] ** -law['beta']
+    + law['B'] * best['tokens'] ** -law['beta']
   )
-  for name in ('params', 'symbols'):
+  for name in ('params', 'tokens'):
     low, high = data['best_intervals'][name]
     assert 0 < low < high
   # What it says to train can be trained, and costs about the budget.
   settings = data['next']['settings']
   steps = settings.pop('train.steps')
-  assert steps * data['next']['symbols_per_step'] == pytest.approx(
-    best['symbols'], rel=0.5 / steps + 1e-6
+  assert steps * data['next']['tokens_per_step'] == pytest.approx(
+    best['tokens'], rel=0.5 / steps + 1e-6
   )
   assert f'--config.train.steps={steps}' in text
   assert any('6 points are few' in note for note in data['notes'])

@@ -15,7 +15,7 @@ from craft_jax.config.settings import Config, Model, Text
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference import score
 from craft_jax.inference.load import load_model
-from craft_jax.inference.sampling.prompt import start_symbols
+from craft_jax.inference.sampling.prompt import start_tokens
 from craft_jax.model.build import build
 from craft_jax.model.precision import platform_of
 from craft_jax.runs import checkpoint
@@ -97,7 +97,7 @@ def test_figures(craft, byte_run):
 
   _, vocabulary, model, params, meta = load_model(byte_run)
   tokens = np.concatenate(
-    [start_symbols(vocabulary, meta.documents), vocabulary.encode(text)]
+    [start_tokens(vocabulary, meta.documents), vocabulary.encode(text)]
   )
   nats = score.token_nats(model, params, tokens).sum(dtype=np.float64)
   assert got['nats'] == pytest.approx(nats, rel=1e-6)
@@ -200,7 +200,7 @@ def test_html(craft, byte_run, tmp_path):
   _, out, _ = craft(byte_run, '--text=<the> é', f'--html={path}')
   page = path.read_text()
   assert f'wrote {path}' in out and '&lt;' in page and '<the>' not in page
-  assert page.count('title="U+') == 7 and 'nats per symbol' in page
+  assert page.count('title="U+') == 7 and 'nats per token' in page
 
 
 def test_models_that_adapt(craft, byte_run):

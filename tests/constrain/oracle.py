@@ -76,7 +76,7 @@ def random_text(automaton, rng, soft_limit=40):
     if len(ids) >= soft_limit:
       return [*ids, *automaton.shortest_completion(state).tolist()]
     # Classes first, so that letters do not drown quotes and brackets.
-    symbol_class = automaton.symbol_class[allowed]
-    chosen = rng.choice(np.unique(symbol_class))
-    ids.append(int(rng.choice(allowed[symbol_class == chosen])))
+    token_class = automaton.token_class[allowed]
+    chosen = rng.choice(np.unique(token_class))
+    ids.append(int(rng.choice(allowed[token_class == chosen])))
     state = int(automaton.next_state[state, ids[-1]])

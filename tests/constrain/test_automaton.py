@@ -1,4 +1,4 @@
-"""The arrays: masks, distances, forced symbols, completions, intersections."""
+"""The arrays: masks, distances, forced tokens, completions, intersections."""
 
 import numpy as np
 import oracle
@@ -81,10 +81,10 @@ def _many(vocabulary):
 
 
 def test_every_state_is_reached_and_reaches_the_end(vocabulary):
-  """No dead ends, true distances, forced symbols, specials forbidden."""
+  """No dead ends, true distances, forced tokens, specials forbidden."""
   for automaton in _many(vocabulary):
     table, accepting = automaton.next_state, automaton.accepting
-    assert (table[:, vocabulary.num_symbols :] == -1).all()
+    assert (table[:, vocabulary.num_text_tokens :] == -1).all()
     allowed = table >= 0
     assert (allowed.any(axis=1) | accepting).all()
     reached = {0} | set(table[allowed].tolist())

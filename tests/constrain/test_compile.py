@@ -74,7 +74,7 @@ def test_the_same_constraint_is_compiled_once(chars, byte):
 
 def test_the_cache_drops_what_was_used_longest_ago(chars):
   automata = {n: compile_regex(f'a{{{n}}}', chars) for n in range(1, 5)}
-  size = len(automata[1].symbol_class)
+  size = len(automata[1].token_class)
   cache = Cache(max_count=3, max_entries=10 * size)
   calls = []
 

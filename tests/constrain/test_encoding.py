@@ -69,8 +69,8 @@ def test_samples_are_in_the_set(pattern, byte):
     bytes(oracle.random_text(automaton, rng)).decode() for _ in range(50)
   ]
   single = compile_regex(pattern, byte)
-  for symbol in ''.join(by_character):
-    assert single.accepts(byte.encode(symbol))
+  for token in ''.join(by_character):
+    assert single.accepts(byte.encode(token))
 
 
 def test_bytes_only(chars):

@@ -83,11 +83,11 @@ _NUMBER = re.compile(r'-?(0|[1-9][0-9]*)(\.[0-9]+)?')
   ],
 )
 def test_numbers_in_range(bounds):
-  """Every text of up to five of the symbols."""
+  """Every text of up to five of the tokens."""
   texts = [
-    ''.join(symbols)
+    ''.join(tokens)
     for length in range(1, 6)
-    for symbols in itertools.product('-.0159', repeat=length)
+    for tokens in itertools.product('-.0159', repeat=length)
   ]
   schema = {'type': 'number'} | bounds
   is_valid = jsonschema.Draft202012Validator(schema).is_valid

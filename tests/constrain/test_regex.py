@@ -127,7 +127,7 @@ def test_characters_that_the_vocabulary_lacks_are_not_allowed():
   vocabulary = Vocabulary('char', 'ab')
   automaton = compile_regex(r'(\w|!)+', vocabulary)
   assert automaton.accepts(vocabulary.encode('abba'))
-  assert automaton.symbol_class.tolist() == [0, 0, -1, -1, -1, -1]
+  assert automaton.token_class.tolist() == [0, 0, -1, -1, -1, -1]
   with pytest.raises(UserError, match='allows no text'):
     compile_regex('c+', vocabulary)
 

@@ -105,9 +105,9 @@ def test_every_character_has_one_spelling(byte):
   """Itself or a short escape; other controls cannot be written."""
   automaton = compile_schema({'type': 'string', 'minLength': 1}, byte)
   for code in range(0x80):
-    symbol = chr(code)
-    plain = automaton.accepts(byte.encode(f'"{symbol}"'))
-    assert plain == (code >= 32 and symbol not in '"\\')
+    token = chr(code)
+    plain = automaton.accepts(byte.encode(f'"{token}"'))
+    assert plain == (code >= 32 and token not in '"\\')
   escapes = {
     c for c in string.printable if automaton.accepts(byte.encode(f'"\\{c}"'))
   }

@@ -13,7 +13,7 @@ from craft_jax.data import batch
 from craft_jax.data.text.vocabulary import Vocabulary
 
 BYTE = Vocabulary.byte()
-PLAIN = batch.Recipe(num_symbols=256, bos=256, unk=259)
+PLAIN = batch.Recipe(num_text_tokens=256, bos=256, unk=259)
 to_batch = jax.jit(batch.to_batch, static_argnums=2)
 PLAN = {'batch_size': 6, 'context': 9, 'order': 'crops', 'seed': 5}
 

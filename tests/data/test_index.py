@@ -75,13 +75,13 @@ def test_numpy_equals_jax(n):
 
 
 @pytest.mark.parametrize('order', ['crops', 'windows'])
-@pytest.mark.parametrize('num_symbols', [6, 21, 22, 100, 2**32 - 1])
-def test_starts_are_in_bounds_and_equal(order, num_symbols):
+@pytest.mark.parametrize('num_tokens', [6, 21, 22, 100, 2**32 - 1])
+def test_starts_are_in_bounds_and_equal(order, num_tokens):
   sample = np.array([0, 1, 5, 2**31, 2**32 - 1], np.uint32)
-  args = (num_symbols, 5, order, 3)
+  args = (num_tokens, 5, order, 3)
   start = index.start_of(sample, *args, np)
   assert start.dtype == np.uint32
-  assert (start.astype(np.int64) + 5 < num_symbols).all()
+  assert (start.astype(np.int64) + 5 < num_tokens).all()
   if order == 'windows':
     assert (start % 5 == 0).all()
   jitted = jax.jit(lambda s: index.start_of(s, *args, jnp))

@@ -46,7 +46,7 @@ def nats_of(params, tokens=TOKENS, rate=0.01, decay=0.001, stride=STRIDE):
 def test_without_a_rate_it_is_static(params, stride):
   static = score.token_nats(MODEL, params, TOKENS, stride=stride)
   frozen = nats_of(params, rate=0, stride=stride)
-  # 360 symbols: more windows than one call takes, and a last one cut short.
+  # 360 tokens: more windows than one call takes, and a last one cut short.
   np.testing.assert_allclose(frozen, static, rtol=1e-4, atol=1e-5)
 
 
@@ -65,10 +65,10 @@ def test_the_trained_weights_stay(params):
 
 
 @pytest.mark.parametrize('at', [5, 20, 24, 25, 200, 290, 359])
-def test_no_later_symbol_matters(params, at):
+def test_no_later_token_matters(params, at):
   """Bit for bit; `at` lies in windows, at their borders and between calls."""
   other = TOKENS.copy()
-  other[at:] = (other[at:] + 1) % VOCABULARY.num_symbols
+  other[at:] = (other[at:] + 1) % VOCABULARY.num_text_tokens
   found = []
   for tokens in (TOKENS, other):
     static = score.token_nats(MODEL, params, tokens, stride=STRIDE)

@@ -62,13 +62,13 @@ def test_the_texts_are_those_of_the_sampler(loaded):
 
 def test_samples_know_their_probabilities(loaded):
   (sample,) = loaded.samples('ab', max_chars=3, logprobs=2, any_bytes=True)
-  shown = sample.to_json(VOCABULARY)['symbols']
-  assert [symbol['byte'] for symbol in shown] == sample.ids
+  shown = sample.to_json(VOCABULARY)['tokens']
+  assert [token['byte'] for token in shown] == sample.ids
   assert [len(pairs) for pairs in sample.top] == [2] * len(sample.ids)
   assert sample.mean_logprob == pytest.approx(np.mean(sample.logprobs))
 
 
-def test_symbols_of_bytes_end_with_the_text(loaded):
+def test_tokens_of_bytes_end_with_the_text(loaded):
   """What came after a stop text in the same dispatch is left out."""
   text = loaded.generate('ab', max_chars=30, seed=1)
   stop = text[9:11]
@@ -108,7 +108,7 @@ def test_mistakes(loaded, tmp_path):
     craft_jax.nothing  # noqa: B018
 
 
-def test_a_text_without_symbols_is_the_worst(loaded):
+def test_a_text_without_tokens_is_the_worst(loaded):
   (sample,) = loaded.samples('ab', max_chars=1)
   empty = dataclasses.replace(sample, ids=[], logprobs=[])
   assert empty.mean_logprob == -math.inf

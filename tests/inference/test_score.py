@@ -75,7 +75,7 @@ def test_what_fits_a_window_is_one_window(setting, length):
 
 
 @pytest.mark.parametrize('stride', [0, 1, 5, CONTEXT])
-def test_each_symbol_has_its_context(setting, stride):
+def test_each_token_has_its_context(setting, stride):
   _, vocabulary, model, params = setting
   tokens = vocabulary.encode(TEXT)
   nats = score.token_nats(model, params, tokens, stride=stride)
@@ -110,7 +110,7 @@ def test_many_equal_one_by_one(setting):
 
 
 @pytest.mark.parametrize('num_top', [1, 4, 'all'])
-def test_the_most_likely_symbols_of_each_place(setting, num_top):
+def test_the_most_likely_tokens_of_each_place(setting, num_top):
   _, vocabulary, model, params = setting
   K = vocabulary.size if num_top == 'all' else num_top
   tokens = vocabulary.encode(TEXT)[:CONTEXT]
@@ -161,11 +161,11 @@ def test_batches_are_bounded(setting, monkeypatch, most, reads):
   np.testing.assert_allclose(nats, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_later_symbol_changes_no_earlier_score(setting):
+def test_a_later_token_changes_no_earlier_score(setting):
   _, vocabulary, model, params = setting
   tokens = vocabulary.encode(TEXT)
   other = tokens.copy()
-  other[90] = (other[90] + 1) % vocabulary.num_symbols
+  other[90] = (other[90] + 1) % vocabulary.num_text_tokens
   a, b = (score.token_nats(model, params, t) for t in (tokens, other))
   assert np.array_equal(a[:89], b[:89]) and a[89] != b[89]
 
@@ -173,7 +173,7 @@ def test_a_later_symbol_changes_no_earlier_score(setting):
 def test_mistakes(setting):
   _, _, model, params = setting
   one = np.zeros(1, np.uint8)
-  with pytest.raises(ValueError, match='needs a symbol'):
+  with pytest.raises(ValueError, match='needs a token'):
     score.token_nats(model, params, one)
   with pytest.raises(ValueError, match='stride 33'):
     score.token_nats(model, params, np.zeros(4, np.uint8), stride=33)

@@ -42,13 +42,13 @@ def _params(model):
   return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def _symbols(batch, length, vocabulary_size=VOCABULARY_SIZE):
+def _tokens(batch, length, vocabulary_size=VOCABULARY_SIZE):
   rng = np.random.default_rng(2)
   return jnp.asarray(rng.integers(vocabulary_size, size=(batch, length)))
 
 
 def _loss(model, params, x_BT, **more):
-  """Mean cross-entropy of the next symbol."""
+  """Mean cross-entropy of the next token."""
   logits_BTV = model.apply(params, x_BT[:, :-1], **more)
   log_p_BTV = jax.nn.log_softmax(logits_BTV)
   return -jnp.mean(jnp.take_along_axis(log_p_BTV, x_BT[:, 1:, None], -1))
@@ -61,9 +61,9 @@ def toy():
 
 
 @pytest.fixture(scope='session')
-def symbols():
-  """`symbols(batch, length) -> x_BT`."""
-  return _symbols
+def tokens():
+  """`tokens(batch, length) -> x_BT`."""
+  return _tokens
 
 
 @pytest.fixture(scope='session')

@@ -36,9 +36,9 @@ def read(extend, cache, x_BT, cuts, segment_BT=None):
     extend: `model.extend` with the params bound, jitted.
     cache: an empty cache.
     x_BT: the text.
-    cuts: per piece, `(width of the array, symbols per row)`; rows are padded
-      on the right with the wrong symbol.
-    segment_BT: document of each symbol.
+    cuts: per piece, `(width of the array, tokens per row)`; rows are padded
+      on the right with the wrong token.
+    segment_BT: document of each token.
   """
   rows, start_B = [[] for _ in x_BT], np.zeros(len(x_BT), int)
   for width, length_B in cuts:
@@ -64,7 +64,7 @@ def bound(model, params):
 
 
 # A prompt per row, padded to the longest (which is the whole text), then the
-# rest one symbol at a time; rows that are done read nothing.
+# rest one token at a time; rows that are done read nothing.
 PROMPTS = [(T, (12, 3, 7))] + [
   (1, (0, int(3 + i < T), int(7 + i < T))) for i in range(9)
 ]
@@ -84,8 +84,8 @@ def check(toy, x_BT, heads, reach, position, all_cuts):
 
 
 @pytest.mark.parametrize(('heads', 'reach', 'position'), QUICK)
-def test_prompt_then_symbols(heads, reach, position, toy, symbols):
-  x_BT = np.asarray(symbols(B, T))
+def test_prompt_then_tokens(heads, reach, position, toy, tokens):
+  x_BT = np.asarray(tokens(B, T))
   check(toy, x_BT, heads, reach, position, [PROMPTS])
 
 
@@ -93,12 +93,12 @@ def test_prompt_then_symbols(heads, reach, position, toy, symbols):
 @pytest.mark.parametrize('heads', HEADS)
 @pytest.mark.parametrize('reach', REACHES)
 @pytest.mark.parametrize('position', POSITIONS)
-def test_any_cut(heads, reach, position, toy, symbols):
-  x_BT = np.asarray(symbols(B, T))
+def test_any_cut(heads, reach, position, toy, tokens):
+  x_BT = np.asarray(tokens(B, T))
   check(toy, x_BT, heads, reach, position, [PROMPTS, RAGGED])
 
 
-def test_bfloat16(toy, symbols):
+def test_bfloat16(toy, tokens):
   """The operands are equal up to a few last places of float32.
 
   A difference in float32 of one part in a million can still push an operand
@@ -106,7 +106,7 @@ def test_bfloat16(toy, symbols):
   where float32 has 1e-5; a wrong position or mask moves logits by about 1.
   """
   model, params = toy(num_kv_heads=2, window=5, precision='bfloat16')
-  x_BT = np.asarray(symbols(B, T))
+  x_BT = np.asarray(tokens(B, T))
   want = np.asarray(jax.jit(model.apply)(params, x_BT))
   got = read(bound(model, params), model.init_cache(B, T), x_BT, PROMPTS)
   np.testing.assert_allclose(got, want, atol=0.1)
@@ -114,10 +114,10 @@ def test_bfloat16(toy, symbols):
   assert np.abs(want[:, 1:] - want[:, :-1]).mean() > 0.5
 
 
-def test_documents(toy, symbols):
+def test_documents(toy, tokens):
   model, params = toy(documents=True, window=6, ngrams=4, ngram_rows=50)
-  x_BT = np.asarray(symbols(B, T))
-  segment_BT = np.cumsum(np.asarray(symbols(B, T)) < 3, axis=1)
+  x_BT = np.asarray(tokens(B, T))
+  segment_BT = np.cumsum(np.asarray(tokens(B, T)) < 3, axis=1)
   assert segment_BT[:, -1].min() > 0
   want = jax.jit(model.apply)(params, x_BT, segment_BT)
   extend = bound(model, params)
@@ -127,10 +127,10 @@ def test_documents(toy, symbols):
   assert np.abs(whole - want).max() > 0.1
 
 
-def test_cache_may_be_longer_or_reused(toy, symbols):
+def test_cache_may_be_longer_or_reused(toy, tokens):
   """What lies past `length_B`, left by an earlier row, has no effect."""
   model, params = toy(position='alibi', num_kv_heads=2)
-  x_BT = np.asarray(symbols(B, T))
+  x_BT = np.asarray(tokens(B, T))
   extend = bound(model, params)
   empty = model.init_cache(B, T + 5)
   used = empty.replace(layers=tuple((k + 7, v - 9) for k, v in empty.layers))
@@ -138,10 +138,10 @@ def test_cache_may_be_longer_or_reused(toy, symbols):
   np.testing.assert_array_equal(*got)
 
 
-def test_padding_past_the_end_is_dropped(toy, symbols):
+def test_padding_past_the_end_is_dropped(toy, tokens):
   """A padded piece that sticks out of the cache leaves its entries alone."""
   model, params = toy()
-  x_BT = symbols(1, T)
+  x_BT = tokens(1, T)
   extend = bound(model, params)
   cache, _ = extend(model.init_cache(1, T), x_BT, jnp.array([T - 1]))
   after, _ = extend(cache, x_BT[:, :5], jnp.array([1]))
@@ -150,10 +150,10 @@ def test_padding_past_the_end_is_dropped(toy, symbols):
     assert np.abs(new[:, :, T - 1] - old[:, :, T - 1]).max()
 
 
-def test_rows_do_not_meet(toy, symbols):
+def test_rows_do_not_meet(toy, tokens):
   """A row's logits are the same bits whatever stands in the others."""
   model, params = toy(num_kv_heads=1)
-  x_BT = np.asarray(symbols(B, T))
+  x_BT = np.asarray(tokens(B, T))
   other_BT = x_BT.copy()
   other_BT[1:] = (x_BT[1:] + 1) % 11
   extend = bound(model, params)

@@ -57,7 +57,7 @@ def test_extreme_logits_stay_finite():
   np.testing.assert_allclose(token_losses(logits, y)[1][0, 0], 2e4)
 
 
-def test_ties_go_to_the_first_symbol_and_nan_is_wrong():
+def test_ties_go_to_the_first_token_and_nan_is_wrong():
   y = jnp.array([[0, 1]])
   correct = token_losses(jnp.zeros((1, 2, 4)), y)[2]
   np.testing.assert_array_equal(correct, [[True, False]])

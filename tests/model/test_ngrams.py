@@ -11,11 +11,11 @@ from craft_jax.model import ngrams
 V = 5
 
 
-def rows(symbols, segments, longest, num_rows):
+def rows(tokens, segments, longest, num_rows):
   """`[n, T]` of one text."""
-  position_BT = jnp.arange(len(symbols))[None]
+  position_BT = jnp.arange(len(tokens))[None]
   found = ngrams.rows(
-    jnp.asarray(symbols)[None],
+    jnp.asarray(tokens)[None],
     jnp.asarray(segments)[None],
     position_BT,
     longest,
@@ -25,10 +25,10 @@ def rows(symbols, segments, longest, num_rows):
   return np.asarray(found)[:, 0]
 
 
-def gram(symbols, segments, end, length):
+def gram(tokens, segments, end, length):
   """What the n-gram at a place is: None before the start of its document."""
   return tuple(
-    symbols[i] if i >= 0 and segments[i] == segments[end] else None
+    tokens[i] if i >= 0 and segments[i] == segments[end] else None
     for i in range(end - length + 1, end + 1)
   )
 
@@ -36,13 +36,13 @@ def gram(symbols, segments, end, length):
 def test_a_row_for_each():
   """With room for all, two places share a row only if their n-grams agree."""
   rng = np.random.default_rng(0)
-  symbols = rng.integers(V, size=400).tolist()
+  tokens = rng.integers(V, size=400).tolist()
   segments = np.cumsum(rng.random(400) < 0.1).tolist()
-  found_nT = rows(symbols, segments, 3, V * (V + 1) ** 2)
+  found_nT = rows(tokens, segments, 3, V * (V + 1) ** 2)
   for length, row_T in zip((2, 3), found_nT, strict=True):
     seen = {}
     for end, row in enumerate(row_T.tolist()):
-      seen.setdefault(gram(symbols, segments, end, length), set()).add(row)
+      seen.setdefault(gram(tokens, segments, end, length), set()).add(row)
     assert all(len(of) == 1 for of in seen.values())
     assert len(set.union(*seen.values())) == len(seen)
     assert min(row_T) >= 0 and max(row_T) < V * (V + 1) ** (length - 1)

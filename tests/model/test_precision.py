@@ -132,14 +132,14 @@ def products(jaxpr):
   ],
   ids=['tied', 'gqa', 'mqa'],
 )
-def test_every_product_has_the_form(name, settings, toy, loss, symbols):
+def test_every_product_has_the_form(name, settings, toy, loss, tokens):
   model, params = toy(precision=name, **settings)
   step = jax.value_and_grad(functools.partial(loss, model))
-  found = list(products(jax.make_jaxpr(step)(params, symbols(2, 9)).jaxpr))
+  found = list(products(jax.make_jaxpr(step)(params, tokens(2, 9)).jaxpr))
   assert len(found) >= 3 * 9
   assert set(found) == {(name, name, 'float32')}
   cache = model.init_cache(2, 12)
-  args = (params, cache, symbols(2, 3), jnp.full(2, 3))
+  args = (params, cache, tokens(2, 3), jnp.full(2, 3))
   found = collections.Counter(
     products(jax.make_jaxpr(model.extend)(*args).jaxpr)
   )
@@ -160,9 +160,9 @@ def gradients(toy, loss, x_BT, **settings):
 
 
 @pytest.mark.slow
-def test_gradients_near_float32(toy, loss, symbols):
+def test_gradients_near_float32(toy, loss, tokens):
   """Two or three roundings of 2^-9 in a row, averaged: a percent or two."""
-  exact, close = gradients(toy, loss, symbols(4, 12), tied=True)
+  exact, close = gradients(toy, loss, tokens(4, 12), tied=True)
   np.testing.assert_allclose(close[0], exact[0], rtol=1e-2)
   pairs = zip(jax.tree.leaves(close[1]), jax.tree.leaves(exact[1]), strict=True)
   for got, want in pairs:
@@ -209,7 +209,7 @@ def run(B, T, V, **settings):
 
   leaves = jax.tree.leaves(step(params, x_BT))
   assert all(jnp.isfinite(leaf).all() for leaf in leaves), settings
-  # Alone, a symbol attends to itself whatever its query and key.
+  # Alone, a token attends to itself whatever its query and key.
   assert T == 1 or all(jnp.any(leaf) for leaf in leaves), settings
   extend = jax.jit(model.extend)
   cache = model.init_cache(B, T)

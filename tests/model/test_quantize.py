@@ -130,9 +130,9 @@ def test_bytes_are_a_quarter(toy):
   {'num_kv_heads': 2, 'ngrams': 3, 'mlp': 'swiglu', 'position': 'alibi'},
   {'tied': True, 'precision': 'bfloat16', 'value_embeddings': True},
 ], ids=['plain', 'grouped', 'tied'])  # fmt: skip
-def test_logits_are_near_those_of_float_weights(settings, toy, symbols):
+def test_logits_are_near_those_of_float_weights(settings, toy, tokens):
   model, params = toy(**settings)
-  x_BT = symbols(B, T)
+  x_BT = tokens(B, T)
   apply = jax.jit(model.apply)
   want, got = apply(params, x_BT), apply(quantize(params), x_BT)
   assert near(got, want, 0.03)
@@ -154,14 +154,14 @@ def test_elsewhere_activations_are_not_rounded():
 @pytest.mark.parametrize(('cache', 'weights'), [
   ('bfloat16', 'auto'), ('int8', 'auto'), ('float32', 'int8'), ('int8', 'int8'),
 ])  # fmt: skip
-def test_any_cut_reads_the_same(cache, weights, toy, symbols):
+def test_any_cut_reads_the_same(cache, weights, toy, tokens):
   """In a piece its own keys are read as they are kept.
 
   What sums in another order may be rounded to the whole number beside, once in
   a while: hence a share of what differs, not a last place.
   """
   model, params = toy(num_kv_heads=2, position='alibi')
-  x_BT = symbols(B, T)
+  x_BT = tokens(B, T)
   want = jax.jit(model.apply)(params, x_BT)
   used = quantize(params) if weights == 'int8' else params
   model = with_cache(model, cache)
@@ -174,10 +174,10 @@ def test_any_cut_reads_the_same(cache, weights, toy, symbols):
   assert not near(whole, want, 1e-4)
 
 
-def test_a_mesh_reads_rounded_weights(toy, symbols):
+def test_a_mesh_reads_rounded_weights(toy, tokens):
   """As an evaluation does: rows are spread, what is rounded is not."""
   model, params = toy(ngrams=2)
-  mesh, x_BT, used = mesh_lib.data_mesh(4), symbols(4, T), quantize(params)
+  mesh, x_BT, used = mesh_lib.data_mesh(4), tokens(4, T), quantize(params)
   assert mesh.size > 1
   want = jax.jit(model.apply)(used, x_BT)
   with jax.set_mesh(mesh):
@@ -187,10 +187,10 @@ def test_a_mesh_reads_rounded_weights(toy, symbols):
   assert near(got, want, 0.005)
 
 
-def test_a_row_that_rests_keeps_its_scales(toy, symbols):
+def test_a_row_that_rests_keeps_its_scales(toy, tokens):
   """What falls off the end, or past a length, is not written."""
   model, params = toy()
-  model, x_BT = with_cache(model, 'int8'), symbols(2, T)
+  model, x_BT = with_cache(model, 'int8'), tokens(2, T)
   extend = jax.jit(functools.partial(model.extend, params))
   full, _ = extend(model.init_cache(2, T), x_BT, jnp.array([T, T]))
   after, _ = extend(full, x_BT[:, :4], jnp.array([0, 0]))

@@ -1,4 +1,4 @@
-"""The whole decoder against a plain NumPy one, symbol by symbol in float64."""
+"""The whole decoder against a plain NumPy one, token by token in float64."""
 
 import math
 
@@ -172,9 +172,9 @@ CASES = {
 
 
 @pytest.mark.parametrize('name', CASES)
-def test_equals_numpy(name, toy, symbols):
+def test_equals_numpy(name, toy, tokens):
   model, params = toy(**CASES[name])
-  x_BT = symbols(2, 9)
+  x_BT = tokens(2, 9)
   segment_BT = np.array([[0] * 4 + [1] * 5, [0] * 7 + [1] + [2]])
   got = jax.jit(model.apply)(params, x_BT, segment_BT)
   for row in range(2):

@@ -99,7 +99,7 @@ class Convolution:
     start_B = cache.length_B
     position_BT = start_B[:, None] + jnp.arange(T)[None]
     row_B1 = jnp.arange(B)[:, None]
-    symbol_BS = cache.symbol_BS.at[row_B1, position_BT].set(x_BT, mode='drop')
+    token_BS = cache.token_BS.at[row_B1, position_BT].set(x_BT, mode='drop')
     x_BTD = params['embed']['embedding'][x_BT]
     layers = list(cache.layers)
     for i in range(self.cfg.depth)[:depth]:
@@ -119,7 +119,7 @@ class Convolution:
       x_BTD += dense('out', y_BTD * jax.nn.sigmoid(dense('gate', x_BTD)))
     kernel = params['head']['kernel']
     logits_BTV = einsum('BTD,DV->BTV', x_BTD, kernel, self.policy)
-    read = Cache(tuple(layers), symbol_BS, cache.segment_BS, start_B + length_B)
+    read = Cache(tuple(layers), token_BS, cache.segment_BS, start_B + length_B)
     return read, logits_BTV
 
   def for_decoding(self, params):

@@ -43,9 +43,9 @@ def placed(model, params, axis):
 @pytest.mark.slow
 @pytest.mark.parametrize('axis', ['fsdp', 'tensor'])
 @pytest.mark.parametrize('variant', VARIANTS)
-def test_gradients_under_a_mesh(toy, symbols, loss, variant, axis):
+def test_gradients_under_a_mesh(toy, tokens, loss, variant, axis):
   model, params = toy(**VARIANTS[variant])
-  x_BT = symbols(4, 13)
+  x_BT = tokens(4, 13)
   grad = jax.value_and_grad(lambda params: loss(model, params, x_BT))
   want, want_grads = jax.jit(grad)(params)
   mesh, params = placed(model, params, axis)
@@ -65,9 +65,9 @@ def test_gradients_under_a_mesh(toy, symbols, loss, variant, axis):
 
 
 @pytest.mark.parametrize('axis', ['fsdp', 'tensor'])
-def test_extend_under_a_mesh(toy, symbols, axis):
+def test_extend_under_a_mesh(toy, tokens, axis):
   model, params = toy()
-  x_BT = symbols(2, 6)
+  x_BT = tokens(2, 6)
   length_B = jnp.full(2, 6)
   cache = model.init_cache(2, 8)
   extend = jax.jit(lambda *args: model.extend(*args))

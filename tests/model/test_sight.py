@@ -1,6 +1,6 @@
 """What each position can see, told by gradients.
 
-The vocabulary has a symbol per position, so that the gradient of row s of the
+The vocabulary has a token per position, so that the gradient of row s of the
 embedding is the gradient of what position s reads. Masked weights are exactly
 zero, so a gradient through them is too.
 """
@@ -42,7 +42,7 @@ def test_causal(precision, toy):
   ('position', 'depth', 'reach'), [('rope', 1, 2), ('alibi', 2, 4)]
 )
 def test_window(position, depth, reach, toy):
-  """A window of 3 is the symbol itself and two before; layers add up."""
+  """A window of 3 is the token itself and two before; layers add up."""
   seen_TS = sight(toy, depth=depth, window=3, position=position)
   want_TS = (DISTANCE_TS >= 0) & (reach >= DISTANCE_TS)
   np.testing.assert_array_equal(seen_TS, want_TS)

@@ -31,9 +31,9 @@ def assert_close(got, want):
 
 
 @pytest.fixture(scope='module')
-def plain(toy, loss, symbols):
+def plain(toy, loss, tokens):
   """Loss and gradients of four layers, scanned, nothing recomputed."""
-  return value_and_grad(toy, loss, symbols(2, 9), depth=4)
+  return value_and_grad(toy, loss, tokens(2, 9), depth=4)
 
 
 @pytest.mark.parametrize(
@@ -41,19 +41,17 @@ def plain(toy, loss, symbols):
   [{'unroll': 2, 'remat': 'block'}, {'remat': 'dots'}, {'unroll': 0}],
   ids=['two-block', 'dots', 'all'],
 )
-def test_remat_and_unroll_change_nothing(settings, plain, toy, loss, symbols):
-  got = value_and_grad(toy, loss, symbols(2, 9), depth=4, **settings)
+def test_remat_and_unroll_change_nothing(settings, plain, toy, loss, tokens):
+  got = value_and_grad(toy, loss, tokens(2, 9), depth=4, **settings)
   assert_close(got, plain)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('unroll', [0, 1, 2, 4])
 @pytest.mark.parametrize('remat', ['none', 'dots', 'block'])
-def test_every_remat_with_every_unroll(
-  remat, unroll, plain, toy, loss, symbols
-):
+def test_every_remat_with_every_unroll(remat, unroll, plain, toy, loss, tokens):
   settings = {'remat': remat, 'unroll': unroll, 'depth': 4}
-  assert_close(value_and_grad(toy, loss, symbols(2, 9), **settings), plain)
+  assert_close(value_and_grad(toy, loss, tokens(2, 9), **settings), plain)
 
 
 def equations(jaxpr):
@@ -68,13 +66,13 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
-def test_remat_is_on(precision, toy, loss, symbols):
+def test_remat_is_on(precision, toy, loss, tokens):
   """'dots' computes elementwise work twice, 'block' the products as well."""
   counts = {}
   for remat in ('none', 'dots', 'block'):
     model, params = toy(remat=remat, precision=precision)
     step = jax.grad(functools.partial(loss, model))
-    jaxpr = jax.make_jaxpr(step)(params, symbols(2, 9))
+    jaxpr = jax.make_jaxpr(step)(params, tokens(2, 9))
     names = [e.primitive.name for e in equations(jaxpr.jaxpr)]
     counts[remat] = (names.count('dot_general'), names.count('exp'))
   (dots, exps), kept, block = (counts[r] for r in ('none', 'dots', 'block'))
@@ -97,9 +95,9 @@ def test_remat_saves_memory(toy, loss):
   assert megabytes['block'] < megabytes['none'] / 3
 
 
-def test_dropout(toy, symbols):
+def test_dropout(toy, tokens):
   model, params = toy(dropout=0.4)
-  x_BT = symbols(2, 9)
+  x_BT = tokens(2, 9)
   key = jax.random.key(5)
   apply = jax.jit(model.apply)
   first = apply(params, x_BT, None, key)
@@ -122,12 +120,12 @@ def test_dropout_keeps_the_mean():
   np.testing.assert_allclose((first != second).mean(), 0.375, atol=0.02)
 
 
-def test_starts_at_the_embedding(symbols):
+def test_starts_at_the_embedding(tokens):
   """Zero-initialised blocks add nothing, an untied head gives exactly 0."""
   cfg = Model(context=8, width=12, depth=2, logit_cap=0.0, precision='float32')
   model = build(cfg, 11, HERE)
   params = model.init(jax.random.key(0))
-  apply, x_BT = jax.jit(model.apply), symbols(2, 8)
+  apply, x_BT = jax.jit(model.apply), tokens(2, 8)
   assert not apply(params, x_BT).any()
   params['head']['kernel'] = jnp.eye(12, 11)
   x_BTD = np.asarray(params['embed']['embedding'])[x_BT]
@@ -179,18 +177,18 @@ def test_initial_scales(tied):
   ).all()
 
 
-def test_cap_bounds_logits(toy, symbols):
+def test_cap_bounds_logits(toy, tokens):
   model, params = toy(logit_cap=0.5)
   free, _ = toy(logit_cap=0.0)
-  x_BT = symbols(2, 9)
+  x_BT = tokens(2, 9)
   capped, raw = (jax.jit(m.apply)(params, x_BT) for m in (model, free))
   assert np.abs(capped).max() < 0.5 < np.abs(raw).max()
   np.testing.assert_allclose(capped, 0.5 * np.tanh(raw / 0.5), rtol=1e-5)
 
 
-def test_one_symbol(toy, symbols):
+def test_one_token(toy, tokens):
   model, params = toy(position='sinusoidal')
-  x_BT = symbols(1, 3)
+  x_BT = tokens(1, 3)
   apply = jax.jit(model.apply)
   want, got = apply(params, x_BT)[:, :1], apply(params, x_BT[:, :1])
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

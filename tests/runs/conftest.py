@@ -5,7 +5,7 @@ import json
 import pytest
 
 UNITS = {
-  'symbols_per_step': 100, 'chars_per_symbol': 1.0, 'flops_per_symbol': 10.0,
+  'tokens_per_step': 100, 'chars_per_token': 1.0, 'flops_per_token': 10.0,
 }  # fmt: skip
 
 

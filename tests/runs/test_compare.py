@@ -19,7 +19,7 @@ def loaded(*paths):
 def test_equal_effort(make_run):
   """The second run does twice the work in a step, in a quarter of the time."""
   a = make_run('a', [3.0, 2.0, 1.0])
-  b = make_run('b', [2.8, 1.8], {'model.width': 64}, {'flops_per_symbol': 20.0})
+  b = make_run('b', [2.8, 1.8], {'model.width': 64}, {'flops_per_token': 20.0})
   found = compare.compare(loaded(a, b))
   assert found.settings == {'model.width': [32, 64], 'train.steps': [30, 20]}
   assert not found.reporting and not found.circumstances
@@ -115,12 +115,12 @@ def test_runs_that_are_not_evaluated(make_run):
 
 
 def test_old_runs_without_units(make_run):
-  """Of a version that wrote neither seconds nor what a symbol costs."""
+  """Of a version that wrote neither seconds nor what a token costs."""
   paths = []
   for name, width in (('a', 1), ('b', 2)):
     path = make_run(name, settings={'model.width': width})
     meta = json.loads((path / 'metadata.json').read_text())
-    for key in ('symbols_per_step', 'chars_per_symbol', 'flops_per_symbol'):
+    for key in ('tokens_per_step', 'chars_per_token', 'flops_per_token'):
       del meta[key]
     (path / 'metadata.json').write_text(json.dumps(meta))
     text = (path / 'metrics.jsonl').read_text()

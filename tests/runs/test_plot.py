@@ -38,7 +38,7 @@ def test_large_numbers_are_short():
 
 
 def test_a_label_has_the_unit_that_all_share():
-  assert plot.label(['loss', 'val_loss']) == 'loss, val_loss (nats per symbol)'
+  assert plot.label(['loss', 'val_loss']) == 'loss, val_loss (nats per token)'
   assert plot.label(['val_bpb']) == 'val_bpb (bits per byte)'
   assert plot.label(['loss', 'bpb']) == 'loss, bpb'
   assert plot.label(['grad_norm']) == 'grad_norm'

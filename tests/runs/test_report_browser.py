@@ -99,7 +99,7 @@ def test_axes_are_chosen(page, report):
   assert labels[-1] == 'FLOPs' and '40k' in labels
   _hover(page, 0.999)
   head, figures = _read(page)
-  # A step is 100 symbols of 10 FLOPs.
+  # A step is 100 tokens of 10 FLOPs.
   assert head[0] == 'FLOPs 40k' and figures['a'][1] == '2.1250'
   page.get_by_label('logarithmic', exact=True).check()
   page.get_by_label('vertical axis logarithmic').check()

@@ -14,7 +14,7 @@ from craft_jax.runs.scaling.law import Law
 
 LAW = Law(E=1.0, A=30.0, alpha=0.3, B=90.0, beta=0.35)
 SIZES, STEPS = (1e4, 1e5, 1e6), (10, 30, 90)
-PER_STEP = 1e5  # symbols
+PER_STEP = 1e5  # tokens
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def make_point(make_run):
     loss = LAW.loss(size, steps * PER_STEP) * np.exp(noise)
     # Worse at the evaluation before the last, which does not count.
     losses = [2 * loss] * (steps // 10 - 1) + [loss]
-    facts = {'params': size, 'symbols_per_step': PER_STEP,
-             'flops_per_symbol': 6 * size}  # fmt: skip
+    facts = {'params': size, 'tokens_per_step': PER_STEP,
+             'flops_per_token': 6 * size}  # fmt: skip
     make_run(made[-1], losses, settings, facts | (metadata or {}))
     return made[-1]
 
@@ -55,9 +55,9 @@ def test_last_evaluations_of_finished_runs(grid, make_point, tmp_path):
   points = observations.collect(load(tmp_path, make_point.made))
   assert len(points.runs) == 10 and points.groups.max() == 8
   assert points.groups[4] == points.groups[9]
-  assert points.params[0] == 1e4 and points.symbols[0] == 1e6
+  assert points.params[0] == 1e4 and points.tokens[0] == 1e6
   assert points.loss[:9] == pytest.approx(
-    LAW.loss(points.params[:9], points.symbols[:9])
+    LAW.loss(points.params[:9], points.tokens[:9])
   )
   assert points.flops[0] == 6e10
   assert [note.partition(':')[0] for note in points.notes] == [
@@ -126,7 +126,7 @@ def test_what_to_bear_in_mind(make_point, tmp_path):
       settings = {'model.width': int(size), 'model.mlp': 'gelu'}
       if i == 2:
         settings['model.mlp'] = 'swiglu'
-      make_point(size, steps, 0, settings, {'train_symbols': 1e6})
+      make_point(size, steps, 0, settings, {'train_tokens': 1e6})
   notes = observations.collect(load(tmp_path, make_point.made)).notes
   assert 'also differ in model.mlp;' in notes[0]
   assert notes[1].startswith('up to 9 passes over the text')

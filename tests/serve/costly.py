@@ -35,7 +35,7 @@ _COMPLETIONS = {
   'negative ids': _filled('{"prompt":[', '-1', ']}'),
   'ids too large': _filled('{"prompt":[', '99999999999', ']}'),
   'ids': _filled('{"prompt":[', '1', ']}'),
-  'ids of no symbol': _filled('{"max_tokens":1,"prompt":[', '9999', ']}'),
+  'ids of no token': _filled('{"max_tokens":1,"prompt":[', '9999', ']}'),
   'lists of ids': _filled('{"prompt":[', '[1]', ']}'),
   'lists of texts': _filled('{"prompt":[', '["a"]', ']}'),
   'empty lists': _filled('{"prompt":[', '[]', ']}'),

@@ -25,7 +25,7 @@ def _held(service):
     'engine': len(worker._engine._jobs),
     'old engines': len(worker._old),
     'claimed texts': admission.texts,
-    'claimed symbols': admission.left,
+    'claimed tokens': admission.left,
     'waiting to be compiled': service.compiler._number,
     'waiting on the side': service._side._number,
     'constraints in use': store.num_users,

@@ -132,7 +132,7 @@ def test_logprobs(server, trained, prompt, echo):
       continue
     assert top[token] == log and len(top) in (1, 3, 4)
     assert sum(map(math.exp, top.values())) <= 1.001
-  # Where each symbol's character begins in the text, the prompt counted.
+  # Where each token's character begins in the text, the prompt counted.
   whole = prompt + text
   starts = [i for i, char in enumerate(whole) for _ in char.encode()][
     0 if echo else len(before) :
@@ -165,7 +165,7 @@ def test_ids_that_are_no_text(server, ids, shown, places):
   assert server.complete(**nothing)['choices'][0]['text'] == shown
 
 
-def test_no_logprobs_but_of_the_symbols(server):
+def test_no_logprobs_but_of_the_tokens(server):
   """As of OpenAI's: of k others and the one written, which are at most k+1."""
   found = server.complete(prompt='1', logprobs=0, max_tokens=4, echo=True)
   found = found['choices'][0]['logprobs']
@@ -570,9 +570,9 @@ def test_figures(server):
   more = figures() - before
   assert more['craft_requests_total', '/v1/completions', '200'] == 1
   assert more['craft_characters_total',] == written
-  symbols = more['craft_symbols_total',]  # bytes, of which each is of some
-  assert symbols >= body['usage']['completion_tokens'] > written
-  assert more['craft_prompt_symbols_total',] == 2
+  tokens = more['craft_tokens_total',]  # bytes, of which each is of some
+  assert tokens >= body['usage']['completion_tokens'] > written
+  assert more['craft_prompt_tokens_total',] == 2
   assert more['craft_first_character_seconds_count',] == 1
   assert 1 <= more['craft_character_seconds_count',] <= 100
   assert more['craft_dispatches_total',] >= 1

@@ -131,8 +131,8 @@ def test_streams_equal_wholes(client, server):
     text = ''.join(part.delta.content or '' for part in parts)
     assert text == choice.message.content
     assert parts[-1].finish_reason == choice.finish_reason
-    symbols = [s for part in parts for s in part.logprobs.content]
-    assert [s.token for s in symbols] == [
+    tokens = [s for part in parts for s in part.logprobs.content]
+    assert [s.token for s in tokens] == [
       s.token for s in choice.logprobs.content
     ]
 
@@ -165,14 +165,14 @@ def test_likelihoods(client, server):
     model=server.name, messages=_HELLO, max_tokens=40, seed=1, logprobs=True,
     top_logprobs=3, extra_body={'regex': 'é[a-z]{5}', 'ignore_eos': True},
   )  # fmt: skip
-  symbols = found.choices[0].logprobs.content
-  assert symbols[0].token == 'bytes:\\xc3'
-  data = b''.join(bytes(symbol.bytes or ()) for symbol in symbols)
+  tokens = found.choices[0].logprobs.content
+  assert tokens[0].token == 'bytes:\\xc3'
+  data = b''.join(bytes(token.bytes or ()) for token in tokens)
   assert data.decode() == found.choices[0].message.content
-  for symbol in symbols[:-1]:  # the last is the end
-    logs = [one.logprob for one in symbol.top_logprobs]
+  for token in tokens[:-1]:  # the last is the end
+    logs = [one.logprob for one in token.top_logprobs]
     assert len(logs) == 3 and logs == sorted(logs, reverse=True)
-    assert symbol.logprob in logs or symbol.logprob <= min(logs)
+    assert token.logprob in logs or token.logprob <= min(logs)
     assert sum(map(math.exp, logs)) < 1.001
   bare = client.chat.completions.create(
     model=server.name, messages=_HELLO, max_tokens=3, logprobs=True
@@ -243,7 +243,7 @@ def test_without_a_limit_it_has_one(server):
     ({'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 5}]}]},
      'messages', 'messages.0.content.0.text: '),
     ({'messages': [{'role': 'user', 'content': 'a' * 70_000}]}, 'messages',
-     'symbols'),
+     'tokens'),
   ],
 )  # fmt: skip
 def test_what_is_refused_is_named(server, fields, param, says):

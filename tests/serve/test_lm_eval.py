@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from craft_jax.inference.load import load_model
-from craft_jax.inference.sampling.prompt import start_symbols
+from craft_jax.inference.sampling.prompt import start_tokens
 from craft_jax.inference.score import token_nats
 from craft_jax.inference.surprisal import score_texts
 
@@ -72,7 +72,7 @@ def test_likelihoods_are_those_of_craft_score(server, model_dir, tmp_path):
   rows.write_text(''.join(json.dumps(row) + '\n' for row in _ROWS))
   trained = load_model(model_dir)
   # What a text of this run begins after, as `craft score` has it.
-  (start,) = start_symbols(trained.vocabulary, trained.meta.documents)
+  (start,) = start_tokens(trained.vocabulary, trained.meta.documents)
   done = subprocess.run(
     [sys.executable, '-c', _PROGRAM, server.url, server.name, str(rows),
      str(start)],

@@ -138,7 +138,7 @@ def test_what_alone_is_past_the_deadline_is_refused():
 
 
 def _busy_with(*works):
-  """An admission of 100 symbols a second that has taken some work."""
+  """An admission of 100 tokens a second that has taken some work."""
   admission = Admission(slots=2, max_wait=10.0)
   admission.measured(100, 1.0)
   for work in works:
@@ -169,7 +169,7 @@ _BEAMS = Work(prompts=160, beams=4, chars=47)  # 1.98 s
    Work(texts=1, chars=1), 4.0),
 ])  # fmt: skip
 def test_every_kind_of_work_is_waited_for(ahead, asked, seconds):
-  """By hand, at 100 symbols a second."""
+  """By hand, at 100 tokens a second."""
   admission = _busy_with(*ahead)
   admission._max_wait = seconds * 0.99 / 0.8
   if seconds:
@@ -249,7 +249,7 @@ def test_the_long_takes_turns_with_the_short():
     second.cancel()
     done.set()
     assert await first == 'long'
-    assert sum(symbols for symbols, _ in told) > 0
+    assert sum(tokens for tokens, _ in told) > 0
     assert await pool.run(lambda: 3) == 3
     pool.close()
     assert not pool.busy
@@ -289,7 +289,7 @@ def test_a_search_takes_turns_and_searches_do_not(
   kinds = list(dict.fromkeys(turns))
   order = [kinds.index(steps) for steps in turns]
   assert len(kinds) == 3 and order[:2] == [0, 1]
-  # Four symbols of so many beams at a time.
+  # Four tokens of so many beams at a time.
   assert order.count(0) == order.count(2) >= 54 / 4
   last = {kind: i for i, kind in enumerate(order)}
   assert last[1] < last[0] < order.index(2)
@@ -425,11 +425,11 @@ def test_slots_are_free_when_the_client_goes_away(busy, stream, more):
     assert busy.metric(_GONE) == gone
   begin = time.monotonic()
   busy.until(lambda: _is_idle(busy), 5)
-  symbols = busy.metric('craft_symbols_total')
+  tokens = busy.metric('craft_tokens_total')
   assert time.monotonic() - begin < 5
   assert busy.metric(_GONE) == gone + 1
   time.sleep(0.2)
-  assert busy.metric('craft_symbols_total') == symbols, 'it is still written'
+  assert busy.metric('craft_tokens_total') == tokens, 'it is still written'
 
 
 def _hold(worker):
@@ -467,7 +467,7 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
         await asyncio.sleep(0.01)
       # What was told before is taken note of.
       await asyncio.sleep(0)
-      before = figures.dispatches._value.get(), figures.symbols._value.get()
+      before = figures.dispatches._value.get(), figures.tokens._value.get()
       gone.set()
       with pytest.raises(sse.Gone):
         await task
@@ -476,7 +476,7 @@ def test_a_slot_is_free_at_the_next_dispatch(model_dir, tmp_path):
       while figures.busy._value.get():
         await asyncio.sleep(0.01)
       assert figures.dispatches._value.get() <= before[0] + 1
-      assert figures.symbols._value.get() == before[1]
+      assert figures.tokens._value.get() == before[1]
       assert service.admission.texts == service.admission.left == 0
 
   asyncio.run(all())

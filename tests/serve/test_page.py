@@ -252,7 +252,7 @@ def test_alternatives_are_shown(page, server):
   letter.hover()
   card = page.locator('#card')
   expect(card).to_be_visible()
-  # The symbol by which the fourth character begins, which may be of several.
+  # The token by which the fourth character begins, which may be of several.
   figures = expected['logprobs']
   first = figures['text_offset'].index(figures['text_offset'][0] + 3)
   top = figures['top_logprobs'][first]

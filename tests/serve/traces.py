@@ -21,7 +21,7 @@ from craft_jax.inference.sampling.answers import (
 )
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.request import Request
-from craft_jax.serve.responses import token
+from craft_jax.serve.responses import token_name
 
 _ENDS = ((), ('<bos>',), ('<eos>',))
 _MOST_DRAWN = 4  # texts per prompt
@@ -77,7 +77,7 @@ def _prompt(rng: random.Random) -> str | list[int]:
 
 
 def _drawing(rng: random.Random) -> dict[str, Any]:
-  """How symbols are chosen."""
+  """How tokens are chosen."""
   usual: dict[str, Any] = {
     'temperature': rng.choice([0, 0.5, 1, 1.3]),
     'seed': rng.randint(-(2**40), 2**40),
@@ -182,7 +182,7 @@ class Choice(NamedTuple):
   Attributes:
     text: the prompt before it where there is `echo`.
     reason: why it ended.
-    tokens: names of its symbols; () where no log-probabilities are asked for.
+    tokens: names of its tokens; () where no log-probabilities are asked for.
     logprobs: of these.
     top: likewise, those of others too.
     offsets: likewise, the characters before each.
@@ -241,7 +241,7 @@ class Oracle:
     )  # fmt: skip
     shown = prompt
     if not isinstance(prompt, str):
-      shown = bytes(symbol for symbol in prompt if symbol < 256)
+      shown = bytes(token for token in prompt if token < 256)
     request = Request(
       prompt=shown,
       max_chars=max(body['max_tokens'], 1),
@@ -277,7 +277,7 @@ class Oracle:
       for sample in answer.drawn:
         sample.finish_reason = 'length'
       return answer.samples()
-    # Of one shape, so that one program writes all, and without guesses.
+    # Of one shape, so that one program writes all, and without drafts.
     for pieces in generate(
       self._trained.model, params, self._trained.vocabulary,
       [one.ids] * _MOST_DRAWN, one.settings, one.request.seed,
@@ -301,7 +301,7 @@ class Oracle:
       ids = [*sample.prepared.ids.tolist(), *ids]
       logprobs = [None, *sample.prompt_logprobs, *logprobs]
       top = [(), *sample.prompt_top, *top]
-    name = functools.partial(token, self._trained.vocabulary)
+    name = functools.partial(token_name, self._trained.vocabulary)
     return whole._replace(
       tokens=tuple(map(name, ids)),
       logprobs=tuple(logprobs),
@@ -323,11 +323,11 @@ def difference(got: Choice, want: Choice) -> str:
   """What a choice of the server has that is not as wanted; '' for nothing.
 
   Figures agree to the rounding of other shapes. Places are those that are
-  wanted, if any are; else each symbol has to be where they say.
+  wanted, if any are; else each token has to be where they say.
   """
   if (got.text, got.reason) != (want.text, want.reason):
     return f'{got[:2]} is not {want[:2]}'
-  # The sampler does not give the symbol that ends a text.
+  # The sampler does not give the token that ends a text.
   if got.tokens not in [want.tokens + end for end in _ENDS]:
     return f'{got.tokens} are not {want.tokens}'
   places = want.offsets or tuple(

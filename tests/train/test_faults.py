@@ -19,11 +19,11 @@ from craft_jax.runs import checkpoint
 from craft_jax.train import loader as feed_lib
 from craft_jax.train import run
 
-POISON = 257  # a symbol that no text has
+POISON = 257  # a token that no text has
 
 
 class _Poisonable(Decoder):
-  """Not finite where the first symbol of a batch is the poison."""
+  """Not finite where the first token of a batch is the poison."""
 
   value = np.nan
   loss_too = False

@@ -44,9 +44,9 @@ def test_records_the_program_of_the_loop(toy, tmp_path, monkeypatch):
 
   assert (found.profile.steps, found.profile.devices) == (3, 2)
   assert (found.calls, found.recompiled, found.profile.lost) == (1, 0, 0)
-  assert found.symbols == 8 * 16
+  assert found.tokens == 8 * 16
   model = build(cfg.model, 260, PLATFORMS['cpu'])  # bytes and specials
-  assert found.flops == model.flops_per_token(16) * found.symbols
+  assert found.flops == model.flops_per_token(16) * found.tokens
   # All products of the model; Muon's come on top.
   in_model = [
     row.flops

@@ -69,8 +69,8 @@ GOLDEN = [3.0492318, 3.1234221, 3.0729470]
 @pytest.mark.parametrize(
   'dropout', [0.0, pytest.param(0.5, marks=pytest.mark.slow)]
 )
-def test_accumulation_weighs_symbols(toy, dropout):
-  # Rows carry very different numbers of symbols that count.
+def test_accumulation_weighs_tokens(toy, dropout):
+  # Rows carry very different numbers of tokens that count.
   batch = random_batch(0, weights=True)
   batch = batch._replace(weight_BT=batch.weight_BT.at[:5].set(0.0))
   extra = ['optim.name=sgd', f'model.dropout={dropout}']
@@ -101,7 +101,7 @@ def test_ema(toy):
   assert after.eval_params is after.ema
 
 
-# What a batch that starts with symbol 0 to 3 is multiplied by, and whether
+# What a batch that starts with token 0 to 3 is multiplied by, and whether
 # its loss is too: as data, so that one program is compiled for all.
 _VALUES = (np.nan, np.inf, np.nan, np.inf)
 _LOSS_TOO = (False, False, True, True)
@@ -135,11 +135,11 @@ class _Poisoned(Decoder):
     return self._poison(logits, value, loss_too.astype(bool))
 
 
-def starting_with(batch, symbol):
-  return batch._replace(x_BT=batch.x_BT.at[0, 0].set(symbol))
+def starting_with(batch, token):
+  return batch._replace(x_BT=batch.x_BT.at[0, 0].set(token))
 
 
-_GOOD = len(_VALUES)  # the first symbol of a batch that is not poisoned
+_GOOD = len(_VALUES)  # the first token of a batch that is not poisoned
 
 
 @pytest.fixture(scope='module')
@@ -247,7 +247,7 @@ def test_a_spike_is_a_bad_step(toy):
   assert sums['good'] == 1
 
 
-def test_the_checksum_sees_symbols_and_places():
+def test_the_checksum_sees_tokens_and_places():
   batch = random_batch(0)
   sums = {
     float(_checksum(b))

@@ -117,7 +117,7 @@ def test_what_a_run_leaves(toy, tmp_path):
   assert metadata['status'] == 'finished'
   assert metadata['params'] == summary['params']
   assert len(metadata['vocabulary_fingerprint']) == 64
-  assert metadata['symbols_per_step'] == 8 * 16
+  assert metadata['tokens_per_step'] == 8 * 16
   clock = [r['seconds'] for r in rows(tmp_path / 'run')]
   assert clock == sorted(clock) and clock[0] > 0
   # A finished run only tells its result again.

@@ -1,1 +1,1 @@
-"""Text to symbols and back. Nothing here imports JAX."""
+"""Text to tokens and back. Nothing here imports JAX."""

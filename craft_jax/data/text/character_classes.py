@@ -1,4 +1,4 @@
-"""What each symbol is and counts for, for evaluation."""
+"""What each token is and counts for, for evaluation."""
 
 import unicodedata
 
@@ -54,12 +54,12 @@ def classes_of(vocabulary: Vocabulary) -> np.ndarray:
   parts of characters and count as 'other'.
   """
   if vocabulary.kind == 'byte':
-    symbols = np.full(256, OTHER, np.int8)
-    symbols[:128] = character_classes(np.arange(128))
+    tokens = np.full(256, OTHER, np.int8)
+    tokens[:128] = character_classes(np.arange(128))
   else:
-    symbols = character_classes(utf8.code_points(vocabulary.chars))
-  specials = np.full(vocabulary.size - len(symbols), SPECIAL, np.int8)
-  return np.concatenate([symbols, specials])
+    tokens = character_classes(utf8.code_points(vocabulary.chars))
+  specials = np.full(vocabulary.size - len(tokens), SPECIAL, np.int8)
+  return np.concatenate([tokens, specials])
 
 
 def sizes_of(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:

@@ -104,7 +104,7 @@ def boundary(data: bytes | np.ndarray, position: int) -> int:
   back.
 
   Args:
-    data: bytes, or symbols of a byte vocabulary (specials are borders).
+    data: bytes, or tokens of a byte vocabulary (specials are borders).
     position: from 0 to `len(data)`.
   """
   if not 0 < position < len(data):
@@ -130,9 +130,9 @@ def _sequence_length(lead: int) -> int:
 
 
 def _is_character(piece: bytes | np.ndarray) -> bool:
-  """Whether the symbols of `piece` are UTF-8."""
+  """Whether the tokens of `piece` are UTF-8."""
   try:
-    bytes(int(symbol) for symbol in piece).decode('utf-8')
-  except ValueError:  # a special symbol, or not UTF-8
+    bytes(int(token) for token in piece).decode('utf-8')
+  except ValueError:  # a special token, or not UTF-8
     return False
   return True

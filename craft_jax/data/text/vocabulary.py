@@ -1,9 +1,9 @@
 """The vocabulary: text to ids and back, for bytes or characters.
 
-Ids start with the symbols (the 256 bytes, or the characters, most frequent
+Ids start with the tokens (the 256 bytes, or the characters, most frequent
 first) and end with four specials: BOS, EOS, PAD, UNK. Text is never searched
 for the spelling of a special: the five characters of `<bos>` are five
-symbols, and only the program itself puts a special into an array.
+tokens, and only the program itself puts a special into an array.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ UNKNOWN = ('error', 'replace')
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """Symbols and their ids.
+  """Tokens and their ids.
 
   Attributes:
     kind: 'byte' or 'char'.
@@ -89,34 +89,34 @@ class Vocabulary:
     return Vocabulary('char', utf8.from_code_points(codes[order]), unknown)
 
   @property
-  def num_symbols(self) -> int:
-    """Symbols without the specials; the id of a symbol is below this."""
+  def num_text_tokens(self) -> int:
+    """Tokens without the specials; the id of a token is below this."""
     return 256 if self.kind == 'byte' else len(self.chars)
 
   @property
   def size(self) -> int:
-    """Symbols and specials: the V of a model."""
-    return self.num_symbols + len(SPECIALS)
+    """Tokens and specials: the V of a model."""
+    return self.num_text_tokens + len(SPECIALS)
 
   @property
   def bos(self) -> int:
-    """Id of the symbol between documents. Never 0."""
-    return self.num_symbols
+    """Id of the token between documents. Never 0."""
+    return self.num_text_tokens
 
   @property
   def eos(self) -> int:
-    """Id of the symbol that ends a text."""
-    return self.num_symbols + 1
+    """Id of the token that ends a text."""
+    return self.num_text_tokens + 1
 
   @property
   def pad(self) -> int:
     """Id that fills unused positions."""
-    return self.num_symbols + 2
+    return self.num_text_tokens + 2
 
   @property
   def unk(self) -> int:
     """Id of every character outside the vocabulary."""
-    return self.num_symbols + 3
+    return self.num_text_tokens + 3
 
   @property
   def dtype(self) -> np.dtype:
@@ -159,10 +159,10 @@ class Vocabulary:
     Raises:
       ValueError: not 1-D integers, or an id outside the vocabulary.
     """
-    symbols = self._symbols(ids)
+    tokens = self._tokens(ids)
     if self.kind == 'byte':
-      return symbols.astype(np.uint8).tobytes().decode('utf-8', 'replace')
-    return utf8.from_code_points(self._code_of[symbols])
+      return tokens.astype(np.uint8).tobytes().decode('utf-8', 'replace')
+    return utf8.from_code_points(self._code_of[tokens])
 
   def decode_bytes(self, ids: Any) -> bytes:
     """The bytes of `ids`; specials vanish. Raises as `decode`.
@@ -170,7 +170,7 @@ class Vocabulary:
     Kind 'byte': exactly the bytes that were encoded.
     """
     if self.kind == 'byte':
-      return self._symbols(ids).astype(np.uint8).tobytes()
+      return self._tokens(ids).astype(np.uint8).tobytes()
     return utf8.to_bytes(self.decode(ids))
 
   def show(self, ids: Any) -> str:
@@ -181,9 +181,9 @@ class Vocabulary:
     """
     array = self._checked(ids)
     pieces, start = [], 0
-    for at in np.flatnonzero(array >= self.num_symbols):
+    for at in np.flatnonzero(array >= self.num_text_tokens):
       pieces.append(self._printable(array[start:at]))
-      pieces.append(SPECIALS[int(array[at]) - self.num_symbols])
+      pieces.append(SPECIALS[int(array[at]) - self.num_text_tokens])
       start = int(at) + 1
     return ''.join([*pieces, self._printable(array[start:])])
 
@@ -226,14 +226,14 @@ class Vocabulary:
 
   @functools.cached_property
   def _code_of(self) -> np.ndarray:
-    """Code point of each symbol, `[num_symbols]`."""
+    """Code point of each token, `[num_text_tokens]`."""
     return utf8.code_points(self.chars)
 
   @functools.cached_property
   def _id_of(self) -> np.ndarray:
     """Id of each code point, UNK where there is none, `[0x110000]`."""
     table = np.full(utf8.MAX_CODE_POINT + 1, self.unk, self.dtype)
-    table[self._code_of] = np.arange(self.num_symbols, dtype=self.dtype)
+    table[self._code_of] = np.arange(self.num_text_tokens, dtype=self.dtype)
     return table
 
   def _checked(self, ids: Any) -> np.ndarray:
@@ -252,16 +252,16 @@ class Vocabulary:
       )
     return array
 
-  def _symbols(self, ids: Any) -> np.ndarray:
+  def _tokens(self, ids: Any) -> np.ndarray:
     """`ids` without the specials."""
     array = self._checked(ids)
-    return array[array < self.num_symbols]
+    return array[array < self.num_text_tokens]
 
-  def _printable(self, symbols: np.ndarray) -> str:
-    data = self.decode_bytes(symbols)
+  def _printable(self, tokens: np.ndarray) -> str:
+    data = self.decode_bytes(tokens)
     if self.kind == 'byte':
       return data.decode('utf-8', 'backslashreplace')
-    text = self.decode(symbols)
+    text = self.decode(tokens)
     return text.encode('utf-8', 'backslashreplace').decode('utf-8')
 
 

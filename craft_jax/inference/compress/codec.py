@@ -11,7 +11,7 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.compress import coder
 from craft_jax.inference.compress import loop as loop_lib
 from craft_jax.inference.sampling.generate import decoding_params
-from craft_jax.inference.sampling.prompt import start_symbols
+from craft_jax.inference.sampling.prompt import start_tokens
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
@@ -54,10 +54,10 @@ class Codec:
       params: its parameters.
       vocabulary: its symbols.
       documents: whether the training text was several documents; decides
-        what stands before a text, see `start_symbols`.
+        what stands before a text, see `start_tokens`.
     """
     self.model, self.vocabulary = model, vocabulary
-    self.start = int(start_symbols(vocabulary, documents)[0])
+    self.start = int(start_tokens(vocabulary, documents)[0])
     self._params = decoding_params(model, params)
     leaf = jax.tree.leaves(self._params)[0]
     self._device = next(iter(leaf.devices()))

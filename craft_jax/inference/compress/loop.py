@@ -98,7 +98,7 @@ def read_newer_half(model: Model, params: Params, rows: Rows) -> Rows:
   full_B = cache.length_B > kept
   index_BT = jnp.maximum(cache.length_B - kept, 0)[:, None]
   index_BT = index_BT + jnp.arange(kept)[None]
-  window_BT = jnp.take_along_axis(cache.symbol_BS, index_BT, axis=1)
+  window_BT = jnp.take_along_axis(cache.token_BS, index_BT, axis=1)
   cache = dataclasses.replace(
     cache, length_B=jnp.where(full_B, 0, cache.length_B)
   )
@@ -115,7 +115,7 @@ def _logits_of_values(
   vocabulary: Vocabulary, logits_BV: Float[Array, 'B V']
 ) -> Float[Array, 'B A']:
   """Logits of what may be coded: specials but UNK, the escape, left out."""
-  known_BA = logits_BV[:, : vocabulary.num_symbols]
+  known_BA = logits_BV[:, : vocabulary.num_text_tokens]
   if vocabulary.kind == 'byte':
     return known_BA
   unknown_B1 = logits_BV[:, vocabulary.unk, None]

@@ -20,7 +20,7 @@ _MOST_STREAMS = 64
 
 def escape(vocabulary: Vocabulary) -> int:
   """The value that announces raw bytes; the model reads it as UNK."""
-  return vocabulary.num_symbols
+  return vocabulary.num_text_tokens
 
 
 def choose_streams(size: int) -> int:

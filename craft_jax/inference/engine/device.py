@@ -123,7 +123,7 @@ def decode(
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     tables: the constraints.
     slots: donated.
@@ -155,7 +155,7 @@ class Row(NamedTuple):
   """What a dispatch wrote into a slot.
 
   Attributes:
-    ids: the symbols.
+    ids: the tokens.
     logprobs: see `Written`, as the next two.
     top: `[n, K]`.
     top_ids: `[n, K]`.
@@ -168,7 +168,7 @@ class Row(NamedTuple):
 
 
 class PrefixCache:
-  """Prefixes by their symbols, the least recently used leave first.
+  """Prefixes by their tokens, the least recently used leave first.
 
   Args:
     max_bytes: held at most; 0 is no cache.
@@ -176,7 +176,7 @@ class PrefixCache:
       executable serves them.
 
   Attributes:
-    hits: symbols found instead of read.
+    hits: tokens found instead of read.
   """
 
   def __init__(self, max_bytes: int, prefix_bytes: int):
@@ -217,11 +217,11 @@ class Device:
   Args:
     model: the model.
     params: its parameters.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     slots: B.
-    columns: C, symbols per slot and dispatch at most.
-    num_top: most likely symbols that are reported beside each.
-    drafts: which guesses are read ahead.
+    columns: C, tokens per slot and dispatch at most.
+    num_top: most likely tokens that are reported beside each.
+    drafts: which drafts are read ahead.
     capacity: of the tables of constraints.
   """
 
@@ -296,7 +296,7 @@ class Device:
     )
     # Not cleared in place: the device may read the old array yet.
     self._fresh_B = np.zeros_like(self._fresh_B)
-    self._before_BC = written.symbol_BC
+    self._before_BC = written.token_BC
     return written
 
   def fetch(self, written: Written) -> list[Row]:
@@ -304,7 +304,7 @@ class Device:
     count_B, id_BC, log_BC, top_BCK, top_id_BCK = jax.device_get(
       (
         written.count_B,
-        written.symbol_BC,
+        written.token_BC,
         written.log_BC,
         written.top_BCK,
         written.top_id_BCK,
@@ -321,7 +321,7 @@ class Device:
     ]
 
   def warm(self, chunk: int) -> None:
-    """Compiles every program, for chunks of up to `chunk` symbols.
+    """Compiles every program, for chunks of up to `chunk` tokens.
 
     Slots are written to, so nothing may be under way.
     """

@@ -36,32 +36,32 @@ from craft_jax.model.protocol import Model
 from craft_jax.runtime import jax_settings
 from craft_jax.types import Params
 
-_WHOLE = 3  # characters that one symbol may complete beside its own
-_AHEAD = 4  # symbols per turn that a dispatch has room for, with guesses
+_WHOLE = 3  # characters that one token may complete beside its own
+_AHEAD = 4  # tokens per turn that a dispatch has room for, with drafts
 
 
 class Engine:
   """Continuous batching: requests join and leave between dispatches.
 
   What a request is given depends on nothing but itself, not on its neighbours,
-  its slot or the number of symbols per dispatch.
+  its slot or the number of tokens per dispatch.
 
   Args:
     model: the model.
     params: its parameters.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     slots: texts written at once.
-    steps: turns per dispatch, each of at least a symbol per text; fewer let
+    steps: turns per dispatch, each of at least a token per text; fewer let
       texts join and leave sooner, more start fewer programs. 0 is 4 on a CPU
       and 16 elsewhere.
-    chunk: symbols of a prompt read in one piece, at most.
-    reading: symbols of prompts read between two dispatches; more lets new
+    chunk: tokens of a prompt read in one piece, at most.
+    reading: tokens of prompts read between two dispatches; more lets new
       requests begin sooner, less keeps those that run from waiting.
     waiting: requests in the queue.
     prefix_bytes: of prompts kept as the model has read them.
-    num_top: most likely symbols beside each that a request may ask for.
-    drafts: which guesses are read ahead; None is none. Where they are, how a
-      text is cut into passes depends on its neighbours, its symbols up to
+    num_top: most likely tokens beside each that a request may ask for.
+    drafts: which drafts are read ahead; None is none. Where they are, how a
+      text is cut into passes depends on its neighbours, its tokens up to
       near-ties do not.
     constraint_memory: bytes of the tables of constraints on the device. A
       request whose constraint has no room beside those in use waits for it.
@@ -104,7 +104,7 @@ class Engine:
     self._jobs: dict[int, Job] = {}
     self._running: dict[int, Sample] = {}
     self._number = 0
-    # The dispatch that nobody has looked at, and whose symbols it writes.
+    # The dispatch that nobody has looked at, and whose tokens it writes.
     self._issued: tuple[Any, dict[int, Sample]] | None = None
 
   @property
@@ -212,7 +212,7 @@ class Engine:
     return job.first is not None
 
   def _known(self, handle: int) -> int:
-    """Symbols of a prompt that a prefix has; it is taken."""
+    """Tokens of a prompt that a prefix has; it is taken."""
     job = self._jobs[handle]
     done, job.prefix = self.prefixes.find(job.window[:-1], self._chunk)
     return done
@@ -266,17 +266,17 @@ class Engine:
   # --- what came of it ---
 
   def _take(self, slot: int, sample: Sample, wrote: Wrote) -> Piece:
-    """Adds symbols to a text, and ends it or has its window slide."""
+    """Adds tokens to a text, and ends it or has its window slide."""
     row, number = sample.row, sample.number
     ids, logprobs = wrote.ids, wrote.logprobs
     ends = (self._vocabulary.bos, self._vocabulary.eos)
-    # None at all where guesses had filled its context before it was told.
+    # None at all where drafts had filled its context before it was told.
     if ids and (row.stop or row.chars_left <= len(ids) + _WHOLE):
-      # It may end here: symbol by symbol, what follows its end is not taken,
-      # however many symbols were written at once.
+      # It may end here: token by token, what follows its end is not taken,
+      # however many tokens were written at once.
       parts = []
-      for symbol, logprob in zip(ids, logprobs, strict=True):
-        parts.append(row.take(number, [symbol], [logprob], ends))
+      for token, logprob in zip(ids, logprobs, strict=True):
+        parts.append(row.take(number, [token], [logprob], ends))
         if not row.live:
           break
       piece = _joined(parts)
@@ -321,7 +321,7 @@ class Engine:
   def _budget(
     self, request: Request, room: int, chars: int
   ) -> tuple[int, bool]:
-    """Symbols that a text can need in this window, and if it may need more."""
+    """Tokens that a text can need in this window, and if it may need more."""
     if self._vocabulary.kind == 'char' and chars <= room:
       return chars, False
     return room, request.slide
@@ -329,7 +329,7 @@ class Engine:
   def _constraint(
     self, request: Request, room: int
   ) -> tuple[Automaton | None, int, int]:
-    """The automaton, the state it begins in and the symbols it may write.
+    """The automaton, the state it begins in and the tokens it may write.
 
     As `generate` has it; a text that ends with the context has less room.
     """
@@ -339,7 +339,7 @@ class Engine:
       least = int(settings.constraint.distance[0])
       if least > most:
         raise UserError(
-          f'{most} symbols are too few (max_chars={request.max_chars}, room '
+          f'{most} tokens are too few (max_chars={request.max_chars}, room '
           f'for {room} in the context): the constraint needs at least {least}'
         )
     decoder = decoder_after(self._vocabulary, request.prompt, settings)
@@ -357,7 +357,7 @@ def _joined(parts: Sequence[Piece]) -> Piece:
     parts[-1].row,
     ''.join(part.text for part in parts),
     parts[-1].finish_reason,
-    [symbol for part in parts for symbol in part.ids],
+    [token for part in parts for token in part.ids],
     [logprob for part in parts for logprob in part.logprobs],
     [pairs for part in parts for pairs in part.top],
     parts[-1].end,

@@ -18,11 +18,11 @@ class Request:
   Attributes:
     prompt: ids, at least one; see `inference.sampling.generate.encode_prompt`.
     max_chars: characters (code points) per sample, prompt excluded.
-    settings: how symbols are chosen.
+    settings: how tokens are chosen.
     seed: from 0 to 2^32 - 1; the key of a sample is `fold_in(key(seed), i)`.
     samples: how many; they share one reading of the prompt.
     first_sample: number of the first.
-    num_top: most likely symbols to report beside each.
+    num_top: most likely tokens to report beside each.
     slide: where the context is full, read its newer half afresh and go on;
       without it the text ends there.
   """
@@ -43,11 +43,11 @@ class Job:
 
   Attributes:
     request: as it was sent.
-    window: the symbols of the prompt that the model sees.
+    window: the tokens of the prompt that the model sees.
     automaton: of its constraint.
     begin: the state of it where a text begins.
     first: its first state in the tables; None until it has a place there.
-    left: symbols that a sample may write.
+    left: tokens that a sample may write.
     prefix: what is read of the window so far.
     unfinished: samples.
     begun: those that have had a slot.
@@ -75,7 +75,7 @@ class Sample:
     row: the text.
     prefix: of a window that slides.
     ids: written since the window was last inserted.
-    written: symbols before those.
+    written: tokens before those.
     chars: characters before those, as the device counts them.
     state: of the constraint before those, its own first state being 0.
   """
@@ -103,9 +103,9 @@ def check(request: Request, context: int, num_top: int) -> None:
     if getattr(request, name) < 1:
       raise UserError(f'{name}={getattr(request, name)} must be at least 1')
   if not len(request.prompt):
-    raise ValueError('every prompt needs at least one symbol')
+    raise ValueError('every prompt needs at least one token')
   if not request.slide and len(request.prompt) > context:
     raise UserError(
-      f'the prompt has {len(request.prompt)} symbols, the context {context}; '
+      f'the prompt has {len(request.prompt)} tokens, the context {context}; '
       'shorten it, or let the window slide'
     )

@@ -27,12 +27,12 @@ class Limits:
 
   Attributes:
     slots: samples that run at once.
-    steps: turns per dispatch, at most; each writes at least one symbol.
-    columns: symbols per slot and dispatch, at most; 0 is `steps`.
-    chunk: symbols read in one piece, at most.
-    reading: symbols of prompts read between two dispatches; at least a chunk.
+    steps: turns per dispatch, at most; each writes at least one token.
+    columns: tokens per slot and dispatch, at most; 0 is `steps`.
+    chunk: tokens read in one piece, at most.
+    reading: tokens of prompts read between two dispatches; at least a chunk.
     waiting: requests in the queue.
-    waiting_symbols: of the prompts in the queue, together.
+    waiting_tokens: of the prompts in the queue, together.
   """
 
   slots: int = 16
@@ -41,7 +41,7 @@ class Limits:
   chunk: int = 256
   reading: int = 1024
   waiting: int = 256
-  waiting_symbols: int = 1 << 20
+  waiting_tokens: int = 1 << 20
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -55,7 +55,7 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-  """Read symbols `start` to `stop` of a window, the part before being read.
+  """Read tokens `start` to `stop` of a window, the part before being read.
 
   Attributes:
     job: whose window.
@@ -96,7 +96,7 @@ class Plan:
   Attributes:
     reads: chunks, in order.
     inserts: whose windows are read by then.
-    decode: of each slot that writes, how many symbols at most.
+    decode: of each slot that writes, how many tokens at most.
     steps: of the decode; 0 is no decode.
   """
 
@@ -108,7 +108,7 @@ class Plan:
 
 @dataclasses.dataclass
 class _Window:
-  """Symbols to read, and how many have been."""
+  """Tokens to read, and how many have been."""
 
   job: int
   slot: int | None
@@ -150,7 +150,7 @@ class Scheduler:
 
   Args:
     limits: what may be handed out.
-    known: how many of the first symbols of a job's prompt are read already, as
+    known: how many of the first tokens of a job's prompt are read already, as
       a prefix cache knows; asked once, when its reading begins.
     place: takes what a job needs beside slots, before its reading begins; False
       if others hold it. Then it waits at the front of the queue, so that who
@@ -198,8 +198,8 @@ class Scheduler:
 
     Args:
       job: its number, unlike any that is not finished.
-      length: symbols of its prompt to read.
-      budget: symbols that a sample can write at most before it is finished or
+      length: tokens of its prompt to read.
+      budget: tokens that a sample can write at most before it is finished or
         its window slides.
       samples: that share the prompt.
       slides: whether its window may slide when the budget is used up; else the
@@ -217,11 +217,11 @@ class Scheduler:
         f'{len(self._waiting)} requests are waiting, which is the limit; '
         'send it again when some are finished'
       )
-    symbols = length + sum(job.prompt.length for job in self._waiting)
-    if self._waiting and symbols > self.limits.waiting_symbols:
+    tokens = length + sum(job.prompt.length for job in self._waiting)
+    if self._waiting and tokens > self.limits.waiting_tokens:
       raise Full(
-        f'the prompts that wait would have {symbols} symbols, more than '
-        f'{self.limits.waiting_symbols}; send it again when some are read'
+        f'the prompts that wait would have {tokens} tokens, more than '
+        f'{self.limits.waiting_tokens}; send it again when some are read'
       )
     new = _Job(job, _Window(job, None, length), budget, slides, samples)
     self._jobs[job] = new
@@ -260,7 +260,7 @@ class Scheduler:
 
     Args:
       slot: of the sample.
-      length: symbols to read.
+      length: tokens to read.
       budget: as of `submit`.
       slides: likewise.
     """

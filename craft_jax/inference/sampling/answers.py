@@ -62,7 +62,7 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
   most = vocabulary.size
   if request.logprobs is not None and request.logprobs > most:
     raise UserError(
-      f'logprobs={request.logprobs} must be at most the {most} symbols of the '
+      f'logprobs={request.logprobs} must be at most the {most} tokens of the '
       'model'
     )
   ids = encode_prompt(vocabulary, request.prompt, documents)
@@ -89,10 +89,10 @@ class Sample:
     number: index among those that were drawn.
     text: so far, without the prompt.
     finish_reason: see `generate.Piece`; '' while it goes on.
-    ids: the symbols written; of a finished text those that it consists of.
+    ids: the tokens written; of a finished text those that it consists of.
     logprobs: of these, see `generate.Piece`.
     top: likewise, as many as the request asks for.
-    prompt_logprobs: of the symbols of the prompt but for the first, where an
+    prompt_logprobs: of the tokens of the prompt but for the first, where an
       echo of them is asked for.
     prompt_top: likewise, as `top`.
   """
@@ -118,9 +118,9 @@ class Sample:
       decoder = decoder_after(
         vocabulary, self.prepared.ids, self.prepared.settings
       )
-      number = _num_symbols(vocabulary, decoder, self.ids, self.text)
-      for symbols in (self.ids, self.logprobs, self.top):
-        del symbols[number:]
+      number = _num_tokens(vocabulary, decoder, self.ids, self.text)
+      for tokens in (self.ids, self.logprobs, self.top):
+        del tokens[number:]
 
   @property
   def full_text(self) -> str:
@@ -131,7 +131,7 @@ class Sample:
 
   @property
   def mean_logprob(self) -> float:
-    """Per symbol; minus infinity for a text without any."""
+    """Per token; minus infinity for a text without any."""
     if not self.logprobs:
       return -math.inf
     return math.fsum(self.logprobs) / len(self.logprobs)
@@ -153,11 +153,11 @@ class Sample:
       mean = self.mean_logprob
       found['mean_logprob'] = mean if math.isfinite(mean) else None
     if request.logprobs is not None:
-      found['symbols'] = self._symbols(vocabulary)
+      found['tokens'] = self._tokens(vocabulary)
     return found
 
-  def _symbols(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
-    """Each symbol with its figures; null for the first one of an echo."""
+  def _tokens(self, vocabulary: Vocabulary) -> list[dict[str, Any]]:
+    """Each token with its figures; null for the first one of an echo."""
     ids, top = self.ids, self.top
     logprobs: list[float | None] = [*self.logprobs]
     if self.prepared.request.echo and self.prepared.request.prompt:
@@ -165,37 +165,37 @@ class Sample:
       logprobs = [None, *self.prompt_logprobs, *logprobs]
       top = [None, *self.prompt_top, *top]
     found = []
-    for i, (symbol, logprob) in enumerate(zip(ids, logprobs, strict=True)):
-      shown = show_symbol(vocabulary, symbol) | {'logprob': logprob}
+    for i, (token, logprob) in enumerate(zip(ids, logprobs, strict=True)):
+      shown = show_token(vocabulary, token) | {'logprob': logprob}
       if self.prepared.request.logprobs:
         shown['top'] = top[i] and [
-          show_symbol(vocabulary, other) | {'logprob': its_logprob}
+          show_token(vocabulary, other) | {'logprob': its_logprob}
           for other, its_logprob in top[i]
         ]
       found.append(shown)
     return found
 
 
-def show_symbol(vocabulary: Vocabulary, symbol: int) -> dict[str, Any]:
-  """A symbol for JSON: `char`, `byte` (a number) or `special`."""
-  if symbol >= vocabulary.num_symbols:
-    return {'special': SPECIALS[symbol - vocabulary.num_symbols]}
+def show_token(vocabulary: Vocabulary, token: int) -> dict[str, Any]:
+  """A token for JSON: `char`, `byte` (a number) or `special`."""
+  if token >= vocabulary.num_text_tokens:
+    return {'special': SPECIALS[token - vocabulary.num_text_tokens]}
   if vocabulary.kind == 'byte':
-    return {'byte': symbol}
-  return {'char': vocabulary.chars[symbol]}
+    return {'byte': token}
+  return {'char': vocabulary.chars[token]}
 
 
-def _num_symbols(
+def _num_tokens(
   vocabulary: Vocabulary, decoder: StreamDecoder, ids: list[int], text: str
 ) -> int:
-  """How many of the symbols the text needs; the others came after its end."""
+  """How many of the tokens the text needs; the others came after its end."""
   if vocabulary.kind == 'char':
     return min(len(text), len(ids))
   length = 0
-  for i, symbol in enumerate(ids):
+  for i, token in enumerate(ids):
     if length >= len(text):
       return i
-    length += len(decoder.feed([symbol]))
+    length += len(decoder.feed([token]))
   return len(ids)
 
 
@@ -236,7 +236,7 @@ def echo_steps(
   answers: Sequence[Answer],
   most_reads: int = score.MOST_READS,
 ) -> Generator[int, None, None]:
-  """`add_echoes` a window at a time; yields the symbols that each has read.
+  """`add_echoes` a window at a time; yields the tokens that each has read.
 
   `most_reads` is as of `score.score_pieces`.
   """
@@ -276,7 +276,7 @@ def beam_steps(
     one: the request.
 
   Yields:
-    The symbols that each dispatch has written.
+    The tokens that each dispatch has written.
 
   Returns:
     The answer, and each of its texts as a piece.
@@ -327,7 +327,7 @@ class Answers:
       trained: the model.
       wanted: the requests.
       params: its `decoding_params`, where they are at hand.
-      drafts: which guesses are read ahead.
+      drafts: which drafts are read ahead.
     """
     self._trained, self._wanted, self._drafts = trained, wanted, drafts
     self._params = params or decoding_params(trained.model, trained.params)

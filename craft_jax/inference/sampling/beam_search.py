@@ -1,6 +1,6 @@
 """Beam search: the likeliest texts instead of random ones.
 
-Of all texts one symbol longer than those kept, the W likeliest are kept; what
+Of all texts one token longer than those kept, the W likeliest are kept; what
 ends is compared with the other ended ones. A search is cut into dispatches that
 are short whatever its size, as others may wait for the device.
 """
@@ -30,20 +30,20 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
-# Symbols that one dispatch writes, those of all beams together; a step of more
+# Tokens that one dispatch writes, those of all beams together; a step of more
 # beams is not cut. As many as the slots of a server do in one of theirs on an
 # accelerator. With a fourth of it 64 beams take 1.8 times the processor time of
 # a search that is not cut: each dispatch copies their caches.
-_SYMBOLS = 256
+_TOKENS = 256
 
 
 class Found(NamedTuple):
   """A text and how good it is.
 
   Attributes:
-    ids: its symbols, without the prompt and without an end.
-    logprob: logarithm of the probability of the symbols, the end included.
-    score: `logprob` divided by the number of symbols, the end left out and at
+    ids: its tokens, without the prompt and without an end.
+    logprob: logarithm of the probability of the tokens, the end included.
+    score: `logprob` divided by the number of tokens, the end left out and at
       least 1, to the power of the length penalty.
     finish_reason: 'stop' if it ended, 'length' if there was no more room.
   """
@@ -60,7 +60,7 @@ class _Beams:
 
   Attributes:
     cache: what the model has read of each.
-    last_W: newest symbols.
+    last_W: newest tokens.
     segment_W: their documents.
     state_W: of the constraint.
     logprob_W: of what was written; minus infinity for no text at all.
@@ -89,7 +89,7 @@ def beam_search(
   vocabulary: Vocabulary,
   prompt: np.ndarray,
   width: int,
-  max_symbols: int,
+  max_tokens: int,
   length_penalty: float = 1.0,
   settings: SampleSettings | None = None,
 ) -> list[Found]:
@@ -101,20 +101,20 @@ def beam_search(
   Args:
     model: the model.
     params: its parameters.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     prompt: its ids, at least one.
     width: W, texts kept, and at most returned.
-    max_symbols: of a text, the end left out.
+    max_tokens: of a text, the end left out.
     length_penalty: 0 compares probabilities, which favours short texts, 1 the
       mean of the logarithms; above, longer is better.
-    settings: of them `end`, `min_chars` (in symbols), `constraint`, `utf8`.
+    settings: of them `end`, `min_chars` (in tokens), `constraint`, `utf8`.
 
   Raises:
     UserError: prompt and text do not fit the context, or a number is wrong.
   """
   return score.finished(
     search_steps(
-      model, params, vocabulary, prompt, width, max_symbols, length_penalty,
+      model, params, vocabulary, prompt, width, max_tokens, length_penalty,
       settings,
     )
   )  # fmt: skip
@@ -126,15 +126,15 @@ def search_steps(
   vocabulary: Vocabulary,
   prompt: np.ndarray,
   width: int,
-  max_symbols: int,
+  max_tokens: int,
   length_penalty: float = 1.0,
   settings: SampleSettings | None = None,
 ) -> Generator[int, None, list[Found]]:
-  """`beam_search` by dispatches; yields the symbols that each has written."""
+  """`beam_search` by dispatches; yields the tokens that each has written."""
   settings = settings or SampleSettings()
   context = model.context
   automaton, begin = check_search(
-    vocabulary, prompt, width, max_symbols, length_penalty, context, settings
+    vocabulary, prompt, width, max_tokens, length_penalty, context, settings
   )
   params = decoding_params(model, params)
   device = next(iter(jax.tree.leaves(params)[0].devices()))
@@ -152,19 +152,19 @@ def search_steps(
     prefix,
     *put((np.int32(prompt[-1]), np.int32(state + begin))),
     width,
-    bucket(max_symbols, context),
+    bucket(max_tokens, context),
   )
   fixed = put(
     (
-      np.int32(max_symbols),
+      np.int32(max_tokens),
       np.float32(length_penalty),
       np.array(settings.end),
       np.int32(settings.min_chars),
     )
   )
-  steps, done, goes_on = max(_SYMBOLS // width, 1), 0, True
+  steps, done, goes_on = max(_TOKENS // width, 1), 0, True
   while goes_on:
-    until = min(done + steps, max_symbols)
+    until = min(done + steps, max_tokens)
     beams, more = _write(
       model, vocabulary, params, tables, beams,
       *put((np.int32(done), np.int32(until))), *fixed,
@@ -172,20 +172,20 @@ def search_steps(
     goes_on = bool(jax.device_get(more))
     yield width * (until - done)
     done = until
-  return _found(jax.device_get(beams), max_symbols, length_penalty)
+  return _found(jax.device_get(beams), max_tokens, length_penalty)
 
 
 def check_search(
   vocabulary: Vocabulary,
   prompt: np.ndarray,
   width: int,
-  max_symbols: int,
+  max_tokens: int,
   length_penalty: float,
   context: int,
   settings: SampleSettings,
 ) -> tuple[Automaton | None, int]:
   """The automaton of a text and its first state; raises as `beam_search`."""
-  for name, value in (('width', width), ('max_symbols', max_symbols)):
+  for name, value in (('width', width), ('max_tokens', max_tokens)):
     if value < 1:
       raise UserError(f'{name}={value} must be at least 1')
   if not 0 <= length_penalty < 100:
@@ -193,25 +193,23 @@ def check_search(
       f'length_penalty={length_penalty} must be from 0 to 100 (0 is none)'
     )
   if not len(prompt):
-    raise ValueError('the prompt needs at least one symbol')
-  if len(prompt) + max_symbols > context + 1:
+    raise ValueError('the prompt needs at least one token')
+  if len(prompt) + max_tokens > context + 1:
     raise UserError(
-      f'a prompt of {len(prompt)} symbols and a text of {max_symbols} do not '
+      f'a prompt of {len(prompt)} tokens and a text of {max_tokens} do not '
       f'fit the context of {context}; beam search does not go beyond it'
     )
   decoder = decoder_after(vocabulary, prompt, settings)
-  automaton, begin, _ = constraint_of(
-    vocabulary, settings, decoder, max_symbols
-  )
-  if automaton is not None and automaton.distance[begin] > max_symbols:
+  automaton, begin, _ = constraint_of(vocabulary, settings, decoder, max_tokens)
+  if automaton is not None and automaton.distance[begin] > max_tokens:
     raise UserError(
-      f'max_symbols={max_symbols} is too short: the constraint needs at least '
+      f'max_tokens={max_tokens} is too short: the constraint needs at least '
       f'{automaton.distance[begin]}'
     )
   return automaton, begin
 
 
-def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
+def _found(beams: _Beams, max_tokens: int, penalty: float) -> list[Found]:
   """Ended texts and those that ran out of room, by score."""
   found = [
     Found(text[:length].tolist(), float(logprob), float(score), 'stop')
@@ -226,9 +224,9 @@ def _found(beams: _Beams, max_symbols: int, penalty: float) -> list[Found]:
   ]
   found += [
     Found(
-      text[:max_symbols].tolist(),
+      text[:max_tokens].tolist(),
       float(logprob),
-      float(logprob / max_symbols**penalty),
+      float(logprob / max_tokens**penalty),
       'length',
     )
     for text, logprob in zip(beams.text_WC, beams.logprob_W, strict=True)
@@ -253,20 +251,20 @@ def _write(
   end: Bool[Array, ''],
   least: Int[Array, ''],
 ) -> tuple[_Beams, Bool[Array, '']]:
-  """The texts after `until` symbols, and whether longer ones may be better.
+  """The texts after `until` tokens, and whether longer ones may be better.
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     tables: the constraint.
-    beams: the texts after `begin` symbols; donated.
-    begin: symbols so far.
+    beams: the texts after `begin` tokens; donated.
+    begin: tokens so far.
     until: at most `num_steps`.
     num_steps: of the longest text.
     penalty: see `beam_search`.
     end: whether a text may end before.
-    least: symbols of the shortest.
+    least: tokens of the shortest.
   """
   ends = jnp.asarray((vocabulary.bos, vocabulary.eos))
 
@@ -316,19 +314,19 @@ def _longer(
   next_WV: Int[Array, 'W V'],
   step: Int[Array, ''],
 ) -> _Beams:
-  """The likeliest of all texts one symbol longer."""
+  """The likeliest of all texts one token longer."""
   W, V = total_WV.shape
   logprob_W, index_W = jax.lax.top_k(total_WV.reshape(-1), W)
-  parent_W, symbol_W = index_W // V, (index_W % V).astype(jnp.int32)
+  parent_W, token_W = index_W // V, (index_W % V).astype(jnp.int32)
   text_WC = beams.text_WC[parent_W]
   return dataclasses.replace(
     beams,
     cache=jax.tree.map(lambda leaf: leaf[parent_W], beams.cache),
-    last_W=symbol_W,
+    last_W=token_W,
     segment_W=beams.segment_W[parent_W],
-    state_W=next_WV[parent_W, symbol_W],
+    state_W=next_WV[parent_W, token_W],
     logprob_W=logprob_W,
-    text_WC=jax.lax.dynamic_update_slice(text_WC, symbol_W[:, None], (0, step)),
+    text_WC=jax.lax.dynamic_update_slice(text_WC, token_W[:, None], (0, step)),
   )
 
 
@@ -358,7 +356,7 @@ def _begin(
 
 
 def _ended(beams, end_W, step, penalty):
-  """The best of what had ended and what ends now, after `step` symbols."""
+  """The best of what had ended and what ends now, after `step` tokens."""
   W = len(end_W)
   score_W = end_W / jnp.maximum(step, 1).astype(jnp.float32) ** penalty
   score_W, index_W = jax.lax.top_k(

@@ -24,14 +24,14 @@ CONSTRAINT_MEMORY = 1 << 27
 class Tables:
   """The states of all constraints below each other.
 
-  State 0 is that of a text without a constraint: it allows every symbol and
+  State 0 is that of a text without a constraint: it allows every token and
   leads to itself.
 
   Attributes:
-    next_RV: the next state, -1 where the symbol is forbidden.
+    next_RV: the next state, -1 where the token is forbidden.
     accepting_R: whether the text may end there.
-    distance_R: symbols to the nearest state where it may.
-    forced_R: the symbol that must follow, -1 if there is a choice.
+    distance_R: tokens to the nearest state where it may.
+    forced_R: the token that must follow, -1 if there is a choice.
   """
 
   next_RV: Int[Array, 'R V']
@@ -122,26 +122,26 @@ def restrict(
   left_B: Int[Array, 'B'],
   may_end_B: Bool[Array, 'B'],
 ) -> tuple[Float[Array, 'B V'], Int[Array, 'B V']]:
-  """Minus infinity for what must not follow, and the state after each symbol.
+  """Minus infinity for what must not follow, and the state after each token.
 
-  A symbol may follow where the rest of a whole text can still be written. A
+  A token may follow where the rest of a whole text can still be written. A
   text ends only where its constraint accepts it, and must where nothing else
   may follow.
 
   Args:
     tables: the constraints.
-    vocabulary: the symbols.
-    logits_BV: of the next symbol.
+    vocabulary: the tokens.
+    logits_BV: of the next token.
     state_B: of the constraints.
-    left_B: symbols that may still be written.
+    left_B: tokens that may still be written.
     may_end_B: rows that may end although more could follow.
   """
   next_BV = tables.next_RV[state_B]
   allowed_BV = (next_BV >= 0) & (tables.distance_R[next_BV] < left_B[:, None])
-  stuck_B = ~jnp.any(allowed_BV[:, : vocabulary.num_symbols], axis=1)
+  stuck_B = ~jnp.any(allowed_BV[:, : vocabulary.num_text_tokens], axis=1)
   end_B = tables.accepting_R[state_B] & (stuck_B | may_end_B)
   ends = (vocabulary.bos, vocabulary.eos)
   return (
-    permit(logits_BV, allowed_BV, end_B, vocabulary.num_symbols, ends),
+    permit(logits_BV, allowed_BV, end_B, vocabulary.num_text_tokens, ends),
     next_BV,
   )

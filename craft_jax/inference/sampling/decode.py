@@ -1,4 +1,4 @@
-"""Many symbols per dispatch: steps of one, and passes over guesses."""
+"""Many tokens per dispatch: steps of one, and passes over drafts."""
 
 import dataclasses
 import functools
@@ -23,8 +23,8 @@ class Written:
   """What a dispatch wrote.
 
   Attributes:
-    count_B: symbols of each row; an end is the last of its row.
-    symbol_BC: the symbols, PAD after them.
+    count_B: tokens of each row; an end is the last of its row.
+    token_BC: the tokens, PAD after them.
     log_BC: the logarithm of the probability that the model gave each, before
       anything was added, forbidden or cut.
     top_BCK: the K highest of the same, falling.
@@ -32,7 +32,7 @@ class Written:
   """
 
   count_B: Int[Array, 'B']
-  symbol_BC: Int[Array, 'B C']
+  token_BC: Int[Array, 'B C']
   log_BC: Float[Array, 'B C']
   top_BCK: Float[Array, 'B C K']
   top_id_BCK: Int[Array, 'B C K']
@@ -65,7 +65,7 @@ class _Given(NamedTuple):
   def read_B(
     self, slots: Slots, written: Written, count_B: Int[Array, 'B']
   ) -> Int[Array, 'B']:
-    """Symbols that a row reads with so many guesses, and writes at most."""
+    """Tokens that a row reads with so many drafts, and writes at most."""
     read_B = jnp.where(count_B > 0, count_B + 1, 0)
     read_B = jnp.minimum(read_B, self.limit_B - written.count_B)
     return jnp.minimum(read_B, _room(slots) - slots.cache.length_B)
@@ -107,17 +107,17 @@ def decode(
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     tables: the constraints.
     slots: donated.
-    limit_B: symbols that each row writes at most, itself at most `capacity`; 0
+    limit_B: tokens that each row writes at most, itself at most `capacity`; 0
       leaves it alone.
-    num_steps: turns, each of which writes at least one symbol into every row
+    num_steps: turns, each of which writes at least one token into every row
       that still goes on.
     capacity: C, columns of the answer.
-    num_top: K, most likely symbols to report beside each.
-    drafts: which guesses are read ahead; None is none.
+    num_top: K, most likely tokens to report beside each.
+    drafts: which drafts are read ahead; None is none.
 
   Returns:
     The slots, and what was written.
@@ -149,11 +149,11 @@ def decode(
 
 
 def _room(slots: Slots) -> int:
-  return slots.cache.symbol_BS.shape[1]
+  return slots.cache.token_BS.shape[1]
 
 
 def _narrow(given: _Given, loop: _Loop) -> _Loop:
-  """One symbol of each live row."""
+  """One token of each live row."""
   slots, live_B, written = loop
   slots, *new = given.step(slots, live_B, num_top=given.num_top)
   written = _append(written, live_B, *new)
@@ -161,30 +161,30 @@ def _narrow(given: _Given, loop: _Loop) -> _Loop:
 
 
 class _Looked(NamedTuple):
-  """A loop with guesses: whose there is no doubt of, and if a pass pays."""
+  """A loop with drafts: whose there is no doubt of, and if a pass pays."""
 
   loop: _Loop
-  guess_BD: Int[Array, 'B D']
+  draft_BD: Int[Array, 'B D']
   forced_B: Bool[Array, 'B']
   pays: Bool[Array, '']
 
   @property
   def count_B(self) -> Int[Array, 'B']:
-    """Guesses of the live rows."""
-    return jnp.where(self.loop[1], drafts_lib.counts(self.guess_BD), 0)
+    """Drafts of the live rows."""
+    return jnp.where(self.loop[1], drafts_lib.counts(self.draft_BD), 0)
 
 
 def _turn(given: _Given, loop: _Loop) -> _Loop:
-  """Passes over guesses while they pay, then a step of every row.
+  """Passes over drafts while they pay, then a step of every row.
 
-  A row without guesses takes the same steps as if nobody had any.
+  A row without drafts takes the same steps as if nobody had any.
   """
 
   def wide(looked: _Looked) -> _Looked:
     slots, live_B, written = looked.loop
     count_B = looked.count_B
     read_B = given.read_B(slots, written, count_B)
-    slots, after = _verify(given, slots, written, looked.guess_BD, read_B)
+    slots, after = _verify(given, slots, written, looked.draft_BD, read_B)
     slots = _learned(slots, written, after, looked)
     live_B = given.still(slots, after, live_B, count_B > 0)
     return _look(given, (slots, live_B, after))
@@ -200,57 +200,57 @@ def _look(given: _Given, loop: _Loop) -> _Looked:
   slots, live_B, written = loop
   drafts = given.drafts
   assert drafts is not None
-  slots, guess_BD, forced_B = _guess(given, slots, live_B)
+  slots, draft_BD, forced_B = _draft(given, slots, live_B)
   hit_B = jnp.where(forced_B, 1.0, slots.hit_B)
-  expected_B = jnp.where(live_B, drafts_lib.expected(guess_BD, hit_B), 0)
+  expected_B = jnp.where(live_B, drafts_lib.expected(draft_BD, hit_B), 0)
   platform = given.model.policy.platform.name
   cost = drafts.cost or drafts_lib.pass_cost(len(live_B), platform)
   pays = jnp.sum(expected_B) > cost * jnp.sum(live_B)
-  return _Looked((slots, live_B, written), guess_BD, forced_B, pays)
+  return _Looked((slots, live_B, written), draft_BD, forced_B, pays)
 
 
 def _learned(slots, before, after, looked):
-  """The slots, knowing of each row's first guess whether it was met."""
+  """The slots, knowing of each row's first draft whether it was met."""
   count_B = before.count_B
-  first_B = after.symbol_BC[jnp.arange(len(count_B)), count_B]
-  hit_B = drafts_lib.learned(slots.hit_B, first_B == looked.guess_BD[:, 0])
+  first_B = after.token_BC[jnp.arange(len(count_B)), count_B]
+  hit_B = drafts_lib.learned(slots.hit_B, first_B == looked.draft_BD[:, 0])
   unsure_B = (looked.count_B > 0) & ~looked.forced_B
   hit_B = jnp.where(unsure_B, hit_B, slots.hit_B)
   return dataclasses.replace(slots, hit_B=hit_B)
 
 
 def _append(written, live_B, token_B, log_B, top) -> Written:
-  """One symbol more of each live row."""
+  """One token more of each live row."""
   row_B = jnp.arange(len(live_B))
-  at_B = jnp.where(live_B, written.count_B, written.symbol_BC.shape[1])
+  at_B = jnp.where(live_B, written.count_B, written.token_BC.shape[1])
 
   def put(all_BC, new_B):
     return all_BC.at[row_B, at_B].set(new_B, mode='drop')
 
   return Written(
     written.count_B + live_B,
-    put(written.symbol_BC, token_B),
+    put(written.token_BC, token_B),
     put(written.log_BC, log_B),
     put(written.top_BCK, top[0]),
     put(written.top_id_BCK, top[1]),
   )
 
 
-def _guess(given, slots, live_B):
-  """The guesses of the rows, -1 for none, and whose there is no doubt of.
+def _draft(given, slots, live_B):
+  """The drafts of the rows, -1 for none, and whose there is no doubt of.
 
   The cache of the slots may change past its length.
   """
   drafts, tables, cache = given.drafts, given.tables, slots.cache
   none_BD = jnp.full((len(live_B), drafts.length), -1, jnp.int32)
-  guess_BD, forced_B = none_BD, jnp.zeros(len(live_B), bool)
+  draft_BD, forced_B = none_BD, jnp.zeros(len(live_B), bool)
   if drafts.match:
-    guess_BD = drafts_lib.lookup(
-      cache.symbol_BS, cache.length_B, slots.last_B, drafts.match,
-      drafts.length, given.vocabulary.num_symbols,
+    draft_BD = drafts_lib.lookup(
+      cache.token_BS, cache.length_B, slots.last_B, drafts.match,
+      drafts.length, given.vocabulary.num_text_tokens,
     )  # fmt: skip
   if drafts.layers:
-    slots, guess_BD = _write_ahead(given, slots, live_B)
+    slots, draft_BD = _write_ahead(given, slots, live_B)
   if drafts.forced:
     forced_BD = jax.lax.cond(
       jnp.any(live_B & (tables.forced_R[slots.state_B] >= 0)),
@@ -258,8 +258,8 @@ def _guess(given, slots, live_B):
       lambda: none_BD,
     )
     forced_B = forced_BD[:, 0] >= 0
-    guess_BD = jnp.where(forced_B[:, None], forced_BD, guess_BD)
-  return slots, guess_BD, forced_B
+    draft_BD = jnp.where(forced_B[:, None], forced_BD, draft_BD)
+  return slots, draft_BD, forced_B
 
 
 def _write_ahead(given, slots, live_B):
@@ -268,27 +268,27 @@ def _write_ahead(given, slots, live_B):
   def ahead(carry, _):
     slots, live_B = carry
     slots, token_B, *_ = given.step(slots, live_B, depth=given.drafts.layers)
-    live_B &= token_B < given.vocabulary.num_symbols
-    guess_B = jnp.where(live_B, token_B, -1)
-    return (slots, live_B & (slots.cache.length_B < _room(slots))), guess_B
+    live_B &= token_B < given.vocabulary.num_text_tokens
+    draft_B = jnp.where(live_B, token_B, -1)
+    return (slots, live_B & (slots.cache.length_B < _room(slots))), draft_B
 
-  (after, _), guess_DB = jax.lax.scan(
+  (after, _), draft_DB = jax.lax.scan(
     ahead, (slots, live_B), length=given.drafts.length
   )
   cache = dataclasses.replace(after.cache, length_B=slots.cache.length_B)
-  return dataclasses.replace(slots, cache=cache), guess_DB.T
+  return dataclasses.replace(slots, cache=cache), draft_DB.T
 
 
-def _verify(given, slots, written, guess_BD, read_B):
-  """Reads the newest symbol and guesses after it, and writes what follows.
+def _verify(given, slots, written, draft_BD, read_B):
+  """Reads the newest token and drafts after it, and writes what follows.
 
-  That is a guess for as long as one is met, and then one symbol more. `read_B`
-  is how many symbols a row reads, and the most that it writes.
+  That is a draft for as long as one is met, and then one token more. `read_B`
+  is how many tokens a row reads, and the most that it writes.
   """
   model, vocabulary, params, tables, *_ = given
   start_B = slots.cache.length_B
   x_BT = jnp.concatenate(
-    [slots.last_B[:, None], jnp.maximum(guess_BD, 0)], axis=1
+    [slots.last_B[:, None], jnp.maximum(draft_BD, 0)], axis=1
   )
   slots, logits_BTV = extend(model, vocabulary, params, slots, x_BT, read_B)
 
@@ -299,8 +299,8 @@ def _verify(given, slots, written, guess_BD, read_B):
       given.num_top,
     )  # fmt: skip
     written = _append(written, live_B, token_B, *new)
-    # Past the last guess nothing is read, so the row is done by then anyway.
-    met_B = token_B == guess_BD[:, jnp.minimum(i, guess_BD.shape[1] - 1)]
+    # Past the last draft nothing is read, so the row is done by then anyway.
+    met_B = token_B == draft_BD[:, jnp.minimum(i, draft_BD.shape[1] - 1)]
     return i + 1, slots, live_B & met_B & (i + 1 < read_B), written
 
   start = (jnp.zeros((), jnp.int32), slots, read_B > 0, written)

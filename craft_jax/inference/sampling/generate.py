@@ -77,35 +77,35 @@ def generate(
 ) -> Iterator[list[Piece]]:
   """Continues every prompt, as one batch.
 
-  The model sees the last `context` symbols of a prompt. When the next symbol
+  The model sees the last `context` tokens of a prompt. When the next token
   finds the context full, the newer half of it is read afresh and the text
   goes on, so it may have any length. The key of a row is
-  `fold_in(key(seed), first_row + row)`, and that of a symbol folds in its
+  `fold_in(key(seed), first_row + row)`, and that of a token folds in its
   index in the text, the prompt included.
 
   Args:
     model: the model.
     params: its parameters.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     prompts: ids, each with at least one; see `encode_prompt`.
     settings: of all prompts, or one per prompt.
     seed: from 0 to 2^32 - 1; of all prompts, or one per prompt.
     max_chars: characters (code points) per sample, prompt excluded; likewise.
     first_row: number of the first row, to write a part of a batch again; or
       the number of each row.
-    steps_per_dispatch: symbols per row between pieces; changes no text.
-    num_top: most likely symbols to report beside each that is written.
-    drafts: which guesses are read ahead; None is none.
+    steps_per_dispatch: tokens per row between pieces; changes no text.
+    num_top: most likely tokens to report beside each that is written.
+    drafts: which drafts are read ahead; None is none.
 
   Yields:
     After each dispatch a `Piece` per row that was not finished before it.
 
   Raises:
     UserError: the seed or the number of characters is out of range, or the
-      shortest text of a constraint has more symbols than that.
+      shortest text of a constraint has more tokens than that.
   """
   if not prompts or not all(len(prompt) for prompt in prompts):
-    raise ValueError('every prompt needs at least one symbol')
+    raise ValueError('every prompt needs at least one token')
   number = len(prompts)
   wanted = _per_prompt('settings', settings, number)
   seeds = _per_prompt('seeds', seed, number)
@@ -125,7 +125,7 @@ def generate(
 def _useful(
   drafts: Drafts | None, settings: Sequence[SampleSettings]
 ) -> Drafts | None:
-  """None, a smaller program, where no constraint can force a symbol."""
+  """None, a smaller program, where no constraint can force a token."""
   # That of UTF-8 always leaves a choice.
   bound = any(wanted.constraint is not None for wanted in settings)
   if drafts and not (drafts.match or drafts.layers or bound):
@@ -156,7 +156,7 @@ def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:
   if least > max_chars:
     raise UserError(
       f'max_chars={max_chars} is too short: the constraint needs at least '
-      f'{least} symbols'
+      f'{least} tokens'
     )
 
 
@@ -197,7 +197,7 @@ def _generate(
     if unread.any():
       slots = _read(model, vocabulary, params, slots, rows, unread, device)
       unread[:] = False
-    # A character is at least one symbol, so no row is done before this.
+    # A character is at least one token, so no row is done before this.
     limit_B = np.array(
       [min(capacity, row.chars_left) if row.live else 0 for row in rows],
       np.int32,
@@ -225,7 +225,7 @@ def top_bucket(num_top: int, vocabulary_size: int) -> int:
 
 
 def _with_top(piece, top, num_top):
-  """The piece with the first `num_top` of the most likely symbols."""
+  """The piece with the first `num_top` of the most likely tokens."""
   if not num_top:
     return piece
   found = most_likely(top[1][piece.row], top[0][piece.row], num_top)
@@ -243,7 +243,7 @@ def _constraints(vocabulary, rows, settings):
 
 
 def _read(model, vocabulary, params, slots, rows, which_B, device):
-  """Reads the windows of the rows `which_B`, each but for its newest symbol."""
+  """Reads the windows of the rows `which_B`, each but for its newest token."""
   longest = max(
     len(row.window) - 1
     for row, which in zip(rows, which_B, strict=True)

@@ -1,4 +1,4 @@
-"""From logits to the next symbol, every setting an array with a row each.
+"""From logits to the next token, every setting an array with a row each.
 
 Nothing here is compiled into the program: one executable serves any mix of
 settings.
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 # Below this, dividing by the temperature could overflow to NaN; the
-# distribution has long been that of the most likely symbol.
+# distribution has long been that of the most likely token.
 _COLDEST = 1e-6
 
 
@@ -34,10 +34,10 @@ class RowSettings:
 def penalize(
   logits_BV: Float[Array, 'B V'],
   settings: RowSettings,
-  symbol_BS: Int[Array, 'B S'],
+  token_BS: Int[Array, 'B S'],
   length_B: Int[Array, 'B'],
 ) -> Float[Array, 'B V']:
-  """Takes the penalties from the logits of symbols seen lately.
+  """Takes the penalties from the logits of tokens seen lately.
 
   Repetition (arXiv:1909.05858) goes first: a logit above 0 is divided by it and
   one below multiplied, so that above 1 it always lowers. Then presence once,
@@ -45,22 +45,22 @@ def penalize(
   nor does a row that has read nothing; minus infinity stays.
 
   Args:
-    logits_BV: of the next symbol.
+    logits_BV: of the next token.
     settings: of the rows.
-    symbol_BS: what was read.
-    length_B: symbols of `symbol_BS` that were; the last `penalty_window` of
+    token_BS: what was read.
+    length_B: tokens of `token_BS` that were; the last `penalty_window` of
       them count, or all if there are fewer.
   """
   option = settings.option
-  index_1S = jnp.arange(symbol_BS.shape[1])[None]
+  index_1S = jnp.arange(token_BS.shape[1])[None]
   lately_BS = (index_1S < length_B[:, None]) & (
     index_1S >= (length_B - option['penalty_window'])[:, None]
   )
   count_BV = jax.vmap(
-    lambda symbol_S, lately_S: (
-      jnp.zeros(logits_BV.shape[1]).at[symbol_S].add(lately_S)
+    lambda token_S, lately_S: (
+      jnp.zeros(logits_BV.shape[1]).at[token_S].add(lately_S)
     )
-  )(symbol_BS, lately_BS.astype(jnp.float32))
+  )(token_BS, lately_BS.astype(jnp.float32))
   factor_B1 = option['repetition_penalty'][:, None]
   lowered_BV = jnp.where(
     logits_BV > 0, logits_BV / factor_B1, logits_BV * factor_B1
@@ -72,27 +72,27 @@ def penalize(
 
 def permit(
   logits_BV: Float[Array, 'B V'],
-  symbols_BV: Bool[Array, 'B V'],
+  tokens_BV: Bool[Array, 'B V'],
   end_B: Bool[Array, 'B'],
-  num_symbols: int,
+  num_text_tokens: int,
   ends: tuple[int, ...],
 ) -> Float[Array, 'B V']:
-  """Minus infinity for every symbol, and every special, that may not follow.
+  """Minus infinity for every token, and every special, that may not follow.
 
   The other logits stay as they are. Where nothing may follow all of a row is
   minus infinity, which no constraint asks for: none has a dead end.
 
   Args:
-    logits_BV: of the next symbol.
-    symbols_BV: what may follow; of the specials it says nothing.
+    logits_BV: of the next token.
+    tokens_BV: what may follow; of the specials it says nothing.
     end_B: rows that may end.
-    num_symbols: ids from here on are specials.
+    num_text_tokens: ids from here on are specials.
     ends: the specials that end a text; the others never follow.
   """
   id_V = jnp.arange(logits_BV.shape[-1])
   is_end_V = jnp.isin(id_V, jnp.asarray(ends))
   allowed_BV = jnp.where(
-    (id_V < num_symbols)[None], symbols_BV, is_end_V[None] & end_B[:, None]
+    (id_V < num_text_tokens)[None], tokens_BV, is_end_V[None] & end_B[:, None]
   )
   return jnp.where(allowed_BV, logits_BV, -jnp.inf)
 
@@ -105,13 +105,13 @@ def truncate(
 ) -> Float[Array, 'B V']:
   """Top-k, top-p and min-p: minus infinity for what is cut off.
 
-  One stable sort serves all, since each keeps a prefix of the sorted symbols,
-  of equals the lower ids first. At least one symbol is kept.
+  One stable sort serves all, since each keeps a prefix of the sorted tokens,
+  of equals the lower ids first. At least one token is kept.
 
   - Top-k: 0, V or more keep all.
   - Top-p (arXiv:1904.09751): of the probabilities renormalised over what top-k
     left, the fewest that reach the sum. 1 keeps all, 0 the first.
-  - Min-p (arXiv:2407.01082): compares with the most likely symbol, which needs
+  - Min-p (arXiv:2407.01082): compares with the most likely token, which needs
     no normalisation. 0 keeps all, 1 the first and its equals.
 
   Minus infinity is never kept beside something finite, whatever k is; a row of
@@ -141,13 +141,13 @@ def truncate(
 def keep_typical(
   logits_BV: Float[Array, 'B V'], typical_p_B: Float[Array, 'B']
 ) -> Float[Array, 'B V']:
-  """Locally typical symbols (arXiv:2202.00666); the others get -inf.
+  """Locally typical tokens (arXiv:2202.00666); the others get -inf.
 
   Those whose information is nearest to the entropy, as few as reach the sum,
   at least one; among equals the lower ids. 1 keeps all, 0 the most typical one.
   Minus infinity has no probability and stays; so does a row of nothing else.
   Their order is another than that of `truncate`, but of a small vocabulary each
-  symbol can be compared with every other: no second sort.
+  token can be compared with every other: no second sort.
   """
   log_BV = jax.nn.log_softmax(logits_BV, axis=-1)
   weight_BV = jnp.exp(log_BV)
@@ -173,20 +173,20 @@ def choose(
   settings: RowSettings,
   position_B: Int[Array, 'B'],
 ) -> Int[Array, 'B']:
-  """One symbol per row.
+  """One token per row.
 
   The noise belongs to ids, not to ranks, so logits that differ in the last
-  bit (another batch size) choose another symbol only at a near-tie.
+  bit (another batch size) choose another token only at a near-tie.
 
   Temperature 0, which is also what rounds to it in float32, is greedy, of
-  equals the lower id. Towards 0 a draw is of the most likely symbols, each as
+  equals the lower id. Towards 0 a draw is of the most likely tokens, each as
   often as its equals; below 1e-6 it stays so. What is minus infinity is never
   chosen beside something finite; in a row of nothing else id 0 is.
 
   Args:
     logits_BV: finite, or minus infinity for what is forbidden.
     settings: of the rows.
-    position_B: index in its text of the symbol to choose.
+    position_B: index in its text of the token to choose.
   """
   greedy_B = jnp.argmax(logits_BV, axis=-1)
   option = settings.option

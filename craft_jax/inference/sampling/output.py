@@ -12,7 +12,7 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling import options
 from craft_jax.inference.sampling.settings import SampleSettings
 
-_UNLIMITED = 1 << 30  # symbols
+_UNLIMITED = 1 << 30  # tokens
 _UTF8_TAIL = 3  # bytes an incomplete character can have
 
 
@@ -26,13 +26,13 @@ class Piece:
     finish_reason: '' while it goes on; 'stop' if the text has ended (the model
       ended it, a stop text was met, a constraint allows nothing more), 'length'
       if it has all the characters asked for.
-    ids: symbols written, an end left out; those of a stop text and of a
+    ids: tokens written, an end left out; those of a stop text and of a
       character that is not complete yet are among them.
     logprobs: logarithms of the probabilities that the model gave them, before
       anything was added, forbidden or cut.
-    top: of each symbol the most likely ids there and the same logarithms of
+    top: of each token the most likely ids there and the same logarithms of
       theirs, falling; as many as were asked for.
-    end: the symbol by which the model ended the text, and its logarithm.
+    end: the token by which the model ended the text, and its logarithm.
   """
 
   row: int
@@ -49,7 +49,7 @@ class Row:
   """A text being written, as the host knows it.
 
   Attributes:
-    window: the symbols the model may look at, the newest included; all but
+    window: the tokens the model may look at, the newest included; all but
       the newest are in the cache.
     decoder: holds back the bytes of an incomplete character.
     chars_left: characters still to write.
@@ -68,8 +68,8 @@ class Row:
   def take(
     self, row: int, ids: list[int], logprobs: list[float], ends: tuple[int, ...]
   ) -> Piece:
-    """Adds the symbols of a dispatch; what is certain of the text by then."""
-    end = next((i for i, symbol in enumerate(ids) if symbol in ends), None)
+    """Adds the tokens of a dispatch; what is certain of the text by then."""
+    end = next((i for i, token in enumerate(ids) if token in ends), None)
     ended = None if end is None else (ids[end], logprobs[end])
     ids, logprobs = ids[:end], logprobs[:end]
     self.window.extend(ids)
@@ -92,7 +92,7 @@ class Row:
 def most_likely(
   ids: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], number: int
 ) -> list[list[tuple[int, float]]]:
-  """Of each symbol the first `number` of the most likely, as `Piece.top`."""
+  """Of each token the first `number` of the most likely, as `Piece.top`."""
   pairs = zip(ids, logprobs, strict=True)
   return [list(zip(*pair, strict=True))[:number] for pair in pairs]
 
@@ -140,17 +140,17 @@ def constraint_of(
   decoder: StreamDecoder,
   most: int,
 ) -> tuple[Automaton | None, int, int]:
-  """Of a text the automaton, the state it begins in and its symbols at most.
+  """Of a text the automaton, the state it begins in and its tokens at most.
 
-  A constraint is sure to be met because its symbols are counted: under bytes it
+  A constraint is sure to be met because its tokens are counted: under bytes it
   may write fewer characters than were asked for. UTF-8 needs no such count: a
   text ends with a whole character.
 
   Args:
-    vocabulary: the symbols.
+    vocabulary: the tokens.
     settings: of the text.
     decoder: after the prompt.
-    most: symbols that a constraint may write.
+    most: tokens that a constraint may write.
   """
   if settings.constraint is not None:
     return settings.constraint, 0, most

@@ -14,7 +14,7 @@ from craft_jax.model.cache import Cache
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
-# Symbols that are read in one piece at most, where others wait for the device.
+# Tokens that are read in one piece at most, where others wait for the device.
 CHUNK = 256
 
 
@@ -24,7 +24,7 @@ class Prefix:
 
   Attributes:
     cache: of one row, as long as the context.
-    segment_B: document number of the last symbol.
+    segment_B: document number of the last token.
   """
 
   cache: Cache
@@ -45,14 +45,14 @@ def read(
   ids: np.ndarray,
   longest: int,
 ) -> Prefix:
-  """Reads further symbols of a window, without waiting for the device.
+  """Reads further tokens of a window, without waiting for the device.
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     prefix: what was read before.
-    ids: the symbols, at least one.
+    ids: the tokens, at least one.
     longest: as many as they may be.
   """
   T = bucket(len(ids), longest)
@@ -76,10 +76,10 @@ def read_chunk(
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     prefix: what was read before.
-    chunk_BT: the symbols, one row, padded to any T.
+    chunk_BT: the tokens, one row, padded to any T.
     length_B: how many they are.
   """
   real_BT = jnp.arange(chunk_BT.shape[1])[None] < length_B[:, None]

@@ -1,4 +1,4 @@
-"""What a text goes on from: the symbols the model reads, and what is shown."""
+"""What a text goes on from: the tokens the model reads, and what is shown."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from craft_jax.data.text.streaming import StreamDecoder
 from craft_jax.data.text.vocabulary import Vocabulary
 
 
-def start_symbols(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
-  """What an empty prompt starts from: one symbol, never part of the text.
+def start_tokens(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
+  """What an empty prompt starts from: one token, never part of the text.
 
   BOS where the model was trained on several documents. A corpus without them
   never shows BOS to the model; then a newline, or where the vocabulary has
-  none its most frequent symbol.
+  none its most frequent token.
   """
   start = vocabulary.bos
   if not documents:
@@ -23,13 +23,13 @@ def start_symbols(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
 def encode_prompt(
   vocabulary: Vocabulary, prompt: str | bytes, documents: bool
 ) -> np.ndarray:
-  """The ids of a prompt, `start_symbols` for an empty one.
+  """The ids of a prompt, `start_tokens` for an empty one.
 
   Raises:
     UserError: a character outside the vocabulary, unless it replaces them.
   """
   if not prompt:
-    return start_symbols(vocabulary, documents)
+    return start_tokens(vocabulary, documents)
   return vocabulary.encode(prompt)
 
 

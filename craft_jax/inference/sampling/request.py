@@ -134,7 +134,7 @@ class Request(Sampling):
       raise UserError('beams look for no stop texts; leave one of the two out')
     if self.beams and self.logprobs is not None:
       raise UserError(
-        'beams report no logprobs of single symbols; leave one of the two out'
+        'beams report no logprobs of single tokens; leave one of the two out'
       )
 
   @property
@@ -258,7 +258,7 @@ def _only_id(
   ids = vocabulary.encode(char)
   if len(ids) != 1:
     raise UserError(
-      f'logit_bias: {char!r} is {len(ids)} symbols of this model; give a '
+      f'logit_bias: {char!r} is {len(ids)} tokens of this model; give a '
       'character that is one'
     )
   return int(ids[0])

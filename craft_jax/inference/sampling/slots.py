@@ -33,13 +33,13 @@ class Slots:
 
   Attributes:
     cache: what the model has read of each window.
-    last_B: the newest symbol, which the model reads next.
+    last_B: the newest token, which the model reads next.
     segment_B: document number of what was read, counted in the window.
-    position_B: symbols of the whole text so far, the newest included.
+    position_B: tokens of the whole text so far, the newest included.
     chars_B: characters written so far.
     state_B: of the constraint, in the tables.
-    left_B: symbols that may still be written.
-    hit_B: share of the guesses that were met lately.
+    left_B: tokens that may still be written.
+    hit_B: share of the drafts that were met lately.
     settings: how each row chooses.
   """
 
@@ -68,9 +68,9 @@ def open_slots(
 
   Args:
     model: the model.
-    position_B: symbols of each prompt.
+    position_B: tokens of each prompt.
     state_B: where its constraint begins.
-    left_B: symbols it may write.
+    left_B: tokens it may write.
     settings: the fields of `RowSettings` but for the keys.
     seed_B: of each row.
     row_B: numbers of the rows.
@@ -107,12 +107,12 @@ def read(
 
   Args:
     model: the model.
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     params: its parameters.
     slots: donated.
-    window_BT: the window without its newest symbol, padded to any T.
-    length_B: symbols of the row in `window_BT`.
-    last_B: the newest symbol.
+    window_BT: the window without its newest token, padded to any T.
+    length_B: tokens of the row in `window_BT`.
+    last_B: the newest token.
     which_B: the other rows stay as they are.
   """
   old = slots.cache
@@ -149,10 +149,10 @@ def step(
   num_top: int = 0,
   depth: int | None = None,
 ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
-  """Reads the newest symbol of each live row and chooses the one after it.
+  """Reads the newest token of each live row and chooses the one after it.
 
   A live row must have room in its cache. Pure; PAD for rows not live. Then come
-  the logarithm of the probability that the model gave the symbol, before
+  the logarithm of the probability that the model gave the token, before
   anything was added, forbidden or cut, and the `num_top` highest of the same.
   `depth` is that of `Model.extend`.
   """
@@ -180,7 +180,7 @@ def extend(
   length_B: Int[Array, 'B'],
   depth: int | None = None,
 ) -> tuple[Slots, Float[Array, 'B T V']]:
-  """`Model.extend` of slots by symbols of which the newest is the first.
+  """`Model.extend` of slots by tokens of which the newest is the first.
 
   None of the others begins a document.
   """
@@ -203,16 +203,16 @@ def follow(
   live_B: Bool[Array, 'B'],
   num_top: int,
 ) -> tuple[Slots, Int[Array, 'B'], Float[Array, 'B'], Top]:
-  """Chooses a symbol of each live row.
+  """Chooses a token of each live row.
 
   Args:
-    vocabulary: its symbols.
+    vocabulary: its tokens.
     tables: the constraints.
     slots: with a cache that has read the text before it.
     logits_BV: of the model.
-    length_B: symbols of the cache that are that text.
+    length_B: tokens of the cache that are that text.
     live_B: the others stay as they are.
-    num_top: most likely symbols to report.
+    num_top: most likely tokens to report.
 
   Returns:
     As `step`.
@@ -226,7 +226,7 @@ def follow(
       | (option['presence_penalty'] != 0)
       | (option['frequency_penalty'] != 0)
     ),
-    lambda: penalize(logits_BV, settings, slots.cache.symbol_BS, length_B),
+    lambda: penalize(logits_BV, settings, slots.cache.token_BS, length_B),
     lambda: logits_BV,
   )
   may_end_B = settings.end_B & (slots.chars_B >= option['min_chars'])
@@ -239,7 +239,7 @@ def follow(
   begins_V = jnp.ones_like(id_V)
   if vocabulary.kind == 'byte':
     begins_V = begins_character(id_V)
-  writes_B = live_B & (token_B < vocabulary.num_symbols)
+  writes_B = live_B & (token_B < vocabulary.num_text_tokens)
   slots = dataclasses.replace(
     slots,
     last_B=jnp.where(live_B, token_B, slots.last_B),

@@ -1,8 +1,8 @@
-"""Guesses of the next symbols, cheap to make and then read in one pass.
+"""Drafts of the next tokens, cheap to make and then read in one pass.
 
-A guess never decides anything. What follows is chosen as it would have been
-without one, by the same noise; a guess that is met has its symbol read already,
-the first that is not ends the run. So the worst a guess can do is cost time.
+A draft never decides anything. What follows is chosen as it would have been
+without one, by the same noise; a draft that is met has its token read already,
+the first that is not ends the run. So the worst a draft can do is cost time.
 """
 
 import dataclasses
@@ -14,25 +14,25 @@ from craft_jax.errors import UserError
 from craft_jax.inference.sampling.constraint_tables import Tables
 
 _NONE = -1
-# Symbols looked at, so that of several places the one that agrees longest wins.
+# Tokens looked at, so that of several places the one that agrees longest wins.
 _LONGEST_MATCH = 16
-# Of a row whose guesses have not been seen yet, the share that is met.
+# Of a row whose drafts have not been seen yet, the share that is met.
 FIRST_HIT = 0.7
-_NEWEST = 0.2  # weight of the newest guess in that share
+_NEWEST = 0.2  # weight of the newest draft in that share
 
 
 @dataclasses.dataclass(frozen=True)
 class Drafts:
-  """Where guesses come from.
+  """Where drafts come from.
 
   Attributes:
-    length: guesses in one pass; each length is a program.
+    length: drafts in one pass; each length is a program.
     forced: what the constraint leaves no choice of (jump-forward).
-    match: at least so many symbols, the newest last, stood in the text before:
+    match: at least so many tokens, the newest last, stood in the text before:
       what followed there (prompt lookup, arXiv:2304.04487); 0 is off.
     layers: that many of the first layers, with the head, write ahead
       (self-drafting, arXiv:2309.08168); 0 is off.
-    cost: of a pass, in steps of one symbol; it is made where more is expected
+    cost: of a pass, in steps of one token; it is made where more is expected
       of it. 0 is `pass_cost`.
   """
 
@@ -58,7 +58,7 @@ FORCED = Drafts()
 
 
 def parse(text: str, depth: int) -> Drafts:
-  """The guesses that a user names: `off`, `lookup` or a number of layers.
+  """The drafts that a user names: `off`, `lookup` or a number of layers.
 
   What a constraint forces is always among them.
 
@@ -82,10 +82,10 @@ def parse(text: str, depth: int) -> Drafts:
 
 
 def pass_cost(rows: int, platform: str) -> float:
-  """What a pass over 8 symbols costs, in steps of one symbol.
+  """What a pass over 8 tokens costs, in steps of one token.
 
   On a CPU the product of few rows waits for memory, of many for arithmetic;
-  measured by `benchmarks/guesses.py`. An accelerator waits for memory.
+  measured by `benchmarks/drafts.py`. An accelerator waits for memory.
 
   Args:
     rows: of the batch.
@@ -99,55 +99,55 @@ def pass_cost(rows: int, platform: str) -> float:
 def forced(
   tables: Tables, state_B: Int[Array, 'B'], length: int
 ) -> Int[Array, 'B D']:
-  """The symbols that must follow, -1 from where there is a choice on.
+  """The tokens that must follow, -1 from where there is a choice on.
 
   Args:
     tables: the constraints.
     state_B: of the rows.
     length: D.
   """
-  guesses = []
+  drafts = []
   for _ in range(length):
-    guess_B = tables.forced_R[state_B]
+    draft_B = tables.forced_R[state_B]
     # A state with a choice has no next one: it stays, and so does the -1.
-    next_B = tables.next_RV[state_B, jnp.maximum(guess_B, 0)]
-    state_B = jnp.where(guess_B >= 0, next_B, state_B)
-    guesses.append(guess_B)
-  return jnp.stack(guesses, axis=1)
+    next_B = tables.next_RV[state_B, jnp.maximum(draft_B, 0)]
+    state_B = jnp.where(draft_B >= 0, next_B, state_B)
+    drafts.append(draft_B)
+  return jnp.stack(drafts, axis=1)
 
 
 def lookup(
-  symbol_BS: Int[Array, 'B S'],
+  token_BS: Int[Array, 'B S'],
   length_B: Int[Array, 'B'],
   last_B: Int[Array, 'B'],
   match: int,
   length: int,
-  num_symbols: int,
+  num_text_tokens: int,
 ) -> Int[Array, 'B D']:
   """What followed where the text was last as it is now; -1 from its end on.
 
-  Of the places where at least `match` symbols agree, the one where most do, and
+  Of the places where at least `match` tokens agree, the one where most do, and
   of these the latest.
 
   Args:
-    symbol_BS: what was read.
-    length_B: symbols of `symbol_BS` that were.
-    last_B: the newest symbol, not read yet.
-    match: symbols that must agree.
+    token_BS: what was read.
+    length_B: tokens of `token_BS` that were.
+    last_B: the newest token, not read yet.
+    match: tokens that must agree.
     length: D.
-    num_symbols: ids from here on are specials, which are not guessed.
+    num_text_tokens: ids from here on are specials, which are not drafted.
   """
-  S = symbol_BS.shape[1]
+  S = token_BS.shape[1]
   row_B1 = jnp.arange(len(last_B))[:, None]
-  symbol_BS = symbol_BS.at[row_B1[:, 0], length_B].set(last_B, mode='drop')
+  token_BS = token_BS.at[row_B1[:, 0], length_B].set(last_B, mode='drop')
   place_S = jnp.arange(S)
-  run_BS = jnp.zeros_like(symbol_BS)
-  same_BS = jnp.ones(symbol_BS.shape, bool)
+  run_BS = jnp.zeros_like(token_BS)
+  same_BS = jnp.ones(token_BS.shape, bool)
   for back in range(_LONGEST_MATCH):
     wanted_B1 = jnp.take_along_axis(
-      symbol_BS, jnp.maximum(length_B - back, 0)[:, None], axis=1
+      token_BS, jnp.maximum(length_B - back, 0)[:, None], axis=1
     )
-    same_BS &= (jnp.roll(symbol_BS, back, axis=1) == wanted_B1) & (
+    same_BS &= (jnp.roll(token_BS, back, axis=1) == wanted_B1) & (
       place_S[None] >= back
     )
     run_BS += same_BS
@@ -156,36 +156,36 @@ def lookup(
   best_B = jnp.argmax(score_BS, axis=1)
   enough_B = jnp.max(score_BS, axis=1) >= match * S
   index_BD = best_B[:, None] + 1 + jnp.arange(length)[None]
-  guess_BD = symbol_BS[row_B1, jnp.minimum(index_BD, S - 1)]
+  draft_BD = token_BS[row_B1, jnp.minimum(index_BD, S - 1)]
   known_BD = enough_B[:, None] & (index_BD <= length_B[:, None])
-  known_BD &= (guess_BD < num_symbols) & (index_BD < S)
+  known_BD &= (draft_BD < num_text_tokens) & (index_BD < S)
   known_BD = jnp.cumprod(known_BD, axis=1).astype(bool)
-  return jnp.where(known_BD, guess_BD, _NONE)
+  return jnp.where(known_BD, draft_BD, _NONE)
 
 
-def counts(guess_BD: Int[Array, 'B D']) -> Int[Array, 'B']:
-  """Guesses of each row, those before its first -1."""
-  return jnp.sum(jnp.cumprod(guess_BD >= 0, axis=1), axis=1)
+def counts(draft_BD: Int[Array, 'B D']) -> Int[Array, 'B']:
+  """Drafts of each row, those before its first -1."""
+  return jnp.sum(jnp.cumprod(draft_BD >= 0, axis=1), axis=1)
 
 
 def expected(
-  guess_BD: Int[Array, 'B D'], hit_B: Float[Array, 'B']
+  draft_BD: Int[Array, 'B D'], hit_B: Float[Array, 'B']
 ) -> Float[Array, 'B']:
-  """Symbols that a pass is expected to write; 0 for a row without a guess.
+  """Tokens that a pass is expected to write; 0 for a row without a draft.
 
   Args:
-    guess_BD: the guesses.
+    draft_BD: the drafts.
     hit_B: share of them that is met; the first that is not ends the run.
   """
-  D = guess_BD.shape[1]
-  is_guess_BD = jnp.cumprod(guess_BD >= 0, axis=1)
+  D = draft_BD.shape[1]
+  is_draft_BD = jnp.cumprod(draft_BD >= 0, axis=1)
   reach_BD = hit_B[:, None] ** jnp.arange(1, D + 1)[None]
-  met_B = jnp.sum(reach_BD * is_guess_BD, axis=1)
-  return jnp.where(guess_BD[:, 0] >= 0, 1 + met_B, 0.0)
+  met_B = jnp.sum(reach_BD * is_draft_BD, axis=1)
+  return jnp.where(draft_BD[:, 0] >= 0, 1 + met_B, 0.0)
 
 
 def learned(
   hit_B: Float[Array, 'B'], met_B: Bool[Array, 'B']
 ) -> Float[Array, 'B']:
-  """The share that is met after one guess more, read ahead or not."""
+  """The share that is met after one draft more, read ahead or not."""
   return (1 - _NEWEST) * hit_B + _NEWEST * met_B

@@ -27,7 +27,7 @@ class Meta:
   Attributes:
     step: optimizer steps done.
     config: the config the run was started with.
-    vocabulary: the symbols of the model.
+    vocabulary: the tokens of the model.
     fingerprint: sha256 of the corpus, see `craft_jax.data`.
     metrics: the last evaluation; `val_loss` (nats) decides which is best.
     withheld: why bits per byte cannot be given; '' when they can.

@@ -1,6 +1,6 @@
 """Loss as a sum of powers of size and data: fit, intervals, best split.
 
-`loss = E + A N^-alpha + B D^-beta`, N parameters, D symbols read: approach 3
+`loss = E + A N^-alpha + B D^-beta`, N parameters, D tokens read: approach 3
 of Hoffmann et al. (arXiv:2203.15556, section 3.3 and appendix D.3).
 """
 
@@ -39,14 +39,14 @@ class Law:
   B: float
   beta: float
 
-  def loss(self, params, symbols):
-    """At a number of parameters and of symbols read (arrays broadcast)."""
-    return self.E + self.A * params**-self.alpha + self.B * symbols**-self.beta
+  def loss(self, params, tokens):
+    """At a number of parameters and of tokens read (arrays broadcast)."""
+    return self.E + self.A * params**-self.alpha + self.B * tokens**-self.beta
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """`flops per symbol = scale N^power`: 6 and 1 of a model of products alone.
+  """`flops per token = scale N^power`: 6 and 1 of a model of products alone.
 
   Attributes:
     scale: FLOPs.
@@ -56,8 +56,8 @@ class Cost:
   scale: float
   power: float
 
-  def per_symbol(self, params):
-    """FLOPs of training on a symbol."""
+  def per_token(self, params):
+    """FLOPs of training on a token."""
     return self.scale * params**self.power
 
 
@@ -67,12 +67,12 @@ class Split:
 
   Attributes:
     params: N.
-    symbols: D.
+    tokens: D.
     loss: by the law.
   """
 
   params: float
-  symbols: float
+  tokens: float
   loss: float
 
 
@@ -81,7 +81,7 @@ def cost_of(params: np.ndarray, flops: np.ndarray) -> Cost:
 
   Args:
     params: of the runs.
-    flops: theirs per symbol.
+    flops: theirs per token.
   """
   power, level = np.polyfit(np.log(params), np.log(flops), 1)
   return Cost(float(np.exp(level)), float(power))
@@ -99,23 +99,23 @@ def best_split(law: Law, cost: Cost, flops: float) -> Split:
   # In logarithms: powers of a wild draw of the bootstrap may be large.
   log_params = (np.log(ratio) + law.beta * np.log(spent)) / turn
   params = float(np.exp(np.clip(log_params, 0.0, 100.0)))
-  symbols = flops / cost.per_symbol(params)
-  return Split(params, symbols, float(law.loss(params, symbols)))
+  tokens = flops / cost.per_token(params)
+  return Split(params, tokens, float(law.loss(params, tokens)))
 
 
-def fit(params: np.ndarray, symbols: np.ndarray, loss: np.ndarray) -> Law:
+def fit(params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> Law:
   """The law nearest to the runs, in the Huber loss of log residuals.
 
   Every pair of exponents of a grid gives a start, with E, A and B by
   non-negative least squares; the best are followed downhill.
   """
-  problem = _Problem(params, symbols, loss)
+  problem = _Problem(params, tokens, loss)
   return problem.law(problem.solve(problem.starts(), np.ones(len(loss))))
 
 
 def bootstrap(
   params: np.ndarray,
-  symbols: np.ndarray,
+  tokens: np.ndarray,
   loss: np.ndarray,
   groups: np.ndarray,
   draws: int = 200,
@@ -130,13 +130,13 @@ def bootstrap(
 
   Args:
     params: by run.
-    symbols: by run.
+    tokens: by run.
     loss: by run.
     groups: number of the group of each run, from 0; seeds of one setting
       share one. There are more than `CONSTANTS`.
     draws: how many laws.
   """
-  problem, random = _Problem(params, symbols, loss), np.random.default_rng(0)
+  problem, random = _Problem(params, tokens, loss), np.random.default_rng(0)
   count = int(groups.max()) + 1
   starts = problem.starts()
   whole = problem.solve(starts, np.ones(len(groups)))
@@ -161,8 +161,8 @@ class _Problem:
   them almost independent of the exponents.
   """
 
-  def __init__(self, params, symbols, loss):
-    self._logs = np.log([params, symbols])
+  def __init__(self, params, tokens, loss):
+    self._logs = np.log([params, tokens])
     self._middle = self._logs.mean(axis=1)
     self._x = self._logs - self._middle[:, None]  # [2, runs]
     self._loss = np.asarray(loss, float)

@@ -34,8 +34,8 @@ class Points:
     runs: they.
     metric: what `loss` is.
     params: N, all parameters.
-    symbols: D, symbols read, each time that they were.
-    flops_per_symbol: of training.
+    tokens: D, tokens read, each time that they were.
+    flops_per_token: of training.
     loss: at the last step.
     groups: runs with the same N and D share a number.
     notes: what to bear in mind.
@@ -44,8 +44,8 @@ class Points:
   runs: Sequence[Run]
   metric: str
   params: np.ndarray
-  symbols: np.ndarray
-  flops_per_symbol: np.ndarray
+  tokens: np.ndarray
+  flops_per_token: np.ndarray
   loss: np.ndarray
   groups: np.ndarray
   notes: Sequence[str]
@@ -53,7 +53,7 @@ class Points:
   @property
   def flops(self) -> np.ndarray:
     """Of each run."""
-    return self.flops_per_symbol * self.symbols
+    return self.flops_per_token * self.tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Study:
   def errors(self) -> np.ndarray:
     """Of the law at each run, as a share of its loss."""
     points = self.points
-    return self.law.loss(points.params, points.symbols) / points.loss - 1
+    return self.law.loss(points.params, points.tokens) / points.loss - 1
 
 
 def collect(runs: Sequence[Run], metric: str = 'val_loss') -> Points:
@@ -126,15 +126,15 @@ def collect(runs: Sequence[Run], metric: str = 'val_loss') -> Points:
       'those there are'
     )
   kept = [run for run, _ in rows]
-  params, symbols, cost, loss = np.array([row for _, row in rows]).T
+  params, tokens, cost, loss = np.array([row for _, row in rows]).T
   seen: dict[tuple[float, float], int] = {}
   groups = [
     seen.setdefault(pair, len(seen))
-    for pair in zip(params, symbols, strict=True)
+    for pair in zip(params, tokens, strict=True)
   ]
-  notes += _differences(kept) + _passes(kept, symbols)
+  notes += _differences(kept) + _passes(kept, tokens)
   points = Points(
-    kept, metric, params, symbols, cost, loss, np.array(groups), notes
+    kept, metric, params, tokens, cost, loss, np.array(groups), notes
   )
   _check(points)
   if len(seen) < _FEW_POINTS:
@@ -155,11 +155,11 @@ def study(
     flops: the budget; by default ten times the largest run's.
     draws: of the bootstrap.
   """
-  law = law_lib.fit(points.params, points.symbols, points.loss)
+  law = law_lib.fit(points.params, points.tokens, points.loss)
   laws = law_lib.bootstrap(
-    points.params, points.symbols, points.loss, points.groups, draws
+    points.params, points.tokens, points.loss, points.groups, draws
   )
-  cost = law_lib.cost_of(points.params, points.flops_per_symbol)
+  cost = law_lib.cost_of(points.params, points.flops_per_token)
   flops = flops or 10 * float(points.flops.max())
   best = law_lib.best_split(law, cost, flops)
   return Study(
@@ -175,11 +175,11 @@ def study(
 
 
 def _row(run: Run, metric: str) -> tuple[float, float, float, float] | None:
-  """N, D, FLOPs per symbol and the metric at the last step, if it tells."""
+  """N, D, FLOPs per token and the metric at the last step, if it tells."""
   final, steps = run.digest.final, run.settings.get('train.steps')
   parts: list[float | None] = [
-    run.facts['params'], run.unit('symbols_per_step'), steps,
-    run.unit('flops_per_symbol'), final.get(metric),
+    run.facts['params'], run.unit('tokens_per_step'), steps,
+    run.unit('flops_per_token'), final.get(metric),
   ]  # fmt: skip
   known = [float(part) for part in parts if part]
   if final.get('step') != steps or len(known) < len(parts):
@@ -201,7 +201,7 @@ def _check(points: Points) -> None:
       int(points.groups.max()) + 1, LEAST_POINTS,
     ),
     'sizes': (len(set(points.params)), LEAST_VALUES),
-    'lengths': (len(set(points.symbols)), LEAST_VALUES),
+    'lengths': (len(set(points.tokens)), LEAST_VALUES),
   }  # fmt: skip
   for name, (count, least) in counts.items():
     if count < least:
@@ -209,7 +209,7 @@ def _check(points: Points) -> None:
         f'{count} {name} in {len(points.runs)} finished runs; a scaling law '
         f'needs at least {least}: vary model.width and train.steps'
       )
-  logs = np.log([points.params, points.symbols])
+  logs = np.log([points.params, points.tokens])
   if abs(np.corrcoef(logs)[0, 1]) > _TOGETHER:
     raise UserError(
       'size and length of the runs change together, so that nobody can tell '
@@ -229,11 +229,11 @@ def _differences(runs: Sequence[Run]) -> list[str]:
   ]
 
 
-def _passes(runs: Sequence[Run], symbols: np.ndarray) -> list[str]:
-  sizes = [run.metadata.get('train_symbols') for run in runs]
+def _passes(runs: Sequence[Run], tokens: np.ndarray) -> list[str]:
+  sizes = [run.metadata.get('train_tokens') for run in runs]
   if not all(sizes):
     return []
-  passes = symbols / np.array(sizes, float)
+  passes = tokens / np.array(sizes, float)
   if passes.max() <= _PASSES:
     return []
   return [
@@ -251,7 +251,7 @@ def _reach(points: Points, flops: float, best: Split) -> list[str]:
     )
   for name, value, known in (
     ('parameters', best.params, points.params),
-    ('symbols', best.symbols, points.symbols),
+    ('tokens', best.tokens, points.tokens),
   ):
     if not known.min() / 2 <= value <= known.max() * 2:
       notes.append(

@@ -40,13 +40,13 @@ def draw(study: Study, output: str) -> None:
 def _by_data(axes, study: Study) -> None:
   points, law = study.points, study.law
   sizes = sorted(set(points.params))
-  span = np.geomspace(points.symbols.min() / 1.5, points.symbols.max() * 1.5)
+  span = np.geomspace(points.tokens.min() / 1.5, points.tokens.max() * 1.5)
   shades = _shades(len(sizes))
   for size, shade in zip(sizes, shades, strict=True):
     mine = points.params == size
-    axes.plot(points.symbols[mine], points.loss[mine], 'o', color=shade)
+    axes.plot(points.tokens[mine], points.loss[mine], 'o', color=shade)
     axes.plot(span, law.loss(size, span), color=shade, label=f'N = {size:,.0f}')
-  axes.set_xlabel('D, symbols read')
+  axes.set_xlabel('D, tokens read')
   axes.set_title('runs (dots) and the law (lines)', fontsize='medium')
 
 

@@ -75,7 +75,7 @@ function complain(text = '') {
 // A document ends where the next begins.
 const isEnd = (token) => token === '<bos>' || token === '<eos>';
 
-function named(token) {  // a symbol as it is shown
+function named(token) {  // a token as it is shown
   const names = {' ': '␣', '\n': '↵', '\t': '⇥', '\r': '␍'};
   if (!token || isEnd(token)) return 'end';
   return names[token] ?? visible(token.replace(/^bytes:/, ''));
@@ -138,13 +138,13 @@ async function seek() {  // until the server is (back) there
 
 async function meet() {  // learns what the model and its settings are
   try {
-    const [models, symbols, paper] = await Promise.all(
+    const [models, tokens, paper] = await Promise.all(
       ['v1/models', 'tokenizer_info', 'openapi.json'].map(
         async (path) => (await ask(path)).json()));
     model = models.data[0];
-    const kind = symbols.tokenizer_class === 'craft-byte' ? 'bytes' : 'characters';
+    const kind = tokens.tokenizer_class === 'craft-byte' ? 'bytes' : 'characters';
     $('facts').textContent = `${visible(model.id)} · step ${model.step.toLocaleString()}`
-      + ` · sees ${model.context} ${kind} back · ${symbols.vocab_size} symbols`;
+      + ` · sees ${model.context} ${kind} back · ${tokens.vocab_size} tokens`;
     document.title = `${visible(model.id)} · Craft`;
     if (!Object.keys(inputs).length) {
       showSettings(paper.components.schemas.CompletionBody.properties);
@@ -317,7 +317,7 @@ function colour(span, bits) {
   span.className = `${level ? `s${level}` : ''} ${span.dataset.kind ?? ''}`;
 }
 
-class Text {  // one choice: its characters, and the symbols of each
+class Text {  // one choice: its characters, and the tokens of each
   constructor(old) {
     this.box = make('div', {className: 'text', tabIndex: 0, role: 'group'});
     this.box.setAttribute('aria-label', 'Text; arrow keys walk through it');

@@ -57,7 +57,7 @@ def check_start(
 
   Args:
     cfg: the run, `model.precision` decided.
-    vocabulary_size: symbols, the specials included.
+    vocabulary_size: tokens, the specials included.
     mesh_shape: devices of each axis.
 
   Raises:

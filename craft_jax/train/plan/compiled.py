@@ -207,8 +207,8 @@ def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
     files = pathlib.Path(setup.run_dir.path, 'checkpoints').rglob('*')
     per_step = float(np.median(seconds[1:]))
     train = setup.corpus.train
-    symbols = cfg.train.batch_size * cfg.model.context
-    chars = symbols * train.num_chars / len(train.tokens)
+    tokens = cfg.train.batch_size * cfg.model.context
+    chars = tokens * train.num_chars / len(train.tokens)
     size = sum(file.stat().st_size for file in files if file.is_file())
     done = Measured(per_step, chars / per_step, peak, size, saving)
     return found, done, setup.cfg

@@ -74,10 +74,10 @@ def _head(found: AtHand) -> str:
       f'{jax.__version__}, in {first.seconds:.1f} s.',
       '',
       f'model    {first.sketch.num_params:,} parameters, '
-      f'{first.sketch.vocabulary_size} symbols, context {cfg.model.context}, '
+      f'{first.sketch.vocabulary_size} tokens, context {cfg.model.context}, '
       f'{cfg.model.precision}, remat={cfg.model.remat}',
       f'batch    {cfg.train.batch_size} rows, '
-      f'{cfg.train.batch_size * cfg.model.context:,} symbols, '
+      f'{cfg.train.batch_size * cfg.model.context:,} tokens, '
       f'accumulate={cfg.train.accumulate}',
     ]
   )

@@ -73,8 +73,8 @@ def run_text(plan: Plan) -> str:
   train = plan.sketch.cfg.train
   lines = [
     f'whole run, {train.steps:,} steps, evaluations and compilation left out',
-    f'  {"work":<20}{amount(facts["flops_per_symbol"], "FLOP"):>9}   per '
-    'symbol (a character, or a byte of it), forward and backward',
+    f'  {"work":<20}{amount(facts["flops_per_token"], "FLOP"):>9}   per '
+    'token (a character, or a byte of it), forward and backward',
     f'  {"time":<20}{duration(facts["seconds"][0]):>9}   to '
     f'{duration(facts["seconds"][1])}',
     f'  {"checkpoint":<20}{amount(facts["checkpoint_bytes"]):>9}   each, '
@@ -95,7 +95,7 @@ def run_facts(plan: Plan) -> dict[str, Any]:
   saves = 1 + (steps - 1) // every if every else 1
   size = plan.sketch.state_bytes
   return {
-    'flops_per_symbol': plan.sketch.flops_per_symbol,
+    'flops_per_token': plan.sketch.flops_per_token,
     'seconds': [steps * seconds for seconds in plan.step_seconds],
     'checkpoint_bytes': size,
     'saves': saves,

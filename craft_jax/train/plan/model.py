@@ -61,15 +61,15 @@ class Sketch:
 
   Attributes:
     cfg: its config, `model.precision` decided.
-    vocabulary_size: symbols, the specials included.
+    vocabulary_size: tokens, the specials included.
     leaves: arrays of the state.
-    flops_per_symbol: forward and backward, by `Model.flops_per_token`.
+    flops_per_token: forward and backward, by `Model.flops_per_token`.
   """
 
   cfg: Config
   vocabulary_size: int
   leaves: tuple[Leaf, ...]
-  flops_per_symbol: int
+  flops_per_token: int
 
   def model(self, platform: str = 'tpu') -> Model:
     """The model on a platform; one of a plugin of JAX counts as a TPU."""
@@ -150,7 +150,7 @@ def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:
   Args:
     cfg: the run; `model.precision=auto` becomes bfloat16, which every device
       of the table multiplies.
-    vocabulary_size: symbols; 0 is that of bytes, or of `text.max_chars`.
+    vocabulary_size: tokens; 0 is that of bytes, or of `text.max_chars`.
   """
   if cfg.model.precision == 'auto':
     rounded = dataclasses.replace(cfg.model, precision='bfloat16')

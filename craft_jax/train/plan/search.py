@@ -10,7 +10,7 @@ from craft_jax.train.plan.model import Sketch
 
 REMAT = ('none', 'dots', 'block')  # ever less memory, for ever more work
 _MOST_ROWS = 1 << 20
-_BUSY = 2048  # symbols of a micro-batch that keep a device busy
+_BUSY = 2048  # tokens of a micro-batch that keep a device busy
 
 
 class Bound(NamedTuple):
@@ -109,12 +109,12 @@ def best(found: list[Option], cfg: Config, layout: Layout) -> Option | None:
   fitting = [option for option in found if option.accumulate]
   if not fitting:
     return None
-  symbols = cfg.train.batch_size * cfg.model.context // layout.shards
+  tokens = cfg.train.batch_size * cfg.model.context // layout.shards
   fewest = min(option.accumulate for option in fitting)
   return next(
     option
     for option in fitting
-    if option.accumulate < 2 * fewest or symbols // option.accumulate >= _BUSY
+    if option.accumulate < 2 * fewest or tokens // option.accumulate >= _BUSY
   )
 
 

@@ -48,7 +48,7 @@ class Plan:
     return self.memory.total <= USABLE * self.device.memory
 
   @property
-  def symbols(self) -> int:
+  def tokens(self) -> int:
     """Of a step."""
     return self.sketch.cfg.train.batch_size * self.sketch.cfg.model.context
 
@@ -106,7 +106,7 @@ def estimate(
     )
   sketch.check(layout)
   cfg = sketch.cfg
-  flops = sketch.flops_per_symbol * cfg.train.batch_size * cfg.model.context
+  flops = sketch.flops_per_token * cfg.train.batch_size * cfg.model.context
   speed = device.peak * utilisation
   # A third of forward and backward is forward.
   repeated = 1 + _REPEATED[cfg.model.remat] / 3
@@ -133,7 +133,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     'mesh': plan.layout._asdict(),
     'devices': plan.layout.devices,
     'params': plan.sketch.num_params,
-    'symbols': plan.symbols,
+    'tokens': plan.tokens,
     'utilisation': plan.utilisation,
     'memory': dataclasses.asdict(plan.memory),
     'memory_total': plan.memory.total,

@@ -96,8 +96,8 @@ def _head(plan: Plan, reason: str) -> str:
       'An estimate by arithmetic from data sheets; nothing was measured.',
       '',
       f'model    {sketch.num_params:,} parameters, {sketch.vocabulary_size} '
-      f'symbols, context {cfg.model.context}, remat={cfg.model.remat}',
-      f'batch    {cfg.train.batch_size} rows, {plan.symbols:,} symbols, '
+      f'tokens, context {cfg.model.context}, remat={cfg.model.remat}',
+      f'batch    {cfg.train.batch_size} rows, {plan.tokens:,} tokens, '
       f'accumulate={cfg.train.accumulate}',
       f'devices  {plan.layout.devices} x {device_name(device)}, each '
       f'{amount(speed, "FLOP/s")} at {plan.utilisation:.0%} of the peak',
@@ -128,7 +128,7 @@ def _bytes(plan: Plan) -> str:
 
 def _times(plan: Plan) -> str:
   least, most = plan.step_seconds
-  rate = plan.symbols / most, plan.symbols / least
+  rate = plan.tokens / most, plan.tokens / least
   return '\n'.join(
     [
       f'time per step, {amount(plan.flops, "FLOP")}',
@@ -137,7 +137,7 @@ def _times(plan: Plan) -> str:
       f'  {"communication":<20}{duration(plan.communication_seconds):>9}',
       f'  {"step":<20}{duration(least):>9}   to {duration(most)}, hidden '
       'behind the products or not',
-      f'  {"symbols per second":<20}{amount(rate[1], ""):>9}  to '
+      f'  {"tokens per second":<20}{amount(rate[1], ""):>9}  to '
       f'{amount(rate[0], "")}',
     ]
   )

@@ -36,7 +36,7 @@ class Recording:
     recompiled: programs that were compiled during the traced steps.
     wait_seconds: for data, per traced step.
     memory: bytes of the program's buffers on a device.
-    symbols: of a step, on all devices.
+    tokens: of a step, on all devices.
     flops: of the model for a step, on all devices.
     ceilings: of a device.
     precision: of the products.
@@ -54,7 +54,7 @@ class Recording:
   recompiled: int
   wait_seconds: float
   memory: dict[str, int]
-  symbols: int
+  tokens: int
   flops: float
   ceilings: Ceilings
   precision: str

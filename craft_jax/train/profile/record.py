@@ -123,8 +123,8 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
   (folder / 'program.txt').write_text(text, encoding='utf-8')
   found = profile(trace_lib.read(folder), hlo.Program(text), steps)
   cfg, device = setup.cfg, jax.devices()[0]
-  symbols = cfg.train.batch_size * cfg.model.context
-  per_symbol = setup.model.flops_per_token(cfg.model.context)
+  tokens = cfg.train.batch_size * cfg.model.context
+  per_token = setup.model.flops_per_token(cfg.model.context)
   return Recording(
     profile=found,
     plain_seconds=statistics.median(plain) / steps,
@@ -133,8 +133,8 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
     recompiled=len(compiled),
     wait_seconds=waited / steps,
     memory=_memory(runner.program),
-    symbols=symbols,
-    flops=symbols * per_symbol,
+    tokens=tokens,
+    flops=tokens * per_token,
     ceilings=_ceilings(setup.mesh, setup.model.policy),
     precision=setup.model.policy.precision,
     mesh=dict(setup.mesh.shape),

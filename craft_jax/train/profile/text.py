@@ -70,7 +70,7 @@ def _head(recording: Recording) -> Iterator[str]:
     f'{recording.precision}'
   )
   yield (
-    f'traced   {found.steps} steps of {recording.symbols:,} symbols, '
+    f'traced   {found.steps} steps of {recording.tokens:,} tokens, '
     f'{recording.steps_per_call} per dispatch; compiled in '
     f'{recording.compile_seconds:.1f} s'
   )
@@ -78,7 +78,7 @@ def _head(recording: Recording) -> Iterator[str]:
   yield (
     f'step     {duration(recording.plain_seconds)}, '
     f'{duration(found.step_seconds)} while traced ({slower:+.0%}): '
-    f'{recording.symbols / recording.plain_seconds:,.0f} symbols per second'
+    f'{recording.tokens / recording.plain_seconds:,.0f} tokens per second'
   )
   yield (
     f'host     {duration(recording.wait_seconds)} per step waiting for data, '

@@ -25,7 +25,7 @@ nearly_utf8 = st.lists(
 
 def test_each_byte_alone():
   decoder = StreamDecoder(BYTE)
-  said = [decoder.feed([symbol]) for symbol in BYTE.encode(TEXT)]
+  said = [decoder.feed([token]) for token in BYTE.encode(TEXT)]
   assert said == [
     *['a', '', 'é', '', '', '€'],
     *['', '', '', '\U0001f600', '\x00', 'z'],
@@ -63,8 +63,8 @@ def test_any_pieces_give_the_whole(data, sizes):
 def test_no_premature_replacement(text):
   decoder = StreamDecoder(BYTE)
   said = ''
-  for symbol in BYTE.encode(text):
-    said += decoder.feed([symbol])
+  for token in BYTE.encode(text):
+    said += decoder.feed([token])
     assert text.startswith(said)
   assert said == text
 

@@ -20,11 +20,11 @@ scalar_text = st.text()  # without surrogates
 BYTE = Vocabulary.byte()
 
 
-def test_specials_follow_the_symbols():
+def test_specials_follow_the_tokens():
   char = Vocabulary.from_text('a')
-  assert (char.num_symbols, char.size) == (1, 5)
+  assert (char.num_text_tokens, char.size) == (1, 5)
   for vocabulary in (BYTE, char):
-    n = vocabulary.num_symbols
+    n = vocabulary.num_text_tokens
     assert (vocabulary.bos, vocabulary.eos) == (n, n + 1)
     assert (vocabulary.pad, vocabulary.unk) == (n + 2, n + 3)
     assert vocabulary.size == n + 4
@@ -91,7 +91,7 @@ def test_char_round_trip(text):
   vocabulary = Vocabulary.from_text(text)
   ids = vocabulary.encode(text)
   assert vocabulary.decode(ids) == text
-  assert ids.max() < vocabulary.num_symbols
+  assert ids.max() < vocabulary.num_text_tokens
   assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
 
 
@@ -136,7 +136,7 @@ def test_spelling_of_a_special_is_ordinary_text():
   for vocabulary in (BYTE, char):
     ids = vocabulary.encode(text)
     assert len(ids) == len(text) == 20
-    assert ids.max() < vocabulary.num_symbols
+    assert ids.max() < vocabulary.num_text_tokens
     assert vocabulary.decode(ids) == text
 
 

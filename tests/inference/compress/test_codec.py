@@ -107,7 +107,7 @@ def test_ideal_length_is_that_of_plain_apply(context, documents):
     x_BT = np.zeros((1, context), np.int32)
     x_BT[0, : len(read)] = read
     logits_V = apply(params, x_BT)[0, len(read) - 1]
-    coded_A = jnp.append(logits_V[: CHARS.num_symbols], logits_V[CHARS.unk])
+    coded_A = jnp.append(logits_V[: CHARS.num_text_tokens], logits_V[CHARS.unk])
     bits -= float(jax.nn.log_softmax(coded_A)[value]) / np.log(2)
     raw = -1 if value == symbols.escape(CHARS) else 0
     last = CHARS.unk if raw else value

@@ -59,7 +59,7 @@ def toy():
 
 
 def engine_of(toy, vocabulary=CHARS, **changes):
-  """Without guesses, so that no bit depends on who else has any."""
+  """Without drafts, so that no bit depends on who else has any."""
   defaults = {
     'slots': 4, 'steps': 8, 'chunk': 16, 'reading': 40, 'drafts': None,
     'constraint_memory': 1 << 20,
@@ -91,7 +91,7 @@ def mixed(count, seed=0):
     length = int(rng.integers(1, 60 if slide else CONTEXT - 8))
     found.append(
       Request(
-        rng.integers(0, CHARS.num_symbols, length).astype(CHARS.dtype),
+        rng.integers(0, CHARS.num_text_tokens, length).astype(CHARS.dtype),
         int(rng.integers(9, 50)),
         kinds[i % len(kinds)],
         seed=i,
@@ -198,7 +198,7 @@ def test_chunks_change_logits_by_rounding_only(toy):
 
 
 def agree(toy, requests, whole, parts):
-  """Symbols compared, and texts that differ from a near-tie on."""
+  """Tokens compared, and texts that differ from a near-tie on."""
   differ = compared = 0
   for one, a, b in zip(requests, whole, parts, strict=True):
     for p, q in zip(a, b, strict=True):
@@ -225,7 +225,7 @@ def agree(toy, requests, whole, parts):
   Drafts(match=2, cost=0.1),
   Drafts(layers=1, length=3),
 ])  # fmt: skip
-def test_guesses_change_logits_by_rounding_only(toy, drafts):
+def test_drafts_change_logits_by_rounding_only(toy, drafts):
   """Jump-forward and speculation, beside requests of every kind."""
   runs = compile_regex('(the nation is|no one|so on){1,3}', CHARS)
   bound = dataclasses.replace(WARM, constraint=runs)
@@ -238,7 +238,7 @@ def test_guesses_change_logits_by_rounding_only(toy, drafts):
   assert engine.scheduler.num_free == 4 and not engine._jobs
 
 
-def test_guesses_that_fill_a_context_early(toy):
+def test_drafts_that_fill_a_context_early(toy):
   """The dispatch after it, which was issued by then, writes nothing there."""
   runs = compile_regex('(the nation is |no one is ){3}', CHARS)
   settings = dataclasses.replace(WARM, constraint=runs, stop=('eee',))
@@ -304,7 +304,7 @@ def test_logits_after_a_prompt_in_any_chunks(changes):
 
 
 def tied(toy, one, row, before, a, b):
-  """Whether two symbols were equally good, noise and all."""
+  """Whether two tokens were equally good, noise and all."""
   model, params = toy
   text = [*one.prompt.tolist(), *before]
   window = text[-CONTEXT:]
@@ -470,16 +470,16 @@ def test_mistakes(toy):
     (request('t', 0), 'max_chars=0 must be at least 1'),
     (request('t', seed=-1), 'seed=-1 must be from 0'),
     (request('t', samples=0), 'samples=0 must be'),
-    (request('t' * 33), 'the prompt has 33 symbols, the context 32'),
+    (request('t' * 33), 'the prompt has 33 tokens, the context 32'),
     (
       request('t', 19, dataclasses.replace(
         WARM, constraint=compile_regex('n{20}', CHARS))),
-      '19 symbols are too few .* at least 20',
+      '19 tokens are too few .* at least 20',
     ),
   ]:  # fmt: skip
     with pytest.raises(UserError, match=message):
       engine.submit(wrong)
-  with pytest.raises(ValueError, match='at least one symbol'):
+  with pytest.raises(ValueError, match='at least one token'):
     engine.submit(Request(np.zeros(0, np.uint8), 3))
   engine.submit(request('t'))
   with pytest.raises(ValueError, match='are under way'):

@@ -1,6 +1,6 @@
 """The scheduler with a device whose output is known without one.
 
-The mock device adds up what it reads: a window is its symbols, and what a slot
+The mock device adds up what it reads: a window is its tokens, and what a slot
 writes is the sum of its window so far, modulo 10.
 """
 
@@ -85,7 +85,7 @@ def test_first_come_first_served():
   assert turns == [{0, 1}, {0, 1}, {2, 3}, {2, 3}, {4, 5}, {4, 5}]
 
 
-def test_a_slot_is_given_on_before_its_last_symbols_are_known():
+def test_a_slot_is_given_on_before_its_last_tokens_are_known():
   """Two turns ahead of what has been looked at, and no slot stands still."""
   scheduler = Scheduler(Limits(slots=1, steps=4, chunk=4, reading=4))
   for job, slides in enumerate((False, True, False)):
@@ -138,11 +138,11 @@ def test_what_is_known_is_not_read():
 
 
 def test_a_full_queue_refuses_at_once():
-  mock = Mock(slots=1, steps=1, waiting=2, waiting_symbols=10)
+  mock = Mock(slots=1, steps=1, waiting=2, waiting_tokens=10)
   mock.submit(0, [1], 5)
   mock.turn()
   mock.submit(1, [1] * 8, 5)
-  with pytest.raises(Full, match='would have 11 symbols, more than 10'):
+  with pytest.raises(Full, match='would have 11 tokens, more than 10'):
     mock.submit(2, [1] * 3, 5)
   mock.submit(3, [1] * 2, 5)
   with pytest.raises(Full, match='2 requests are waiting, which is the limit'):
@@ -183,7 +183,7 @@ def test_a_window_that_slides_goes_before_new_prompts():
 def test_no_slot_is_lost_in_many_random_events():
   rng = random.Random(0)
   limits = Limits(
-    slots=5, steps=8, chunk=16, reading=24, waiting=8, waiting_symbols=200
+    slots=5, steps=8, chunk=16, reading=24, waiting=8, waiting_tokens=200
   )
   scheduler = Scheduler(limits, lambda job: 0)
   running, number, refused, cancelled, slid, given_on = {}, 0, 0, 0, 0, 0

@@ -36,7 +36,7 @@ def toy():
   model = build(CFG, AB.size, HERE)
   params = jax.jit(model.init)(jax.random.key(1))
   params['blocks'] = jax.tree.map(lambda leaf: leaf * 3, params['blocks'])
-  # Ends about as likely as symbols, so that they are among the best texts.
+  # Ends about as likely as tokens, so that they are among the best texts.
   head = params['head']['kernel']
   key = jax.random.key(2)
   params['head']['kernel'] = jax.random.normal(key, head.shape) / 4
@@ -128,7 +128,7 @@ def test_no_dispatch_is_long(toy, monkeypatch, width, end):
   """A search of any size is cut, and finds what a whole one does."""
   model, params = toy
   prompt, settings = AB.encode('abbaab'), SampleSettings(end=end)
-  monkeypatch.setattr(beam_lib, '_SYMBOLS', 10)
+  monkeypatch.setattr(beam_lib, '_TOKENS', 10)
   monkeypatch.setattr(beam_lib, 'CHUNK', 2)
   written, read = [], []
   write, read_chunk = beam_lib._write, prefix_lib.read_chunk
@@ -195,14 +195,14 @@ def test_bytes_are_valid_utf8():
 def test_mistakes(toy):
   model, params = toy
   prompt = AB.encode('a' * 5)
-  for width, symbols, penalty, words in (
+  for width, tokens, penalty, words in (
     (0, 3, 1.0, 'width=0 must be at least 1'),
-    (2, 0, 1.0, 'max_symbols=0 must be at least 1'),
+    (2, 0, 1.0, 'max_tokens=0 must be at least 1'),
     (2, 3, -1.0, 'length_penalty=-1.0 must be from 0'),
-    (2, 9, 1.0, 'prompt of 5 symbols and a text of 9 do not fit'),
+    (2, 9, 1.0, 'prompt of 5 tokens and a text of 9 do not fit'),
   ):
     with pytest.raises(UserError, match=words):
-      beam_search(model, params, AB, prompt, width, symbols, penalty)
+      beam_search(model, params, AB, prompt, width, tokens, penalty)
   settings = dataclasses.replace(
     SampleSettings(), constraint=compile_regex('a{5}', AB)
   )

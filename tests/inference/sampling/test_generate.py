@@ -26,7 +26,7 @@ from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.prompt import (
   encode_prompt,
   show_prompt,
-  start_symbols,
+  start_tokens,
 )
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model.build import build
@@ -92,7 +92,7 @@ def reference(model, params, prompt, settings, row, kept=CONTEXT // 2):
       logits_BV,
       jnp.ones(logits_BV.shape, bool),
       jnp.zeros(1, bool),
-      CHARS.num_symbols,
+      CHARS.num_text_tokens,
       (),
     )
     rows = RowSettings(
@@ -207,7 +207,7 @@ def test_other_settings_compile_nothing(toy):
 
 
 def biased(vocabulary, logits_of):
-  """Parameters that ignore the input: each symbol has the given logit."""
+  """Parameters that ignore the input: each token has the given logit."""
   model = build(
     dataclasses.replace(CFG, logit_cap=0.0, zero_init=True),
     vocabulary.size,
@@ -217,8 +217,8 @@ def biased(vocabulary, logits_of):
   # Blocks that start at zero leave the stream as the embedding, all ones; so
   # every row of the head adds its share of the logit.
   logits_V = np.full(vocabulary.size, -30.0, np.float32)
-  for symbol, logit in logits_of.items():
-    logits_V[symbol] = logit
+  for token, logit in logits_of.items():
+    logits_V[token] = logit
   params['embed']['embedding'] = jnp.ones_like(params['embed']['embedding'])
   params['head']['kernel'] = jnp.tile(logits_V / CFG.width, (CFG.width, 1))
   return model, params
@@ -356,7 +356,7 @@ def test_logprobs_are_those_of_the_model(toy):
 
 
 @pytest.mark.parametrize('num_top', [1, 3, CHARS.size])
-def test_the_most_likely_symbols_are_those_of_the_model(toy, num_top):
+def test_the_most_likely_tokens_are_those_of_the_model(toy, num_top):
   model, params = toy
   prompt = CHARS.encode('no')
   settings = SampleSettings(0.3, 2, end=False, logit_bias={1: 5.0})
@@ -373,7 +373,7 @@ def test_the_most_likely_symbols_are_those_of_the_model(toy, num_top):
   order_TV = np.argsort(-log_TV, axis=-1, kind='stable')[:, :num_top]
   assert len(top) == 9
   for log_V, order_V, pairs in zip(log_TV, order_TV, top, strict=True):
-    assert [symbol for symbol, _ in pairs] == order_V.tolist()
+    assert [token for token, _ in pairs] == order_V.tolist()
     np.testing.assert_allclose([p for _, p in pairs], log_V[order_V], atol=1e-4)
 
 
@@ -456,7 +456,7 @@ def test_characters_are_never_cut():
     ((whole, _),) = texts(
       model, params, one, WARM, BYTES, 40, seed, steps_per_dispatch=32
     )
-    assert whole == text  # cut by dispatches of 3 or 32 symbols: one text
+    assert whole == text  # cut by dispatches of 3 or 32 tokens: one text
 
 
 @pytest.mark.parametrize('cut', [1, 2, 3])
@@ -495,12 +495,12 @@ def test_an_end_within_a_character_drops_its_bytes():
   assert answers == [('', 'stop')]
 
 
-def test_start_symbols():
-  assert start_symbols(CHARS, True).tolist() == [CHARS.bos]
-  assert start_symbols(CHARS, False).tolist() == [CHARS.chars.index('\n')]
-  assert start_symbols(Vocabulary('char', 'ab'), False).tolist() == [0]
-  assert start_symbols(BYTES, True).tolist() == [256]
-  assert start_symbols(BYTES, False).tolist() == [10]
+def test_start_tokens():
+  assert start_tokens(CHARS, True).tolist() == [CHARS.bos]
+  assert start_tokens(CHARS, False).tolist() == [CHARS.chars.index('\n')]
+  assert start_tokens(Vocabulary('char', 'ab'), False).tolist() == [0]
+  assert start_tokens(BYTES, True).tolist() == [256]
+  assert start_tokens(BYTES, False).tolist() == [10]
 
 
 def test_prompts():
@@ -576,7 +576,7 @@ def test_mistakes(toy):
   with pytest.raises(UserError, match='max_chars=0 must be at least 1'):
     generate(*toy, CHARS, prompt, WARM, 0, 0)
   for prompts in ([], [np.zeros(0, np.uint8)]):
-    with pytest.raises(ValueError, match='at least one symbol'):
+    with pytest.raises(ValueError, match='at least one token'):
       generate(*toy, CHARS, prompts, WARM, 0, 5)
   with pytest.raises(ValueError, match='1 prompts, 2 settings'):
     generate(*toy, CHARS, prompt, [WARM, WARM], 0, 5)

@@ -1,4 +1,4 @@
-"""Choosing a symbol equals a plain NumPy reference, edge cases included."""
+"""Choosing a token equals a plain NumPy reference, edge cases included."""
 
 import dataclasses
 
@@ -91,7 +91,7 @@ def test_typical_equals_reference(typical_p):
   )
   kept = [np.flatnonzero(np.isfinite(row)).tolist() for row in out_BV]
   assert kept == [typical_reference(row, typical_p) for row in logits_BV]
-  # Of equals the lower ids; a single symbol is as typical as can be.
+  # Of equals the lower ids; a single token is as typical as can be.
   even = np.asarray(keep_typical(jnp.zeros((1, 8)), jnp.array([3.5 / 8])))
   assert np.flatnonzero(np.isfinite(even[0])).tolist() == [0, 1, 2, 3]
   single = jnp.full((1, 8), -jnp.inf).at[0, 5].set(-3.0)
@@ -102,7 +102,7 @@ def test_typical_equals_reference(typical_p):
 def test_penalties_with_windows_equal_reference():
   rng = np.random.default_rng(5)
   logits_BV = rng.normal(size=(6, V)).astype(np.float32)
-  symbol_BS = rng.integers(0, V, size=(6, 20)).astype(np.int32)
+  token_BS = rng.integers(0, V, size=(6, 20)).astype(np.int32)
   length_B = np.array([20, 20, 7, 1, 0, 13], np.int32)
   window_B = np.array([20, 5, 64, 3, 4, 1], np.int32)
   repetition_B = np.array([1.0, 1.5, 2.0, 0.5, 3.0, 1.1], np.float32)
@@ -118,18 +118,18 @@ def test_penalties_with_windows_equal_reference():
   got_BV = penalize(
     jnp.asarray(logits_BV),
     settings,
-    jnp.asarray(symbol_BS),
+    jnp.asarray(token_BS),
     jnp.asarray(length_B),
   )
   for b in range(6):
-    seen = symbol_BS[b][: length_B[b]]
+    seen = token_BS[b][: length_B[b]]
     seen = seen[max(len(seen) - window_B[b], 0) :].tolist()
     want_V = logits_BV[b].copy()
-    for symbol in set(seen):
-      logit = want_V[symbol]
+    for token in set(seen):
+      logit = want_V[token]
       logit = logit / repetition_B[b] if logit > 0 else logit * repetition_B[b]
-      logit -= presence_B[b] + frequency_B[b] * seen.count(symbol)
-      want_V[symbol] = logit
+      logit -= presence_B[b] + frequency_B[b] * seen.count(token)
+      want_V[token] = logit
     np.testing.assert_allclose(got_BV[b], want_V, rtol=1e-5, atol=1e-6)
 
 
@@ -155,7 +155,7 @@ def test_ties_keep_the_lower_ids():
   assert kept_by(logits_BV, 4, 1.0)[0] == [0, 4, 9, 20]
 
 
-def test_forbidden_symbols_stay_out():
+def test_forbidden_tokens_stay_out():
   logits_BV = np.full((16, V), -np.inf, np.float32)
   logits_BV[:, 5] = -3.0
   for top_k, top_p in ((0, 1.0), (V, 1.0), (0, 0.0), (1, 0.5), (3, 0.999)):
@@ -266,9 +266,9 @@ def test_the_key_is_of_request_and_position():
 
 
 def test_what_may_follow():
-  symbols_BV = jnp.ones((2, 12), bool).at[1, 3].set(False)
+  tokens_BV = jnp.ones((2, 12), bool).at[1, 3].set(False)
   out_BV = permit(
-    jnp.zeros((2, 12)), symbols_BV, jnp.array([True, False]), 8, (8, 9)
+    jnp.zeros((2, 12)), tokens_BV, jnp.array([True, False]), 8, (8, 9)
   )
   assert np.flatnonzero(np.isfinite(out_BV[0])).tolist() == list(range(10))
   left = [0, 1, 2, 4, 5, 6, 7]
@@ -375,11 +375,9 @@ def penalized(logits_BV, seen, window=99, **fields):
     penalty_window=jnp.full(B, window),
     **{f'{name}_penalty': jnp.full(B, v) for name, v in fields.items()},
   )
-  symbol_BS = jnp.broadcast_to(jnp.array([*seen, 0, 0]), (B, len(seen) + 2))
+  token_BS = jnp.broadcast_to(jnp.array([*seen, 0, 0]), (B, len(seen) + 2))
   return np.asarray(
-    penalize(
-      jnp.asarray(logits_BV), settings, symbol_BS, jnp.full(B, len(seen))
-    )
+    penalize(jnp.asarray(logits_BV), settings, token_BS, jnp.full(B, len(seen)))
   )
 
 

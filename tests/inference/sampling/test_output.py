@@ -1,4 +1,4 @@
-"""What the host makes of the symbols of dispatches."""
+"""What the host makes of the tokens of dispatches."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Guesses change when a symbol is read, never which one is written."""
+"""Drafts change when a token is read, never which one is written."""
 
 import dataclasses
 
@@ -63,7 +63,7 @@ def toy():
 
 
 def whole(model, params, drafts, prompts, settings, seeds, vocabulary=CHARS):
-  """Of each row its text, reason, ids and the logarithms of all symbols."""
+  """Of each row its text, reason, ids and the logarithms of all tokens."""
   rows = [['', '', [], []] for _ in prompts]
   for pieces in generate(
     model, params, vocabulary, prompts, settings, seeds, 60,
@@ -107,7 +107,7 @@ def compare(toy, prompts, settings, seeds, plain, drafted):
   ('lookup', {'position': 'alibi', 'window': 5, 'documents': True}),
   ('first layers', {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2}),
 ])  # fmt: skip
-def test_guesses_change_no_text(kind, changes):
+def test_drafts_change_no_text(kind, changes):
   """Greedy, drawn, bound, penalised, and over several windows."""
   toy = make(**changes)
   runs = compile_regex('(the nation|no one is here|on)( (too|soon))*', CHARS)
@@ -139,7 +139,7 @@ def test_jump_forward_of_bytes():
 
 
 def opened(model, params, texts, settings=WARM, constraint=None):
-  """Slots that have read their texts, all but the newest symbol."""
+  """Slots that have read their texts, all but the newest token."""
   prompts = [CHARS.encode(text) for text in texts]
   B = len(prompts)
   tables, start_B = tables_lib.stack(
@@ -179,17 +179,17 @@ def one_turn(toy, texts, drafts, settings=WARM, constraint=None, limit=16):
 
 
 def test_a_forced_run_is_one_turn(toy):
-  """Pass after pass of seven guesses and a symbol, then the end."""
+  """Pass after pass of seven drafts and a token, then the end."""
   runs = compile_regex('the nation is', CHARS)
   written = one_turn(toy, ['a'], Drafts(), constraint=runs)
-  *symbols, end = written.symbol_BC[0, : written.count_B[0]].tolist()
-  assert CHARS.decode(symbols) == 'the nation is'
+  *tokens, end = written.token_BC[0, : written.count_B[0]].tolist()
+  assert CHARS.decode(tokens) == 'the nation is'
   assert end in (CHARS.bos, CHARS.eos)
   plain = one_turn(toy, ['a'], None, constraint=runs)
   assert plain.count_B.tolist() == [1]
 
 
-def test_guesses_of_all_layers_are_all_met(toy):
+def test_drafts_of_all_layers_are_all_met(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
     assert written.count_B.tolist() == [16, 16]  # all that is asked for
@@ -201,11 +201,11 @@ def test_a_turn_keeps_to_the_limit_and_the_room(toy):
   assert written.count_B.tolist() == [3]
   text = 'no' * (CONTEXT // 2 - 1)
   written = one_turn(toy, [text], Drafts(), constraint=runs)
-  # The newest symbol and two more are read, and one may follow those.
+  # The newest token and two more are read, and one may follow those.
   assert written.count_B.tolist() == [CONTEXT + 1 - len(text)]
 
 
-def test_few_guesses_among_many_rows_are_not_read_ahead(toy):
+def test_few_drafts_among_many_rows_are_not_read_ahead(toy):
   text = 'the nation is on the '
   rows = ['a'] * 15
   cost = drafts_lib.pass_cost(len(rows) + 1, HERE.name)
@@ -216,7 +216,7 @@ def test_few_guesses_among_many_rows_are_not_read_ahead(toy):
   assert drafts_lib.pass_cost(1, HERE.name) < 2
 
 
-def test_free_rows_do_not_feel_the_guesses_of_others(toy):
+def test_free_rows_do_not_feel_the_drafts_of_others(toy):
   """The log-probabilities of such a row are the same to the last bit."""
   runs = compile_regex('(the nation is here )+', CHARS)
   bound = dataclasses.replace(WARM, constraint=runs)
@@ -229,10 +229,10 @@ def test_free_rows_do_not_feel_the_guesses_of_others(toy):
 
 
 def test_the_distribution_is_that_of_the_model(toy):
-  """Pairs of symbols of 2,000 draws, by a chi-squared statistic."""
+  """Pairs of tokens of 2,000 draws, by a chi-squared statistic."""
   model, params = toy
   prompt = CHARS.encode('the sea the se').astype(np.int32)
-  N, V = 2000, CHARS.num_symbols
+  N, V = 2000, CHARS.num_text_tokens
   prompt_1T = jnp.asarray(prompt)[None]
   log_V = jax.nn.log_softmax(model.apply(params, prompt_1T)[0, -1, :V])
   after_VT = jnp.concatenate(
@@ -259,26 +259,26 @@ def test_the_distribution_is_that_of_the_model(toy):
     assert statistic < freedom + 5 * (2 * freedom) ** 0.5, drafts
 
 
-def test_forced_symbols_are_those_of_the_automaton():
+def test_forced_tokens_are_those_of_the_automaton():
   automaton = compile_regex('(the|one) nation', CHARS)
   tables, start_B = tables_lib.stack(
     [automaton, None], CHARS.size, jax.devices()[0]
   )
   state_B = [start_B[0] + automaton.walk(CHARS.encode(t)) for t in ('', 't')]
   state_B = jnp.array([*state_B, start_B[1]])
-  guess_BD = drafts_lib.forced(tables, state_B, 12)
-  assert drafts_lib.counts(guess_BD).tolist() == [0, 9, 0]
-  assert CHARS.decode(np.asarray(guess_BD[1, :9])) == 'he nation'
+  draft_BD = drafts_lib.forced(tables, state_B, 12)
+  assert drafts_lib.counts(draft_BD).tolist() == [0, 9, 0]
+  assert CHARS.decode(np.asarray(draft_BD[1, :9])) == 'he nation'
 
 
 def test_a_pass_is_made_where_more_is_expected_of_it_than_it_costs():
-  guess_BD = jnp.array([[4, 5, -1, 6], [-1, 4, 5, 6], [1, 2, 3, 4]])
+  draft_BD = jnp.array([[4, 5, -1, 6], [-1, 4, 5, 6], [1, 2, 3, 4]])
   hit_B = jnp.array([0.5, 1.0, 1.0])
-  expected_B = drafts_lib.expected(guess_BD, hit_B)
+  expected_B = drafts_lib.expected(draft_BD, hit_B)
   assert expected_B.tolist() == [1.75, 0, 5]
 
 
-def test_guesses_that_fail_are_soon_not_read_ahead(toy):
+def test_drafts_that_fail_are_soon_not_read_ahead(toy):
   """And those that are met again are, as they are looked at all the same."""
   hit_B = jnp.full(1, drafts_lib.FIRST_HIT)
   paid = []
@@ -298,8 +298,8 @@ def longest_match(text, match, length):
       run += 1
     if run >= max(match, best, 1):
       best, place = run, end
-  guess = list(text[place : place + length]) if best else []
-  return guess + [-1] * (length - len(guess))
+  draft = list(text[place : place + length]) if best else []
+  return draft + [-1] * (length - len(draft))
 
 
 def test_lookup_finds_the_longest_and_latest_match():
@@ -314,20 +314,20 @@ def test_lookup_finds_the_longest_and_latest_match():
       jnp.asarray(text_BS[:, :S]), jnp.asarray(length_B), jnp.asarray(last_B),
       match, D, 99,
     )  # fmt: skip
-    for text_S, n, guess_D in zip(text_BS, length_B, found_BD, strict=True):
-      if n < S:  # in a full cache the newest symbol has no place
+    for text_S, n, draft_D in zip(text_BS, length_B, found_BD, strict=True):
+      if n < S:  # in a full cache the newest token has no place
         text = [*text_S[:n].tolist(), int(text_S[n])]
-        assert guess_D.tolist() == longest_match(text, match, D), (text, match)
+        assert draft_D.tolist() == longest_match(text, match, D), (text, match)
   assert (found_BD >= 0).any() and (found_BD < 0).any()
 
 
-def test_specials_are_not_guessed():
+def test_specials_are_not_drafted():
   text = [5, 6, CHARS.bos, 7, 5]
-  guess_BD = drafts_lib.lookup(
+  draft_BD = drafts_lib.lookup(
     jnp.array([[*text, 0, 0]]), jnp.array([5]), jnp.array([6]), 1, 3,
-    CHARS.num_symbols,
+    CHARS.num_text_tokens,
   )  # fmt: skip
-  assert guess_BD.tolist() == [[-1, -1, -1]]
+  assert draft_BD.tolist() == [[-1, -1, -1]]
 
 
 @pytest.mark.parametrize('changes, message', [

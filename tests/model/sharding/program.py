@@ -43,7 +43,7 @@ from craft_jax.train.state import abstract_state, init_state  # noqa: E402
 from craft_jax.train.step import make_train_step  # noqa: E402
 
 VOCABULARY_SIZE = 20
-RECIPE = batch_lib.Recipe(num_symbols=18, bos=18, unk=19)
+RECIPE = batch_lib.Recipe(num_text_tokens=18, bos=18, unk=19)
 # Something to learn in few steps, so that losses which agree say something.
 TOKENS = (np.arange(5000) ** 2 // 7 % 18).astype(np.uint8)
 SETTINGS = (

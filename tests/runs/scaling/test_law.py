@@ -11,7 +11,7 @@ from craft_jax.runs.scaling.law import Cost, Law
 
 LAW = Law(E=1.1, A=60.0, alpha=0.35, B=200.0, beta=0.3)
 SIZES, LENGTHS = np.geomspace(2e4, 2e6, 5), np.geomspace(1e6, 6e7, 4)
-PARAMS, SYMBOLS = map(np.ravel, np.meshgrid(SIZES, LENGTHS))
+PARAMS, TOKENS = map(np.ravel, np.meshgrid(SIZES, LENGTHS))
 GROUPS = np.arange(len(PARAMS))
 
 
@@ -21,17 +21,17 @@ def values(law):
 
 def noisy(scale, seed=0):
   noise = np.random.default_rng(seed).normal(0, scale, len(PARAMS))
-  return LAW.loss(PARAMS, SYMBOLS) * np.exp(noise)
+  return LAW.loss(PARAMS, TOKENS) * np.exp(noise)
 
 
 def test_without_noise_the_law_comes_back():
-  found = law_lib.fit(PARAMS, SYMBOLS, LAW.loss(PARAMS, SYMBOLS))
+  found = law_lib.fit(PARAMS, TOKENS, LAW.loss(PARAMS, TOKENS))
   np.testing.assert_allclose(values(found), values(LAW), rtol=1e-4)
 
 
 def test_a_law_without_a_floor():
   law = Law(E=1e-9, A=60.0, alpha=0.2, B=80.0, beta=0.25)
-  found = law_lib.fit(PARAMS, SYMBOLS, law.loss(PARAMS, SYMBOLS))
+  found = law_lib.fit(PARAMS, TOKENS, law.loss(PARAMS, TOKENS))
   assert found.E < 1e-3
   np.testing.assert_allclose(values(found)[1:], values(law)[1:], rtol=2e-3)
 
@@ -39,7 +39,7 @@ def test_a_law_without_a_floor():
 @pytest.mark.parametrize('seed', range(2))
 def test_known_constants_lie_in_the_intervals(seed):
   loss = noisy(0.005, seed)
-  draws = law_lib.bootstrap(PARAMS, SYMBOLS, loss, GROUPS, 80)
+  draws = law_lib.bootstrap(PARAMS, TOKENS, loss, GROUPS, 80)
   held = [
     low <= true <= high
     for true, (low, high) in zip(
@@ -60,14 +60,14 @@ def test_known_constants_lie_in_the_intervals(seed):
 def test_seeds_are_not_runs_of_their_own():
   """Four copies of each point say no more than one."""
   loss = noisy(0.01)
-  repeat = [np.repeat(x, 4) for x in (PARAMS, SYMBOLS, loss, GROUPS)]
+  repeat = [np.repeat(x, 4) for x in (PARAMS, TOKENS, loss, GROUPS)]
 
   def width(args):
     draws = law_lib.bootstrap(*args, 40)
     low, high = law_lib.interval([draw.beta for draw in draws])
     return high - low
 
-  once = width((PARAMS, SYMBOLS, loss, GROUPS))
+  once = width((PARAMS, TOKENS, loss, GROUPS))
   assert width(repeat) == pytest.approx(
     once, rel=0.05
   )  # the same draws each time
@@ -78,7 +78,7 @@ def test_seeds_are_not_runs_of_their_own():
 def test_a_run_that_went_wrong_hardly_counts():
   loss = noisy(0.002)
   loss[7] *= 1.5
-  found = law_lib.fit(PARAMS, SYMBOLS, loss)
+  found = law_lib.fit(PARAMS, TOKENS, loss)
   np.testing.assert_allclose(
     values(found)[[0, 2, 4]], values(LAW)[[0, 2, 4]], rtol=0.1
   )
@@ -88,11 +88,11 @@ def test_a_run_that_went_wrong_hardly_counts():
 def test_the_best_split_is_the_minimum(cost):
   flops = 1e15
   found = law_lib.best_split(LAW, cost, flops)
-  assert cost.per_symbol(found.params) * found.symbols == pytest.approx(flops)
+  assert cost.per_token(found.params) * found.tokens == pytest.approx(flops)
 
   def loss(log_params):
     params = np.exp(log_params)
-    return LAW.loss(params, flops / cost.per_symbol(params))
+    return LAW.loss(params, flops / cost.per_token(params))
 
   least = scipy.optimize.minimize_scalar(loss, bounds=(5, 25), method='bounded')
   assert found.loss == pytest.approx(least.fun, rel=1e-9)

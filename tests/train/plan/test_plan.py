@@ -63,15 +63,15 @@ def real_mesh(layout):
 # --- memory ------------------------------------------------------------------
 
 
-def of_a_symbol(cfg, tensor=1):
-  """Bytes of the activations of one symbol, on a TPU."""
+def of_a_token(cfg, tensor=1):
+  """Bytes of the activations of one token, on a TPU."""
   model, context = plan.sketch(cfg).model(), cfg.model.context
   whole = model.activation_bytes(1, context, tensor)
   return type(whole)(*(each / context for each in whole))
 
 
 def kept(cfg, tensor=1):
-  return of_a_symbol(cfg, tensor).kept
+  return of_a_token(cfg, tensor).kept
 
 
 @pytest.mark.parametrize('layout', [Layout(2), Layout(1, 2), Layout(1, 1, 2)])
@@ -173,10 +173,10 @@ def test_activations_are_about_what_a_compiler_needs(remat, monkeypatch):
   assert 0.6 < needed / planned < 1.4
 
 
-def test_logits_of_a_symbol():
-  assert of_a_symbol(_SMALL).logits == 4 * 260 * 4
+def test_logits_of_a_token():
+  assert of_a_token(_SMALL).logits == 4 * 260 * 4
   uncapped = changed(_SMALL, model={'logit_cap': 0.0})
-  assert of_a_symbol(uncapped).logits == 3120
+  assert of_a_token(uncapped).logits == 3120
 
 
 # --- FLOPs -------------------------------------------------------------------

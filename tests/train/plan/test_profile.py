@@ -39,7 +39,7 @@ from craft_jax.train.profile.trace import Event
 
 _DATA = pathlib.Path(__file__).parent / 'data'
 _MODEL = Model(depth=1, width=32, num_heads=2, context=16)
-_SYMBOLS, _STEPS, _DEVICES = 4 * 16, 2, 2
+_TOKENS, _STEPS, _DEVICES = 4 * 16, 2, 2
 
 _TEXT = """HloModule jit_run, is_scheduled=true, entry_computation_layout={()->f32[]}
 
@@ -302,10 +302,10 @@ def test_the_kept_trace_has_the_models_flops():
   program, events = _kept()
   found = profile(events, program, _STEPS)
   model = build(_MODEL, 260, PLATFORMS['cpu'])
-  of_model = model.flops_per_token(_MODEL.context) * _SYMBOLS / _DEVICES
+  of_model = model.flops_per_token(_MODEL.context) * _TOKENS / _DEVICES
   assert found.flops == of_model
   rows = {(r.part, r.source): r for r in found.rows if r.flops}
-  # 32 symbols on a device, 32 wide, 128 hidden.
+  # 32 tokens on a device, 32 wide, 128 hidden.
   forward = rows[FORWARD, 'Block/mlp/in/BTD,DF->BTF']
   assert (forward.flops, forward.calls) == (2 * 32 * 32 * 128, 1)
   assert forward.bytes == 4 * (32 * 32 + 32 * 128 + 32 * 128)
@@ -401,7 +401,7 @@ def recording(rows, *, idle=0.0, waiting=0.0, **more):
     'recompiled': 0,
     'wait_seconds': 0.0,
     'memory': {'arguments': 2**20, 'temporaries': 3 * 2**20},
-    'symbols': 10,
+    'tokens': 10,
     'flops': 0.4 * step,
     'ceilings': bottleneck.Ceilings(1.0, 1.0, 'a guess'),
     'precision': 'bfloat16',

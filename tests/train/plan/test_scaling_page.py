@@ -43,9 +43,7 @@ def test_at_the_critical_sizes_sending_takes_as_long_as_computing(name, tables):
   cfg = Config(
     model=Model(width=8192, depth=8, num_heads=64, context=8),
     optim=Optim(name='adamw'),
-    train=Train(
-      batch_size=data * round(tables['critical_symbols'](device) / 8)
-    ),
+    train=Train(batch_size=data * round(tables['critical_tokens'](device) / 8)),
   )
   result = plan.estimate(plan.sketch(cfg), device, plan.Layout(1, data))
   assert result.on_axis('fsdp') == pytest.approx(

@@ -80,17 +80,17 @@ def test_nothing_fits_where_the_state_does_not():
 
 
 @pytest.mark.parametrize(
-  ('symbols', 'pieces', 'remat'),
+  ('tokens', 'pieces', 'remat'),
   [
     (1 << 20, (1, 1, 1), 'none'),  # the lightest that fits
     (1 << 20, (64, 2, 1), 'none'),  # pieces large enough to keep it busy
-    (1 << 14, (16, 4, 2), 'dots'),  # 1,024 symbols are few, 4,096 are not
+    (1 << 14, (16, 4, 2), 'dots'),  # 1,024 tokens are few, 4,096 are not
     (1 << 14, (16, 3, 2), 'dots'),  # less than twice the fewest
     (1 << 12, (0, 4, 1), 'block'),
   ],
 )
-def test_the_order_of_preference(symbols, pieces, remat):
-  cfg = loaded(f'train.batch_size={symbols // 64}')
+def test_the_order_of_preference(tokens, pieces, remat):
+  cfg = loaded(f'train.batch_size={tokens // 64}')
   found = [
     Option(name, 1, n, 0.0)
     for name, n in zip(search.REMAT, pieces, strict=True)

@@ -1,11 +1,11 @@
-"""What do guesses that are read ahead save?
+"""What do drafts that are read ahead save?
 
-A trained model continues passages from the last tenth of a text by 192 symbols:
+A trained model continues passages from the last tenth of a text by 192 tokens:
 greedily, drawn at temperature 0.8, and as an object of a JSON schema. Each is
-written symbol by symbol and with guesses of every kind; the text is the same.
-The rates are symbols per second, reading of the passage included.
+written token by token and with drafts of every kind; the text is the same.
+The rates are tokens per second, reading of the passage included.
 
-  python benchmarks/guesses.py --workdir=RUN --data=TEXT [--batch 1] [--pairs 5]
+  python benchmarks/drafts.py --workdir=RUN --data=TEXT [--batch 1] [--pairs 5]
 """
 
 import functools
@@ -92,7 +92,7 @@ def main() -> None:
     (__doc__ or '').splitlines()[0],
     measure.in_turns(variants, args.pairs),
     bases,
-    'symbols/s',
+    'tokens/s',
     case=f'batch-{args.batch}',
   )
 
