@@ -15,13 +15,14 @@ import math
 import numbers
 import pathlib
 import runpy
+import sys
 import traceback
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from craft_jax.config.rules import clashes
-from craft_jax.config.settings import Config
+from craft_jax.config.settings import REMOVED, RENAMED, Config
 from craft_jax.errors import UserError, hint, one_line
 
 if TYPE_CHECKING:  # it takes longer to import than all of this
@@ -92,10 +93,44 @@ def known_settings() -> dict[str, tuple[Any, dataclasses.Field]]:
 def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
   """The values as their settings have them; raises as `unflatten`."""
   known = known_settings()
-  for name in flat:
-    if name not in known:
-      raise UserError(f'unknown setting {name!r}{hint(name, known)}')
+  flat = {current_name(name): value for name, value in flat.items()}
   return {name: _checked(name, *known[name], v) for name, v in flat.items()}
+
+
+def current_name(name: str) -> str:
+  """What a setting is called now; a line on stderr tells of a new name.
+
+  Args:
+    name: dotted, of this version or an older one.
+
+  Raises:
+    UserError: there is no such setting, or no longer.
+  """
+  if name in known_settings():
+    return name
+  if name not in RENAMED:
+    raise UserError(_no_such(name))
+  _tell_renamed(name)
+  return RENAMED[name]
+
+
+@functools.cache  # once in a process
+def _tell_renamed(name: str) -> None:
+  print(f'craft: setting {name} is now {RENAMED[name]}', file=sys.stderr)
+
+
+def _no_such(name: str, shown: str = '') -> str:
+  """Why there is no setting of a dotted name, and what to use.
+
+  Args:
+    name: dotted.
+    shown: what to call it where it is only known to be unknown.
+  """
+  if name in REMOVED:
+    return f'there is no setting {name} any more; {REMOVED[name]}'
+  if name in RENAMED:
+    return f'setting {name} is now {RENAMED[name]}'
+  return f'unknown setting {shown or repr(name)}{hint(name, known_settings())}'
 
 
 def plain(value: Any) -> Any:
@@ -214,10 +249,11 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
     value = given[name]
     line = f':{lines[name]}' if name in lines else ''
     try:
-      flat |= _checked_all({name: value})
+      # The name may have changed, and a list has become a tuple.
+      ((name, value),) = _checked_all({name: value}).items()
+      flat[name] = value
     except UserError as e:
       problems.append(f'{path}{line}: {e}')
-    value = flat.get(name, value)  # a list has become a tuple
     if line or (name in known and value != known[name][1].default):
       origins[name] = f'{_shown(path)}{line}'
   for item in overrides:
@@ -287,9 +323,7 @@ def _run_file(
   except (Exception, SystemExit) as e:  # whatever a user's own code may raise
     name = provenance.unknown_key(e)
     if name is not None:
-      known = [n for n, *_ in settings()]
-      leaf = name.rpartition('.')[2]
-      what = f'unknown setting {leaf!r}{hint(name, known)}'
+      what = _no_such(name, repr(name.rpartition('.')[2]))
     else:
       what = _one_line(e)
     raise UserError(f'{path}{_line_in(path, e)}: {what}') from e
@@ -346,15 +380,14 @@ def _one_line(error: BaseException) -> str:
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
   """`['model.width=256']` -> `{'model.width': 256}`, typed by the setting."""
-  kinds = {name: kind for name, kind, _ in settings()}
+  known = known_settings()
   flat: dict[str, Any] = {}
   for item in overrides:
     name, equals, text = item.partition('=')
-    if name not in kinds:
-      raise UserError(f'unknown setting {name!r}{hint(name, kinds)}')
+    name = current_name(name)
     if not equals:
       raise UserError(f'--config.{name} needs a value: --config.{name}=...')
-    flat[name] = _parse(name, kinds[name], text)
+    flat[name] = _parse(name, known[name][0], text)
   return flat
 
 

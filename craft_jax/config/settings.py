@@ -7,6 +7,11 @@ dataclasses into the `ConfigDict` that config files edit, and back.
 import dataclasses
 from typing import Any
 
+# Settings of older versions by their old dotted names: what each is called now,
+# and of one that is gone what to do instead ('use ...').
+RENAMED: dict[str, str] = {}
+REMOVED: dict[str, str] = {}
+
 
 def setting(
   default: Any,

@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from craft_jax.config.settings import RENAMED
 from craft_jax.errors import UserError
 from craft_jax.runs import digest, layout
 from craft_jax.runs.lock import is_held
@@ -203,7 +204,7 @@ def load(run: epath.PathLike) -> Run:
   return Run(
     path=path,
     name=name,
-    settings=dict(flattened(config)),
+    settings={RENAMED.get(n, n): v for n, v in flattened(config)},
     metadata=_renamed(metadata),
     summary=_renamed(summary),
     digest=digest.read(path),

@@ -20,6 +20,10 @@ _KIND = 'craft_jax checkpoint'
 FORMAT = f'{_KIND} 2'
 
 
+class OtherVersion(UserError):
+  """It may be whole, but this version does not know all that it holds."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Meta:
   """What a checkpoint knows besides its arrays.
@@ -71,13 +75,14 @@ class Meta:
     """Inverse of `to_tree`; what was not finite comes back as NaN.
 
     Raises:
-      UserError: not made by `to_tree`, or by another version's settings.
+      OtherVersion: of another format, or with settings that are gone.
+      UserError: not made by `to_tree`, or damaged.
     """
     found = tree.get('format') if isinstance(tree, dict) else None
     if not isinstance(found, str) or not found.startswith(_KIND):
       raise UserError('it was not written by craft')
     if found != FORMAT:
-      raise UserError(
+      raise OtherVersion(
         f'it is of format {found!r}, and this version reads {FORMAT!r}; use '
         'the version of craft that wrote it'
       )
@@ -88,7 +93,7 @@ class Meta:
       }
       return Meta(
         step=int(tree['step']),
-        config=config_lib.from_json(json.dumps(tree['config'])),
+        config=_config(tree['config']),
         vocabulary=Vocabulary.from_json(json.dumps(tree['vocabulary'])),
         fingerprint=str(tree['fingerprint']),
         metrics=metrics,
@@ -98,6 +103,13 @@ class Meta:
       )
     except (KeyError, TypeError, ValueError, AttributeError) as e:
       raise UserError(f'its meta is damaged ({one_line(e)})') from e
+
+
+def _config(tree: Any) -> Config:
+  try:
+    return config_lib.from_json(json.dumps(tree))
+  except UserError as e:
+    raise OtherVersion(str(e)) from e
 
 
 def leaf_paths(tree: Any) -> dict[str, Any]:

@@ -17,7 +17,12 @@ from etils import epath
 
 from craft_jax.errors import UserError, one_line
 from craft_jax.runs.checkpoint import staging
-from craft_jax.runs.checkpoint.meta import Meta, leaf_paths, tree_sha256
+from craft_jax.runs.checkpoint.meta import (
+  Meta,
+  OtherVersion,
+  leaf_paths,
+  tree_sha256,
+)
 from craft_jax.runs.checkpoint.staging import FILES, walk
 from craft_jax.runtime import files, object_stores
 
@@ -68,6 +73,7 @@ def open_meta(workdir: epath.PathLike, step: int) -> Meta:
   """Reads what step `step` holds besides arrays, without loading any.
 
   Raises:
+    OtherVersion: this version does not know all that it holds.
     UserError: no such step, damaged, or not a checkpoint of ours.
   """
   path = step_path(workdir, step)
@@ -77,7 +83,7 @@ def open_meta(workdir: epath.PathLike, step: int) -> Meta:
       tree['metrics'] = json.loads((path / METRICS).read_text())
     return Meta.from_tree(tree)
   except UserError as e:
-    raise UserError(f'{path} cannot be read: {e}') from e
+    raise type(e)(f'{path} cannot be read: {e}') from e
   except (OSError, ValueError) as e:
     raise UserError(
       f'{path} is not a checkpoint of craft, or is damaged ({one_line(e)}); '
@@ -222,7 +228,7 @@ def find_damage(workdir: epath.PathLike, step: int) -> str:
         return f'{name} has changed since it was written'
       _hashed[os.fspath(path / name)] = seen
     stored_arrays(path / 'state')  # whole files may not be whole arrays
-  except staging.NoRoom:
+  except (staging.NoRoom, OtherVersion):
     raise
   except UserError as e:
     return str(e)
