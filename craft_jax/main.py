@@ -8,6 +8,8 @@ only when it is asked for.
 import argparse
 import contextlib
 import errno
+import functools
+import importlib
 import io
 import os
 import sys
@@ -42,142 +44,22 @@ _LAST_OUT = 1.0
 _STARTED = time.monotonic()  # wall seconds count from here
 
 
-def _train() -> ModuleType:
-  from craft_jax.cli import train
-
-  return train
-
-
-def _eval() -> ModuleType:
-  from craft_jax.cli import eval
-
-  return eval
-
-
-def _score() -> ModuleType:
-  from craft_jax.cli import score
-
-  return score
-
-
-def _serve() -> ModuleType:
-  from craft_jax.cli import serve
-
-  return serve
-
-
-def _sample() -> ModuleType:
-  from craft_jax.cli import sample
-
-  return sample
-
-
-def _compress() -> ModuleType:
-  from craft_jax.cli import compress
-
-  return compress
-
-
-def _decompress() -> ModuleType:
-  from craft_jax.cli import decompress
-
-  return decompress
-
-
-def _inspect() -> ModuleType:
-  from craft_jax.cli import inspect
-
-  return inspect
-
-
-def _data() -> ModuleType:
-  from craft_jax.cli import data
-
-  return data
-
-
-def _config() -> ModuleType:
-  from craft_jax.cli import config
-
-  return config
-
-
-def _runs() -> ModuleType:
-  from craft_jax.cli import runs
-
-  return runs
-
-
-def _sweep() -> ModuleType:
-  from craft_jax.cli import sweep
-
-  return sweep
-
-
-def _scaling() -> ModuleType:
-  from craft_jax.cli import scaling
-
-  return scaling
-
-
-def _plan() -> ModuleType:
-  from craft_jax.cli import plan
-
-  return plan
-
-
-def _profile() -> ModuleType:
-  from craft_jax.cli import profile
-
-  return profile
-
-
-def _completion() -> ModuleType:
-  from craft_jax.cli import completion
-
-  return completion
-
-
-def _bench() -> ModuleType:
-  from craft_jax.cli import bench
-
-  return bench
-
-
-# By what they are for, as `craft help` shows them.
-_GROUPS: dict[str, dict[str, Callable[[], ModuleType]]] = {
-  'train': {
-    'train': _train,
-    'sweep': _sweep,
-    'plan': _plan,
-    'profile': _profile,
-  },
-  'measure': {
-    'eval': _eval,
-    'score': _score,
-  },
-  'write text': {
-    'sample': _sample,
-    'serve': _serve,
-  },
-  'compress': {
-    'compress': _compress,
-    'decompress': _decompress,
-  },
-  'look at runs, data and settings': {
-    'runs': _runs,
-    'scaling': _scaling,
-    'inspect': _inspect,
-    'data': _data,
-    'config': _config,
-  },
-  'this program': {
-    'bench': _bench,
-    'completion': _completion,
-  },
-}
+# The modules of `craft_jax.cli`, by what they are for, as `craft help` shows
+# them.
+_GROUPS = {
+  'train': ('train', 'sweep', 'plan', 'profile'),
+  'measure': ('eval', 'score'),
+  'write text': ('sample', 'serve'),
+  'compress': ('compress', 'decompress'),
+  'look at runs, data and settings': (
+    'runs', 'scaling', 'inspect', 'data', 'config'
+  ),
+  'this program': ('bench', 'completion'),
+}  # fmt: skip
 COMMANDS: dict[str, Callable[[], ModuleType]] = {
-  name: load for group in _GROUPS.values() for name, load in group.items()
+  name: functools.partial(importlib.import_module, f'craft_jax.cli.{name}')
+  for names in _GROUPS.values()
+  for name in names
 }
 
 
@@ -213,9 +95,9 @@ def overview() -> str:
     '',
     'usage: craft [COMMAND] [flags]    (without a command: train)',
   ]
-  for title, group in _GROUPS.items():
+  for title, names in _GROUPS.items():
     lines += ['', f'{title}:']
-    lines += [f'  {name:12}{COMMANDS[name]().SUMMARY}' for name in group]
+    lines += [f'  {name:12}{COMMANDS[name]().SUMMARY}' for name in names]
   lines += [
     '',
     'craft COMMAND --help shows the flags of a command. Start with:',
@@ -414,7 +296,7 @@ def console() -> NoReturn:
   """The `craft` console script."""
   _open_streams()
   if '_ARGCOMPLETE' in os.environ:  # a shell asks what may come next
-    _completion().answer(COMMANDS)
+    COMMANDS['completion']().answer(COMMANDS)
   try:
     code = main(sys.argv[1:])
   except SystemExit as e:  # of a page that was printed

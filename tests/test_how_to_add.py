@@ -260,15 +260,7 @@ def _command(copy: Copy) -> None:
     '  return 0\n'
   )
   copy.edit(
-    'craft_jax/main.py',
-    'def _bench() -> ModuleType:',
-    'def _count() -> ModuleType:\n  from craft_jax.cli import count\n\n'
-    '  return count\n\n\ndef _bench() -> ModuleType:',
-  )
-  copy.edit(
-    'craft_jax/main.py',
-    "    'data': _data,\n",
-    "    'data': _data,\n    'count': _count,\n",
+    'craft_jax/main.py', "'data', 'config'", "'data', 'count', 'config'"
   )
   out = copy.craft(['count', 'text.txt', '--json'], ['help'])
   assert '{"lines": 200}' in out
