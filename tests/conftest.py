@@ -28,6 +28,9 @@ def _cache(name: str) -> str:
 os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
+# How fast the compiled programs are is not the question, and LLVM's passes are
+# the larger half of compiling them.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 # Under nohup, or in the background of a script, the programs that tests start
 # would ignore what they are sent. A handler, other than being ignored, is not
@@ -44,6 +47,9 @@ jax.config.update(
   'jax_persistent_cache_min_compile_time_secs',
   float(os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS']),
 )
+
+# A full collection walks all of JAX, and the default thresholds make hundreds.
+gc.set_threshold(50_000, 20, 20)
 
 # Two devices, so that every test runs the sharded program; a test that needs
 # another number starts a process.

@@ -20,8 +20,4 @@ def text(tmp_path_factory):
 @pytest.fixture(scope='session')
 def straight(tmp_path_factory, text):
   """The run directory of the undisturbed run."""
-  workdir = tmp_path_factory.mktemp('straight') / 'run'
-  process = runs.start('train', *runs.flags(text), f'--workdir={workdir}')
-  stderr = runs.finish(process)
-  assert process.returncode == 0, stderr
-  return workdir
+  return runs.whole(tmp_path_factory.mktemp('straight'), text)

@@ -18,8 +18,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 TEXT = ''.join(f'{i} squared is {i * i}; ' for i in range(600))
 
 
+SAMPLED = ('log.sample_chars=8', 'log.sample_prompt=1')
+
+
 def flags(text: pathlib.Path, *more: str) -> list[str]:
-  """A run of seconds, with everything in it that must be kept."""
+  """A run of seconds, with everything in it that must be kept.
+
+  Without samples, which take as long as the training; `SAMPLED` adds them.
+  """
   return [
     '--config=text', f'--config.data.path={text}',
     '--config.model.context=16', '--config.model.width=16',
@@ -29,8 +35,7 @@ def flags(text: pathlib.Path, *more: str) -> list[str]:
     '--config.train.ema=0.9', '--config.train.steps_per_call=4',
     '--config.optim.warmup_steps=2', '--config.eval.batch_size=16',
     '--config.eval.every=20', '--config.checkpoint.every=10',
-    '--config.log.every=1', '--config.log.sample_chars=8',
-    '--config.log.sample_prompt=1',
+    '--config.log.every=1', '--config.log.sample_chars=0',
     *(f'--config.{item}' for item in more),
   ]  # fmt: skip
 
@@ -78,6 +83,15 @@ def start(*arguments: str, slow: Sequence[str] = (), first: str = '', **kwargs):
     env=environment,
     **kwargs,
   )
+
+
+def whole(folder: pathlib.Path, text: pathlib.Path, *more: str) -> pathlib.Path:
+  """The run directory of a run that nothing disturbs."""
+  workdir = folder / 'run'
+  process = start('train', *flags(text, *more), f'--workdir={workdir}')
+  stderr = finish(process)
+  assert process.returncode == 0, stderr
+  return workdir
 
 
 def finish(process: subprocess.Popen, seconds: float = 240) -> str:

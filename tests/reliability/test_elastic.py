@@ -24,7 +24,7 @@ def test_other_devices(tmp_path, text, straight, name):
   for mesh, stop in zip(_MOVES[name], (20, 40, 0), strict=True):
     process = runs.start(
       'train',
-      *runs.flags(text, f'train.stop_at_step={stop}'),
+      *runs.flags(text, *runs.SAMPLED, f'train.stop_at_step={stop}'),
       *(f'--config.mesh.{item}' for item in mesh),
       f'--workdir={workdir}',
     )

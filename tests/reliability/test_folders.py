@@ -8,11 +8,12 @@ import pytest
 from craft_jax.main import main
 from craft_jax.runs import checkpoint
 
-# Several characters in a name: one that is read as syntax is enough to fail.
+# Many characters in a name: one that is read as syntax is enough to fail.
 _NAMES = [
-  'lr=[0.1,0.2]', '[2024-01-01] try', '[!a]*b?{x}', '%s 50% %20', 'a b ',
-  """it's "quoted" """, '$HOME `x` $(x)', 'a#b?c=d&e', 'a~b~', 'new\nline\ttab',
-  'größe 大 \U0001f600', 'a:b s3:', '-x', '.dot;b|c<d>!@,',
+  '[2024-01-01] lr=[0.1,0.2] [!a]*b?{x} a~b~',
+  """it's "quoted" $HOME `x` $(x) a#b?c=d&e """,
+  'größe 大 \U0001f600 new\nline\ttab %s 50% %20',
+  '-x a:b s3:', '.dot;b|c<d>!@,',
 ]  # fmt: skip
 
 

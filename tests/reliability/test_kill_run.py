@@ -33,19 +33,20 @@ def _await(moment, process, workdir, before):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments(tmp_path, text, straight):
+def test_kills_at_random_moments(tmp_path, text):
   """No restart needs a hand, and the end is the straight run's.
 
   The compile cache starts empty, so kills cut its entries too.
   """
   random.seed(3)
+  straight = runs.whole(tmp_path, text, *runs.SAMPLED)
   moments = random.sample(_MOMENTS, len(_MOMENTS))
-  workdir, killed = tmp_path / 'run', []
+  workdir, killed = tmp_path / 'killed', []
   cache = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled')}
   while True:
     before = len(runs.rows(workdir))
     process = runs.start(
-      'train', *runs.flags(text), f'--workdir={workdir}',
+      'train', *runs.flags(text, *runs.SAMPLED), f'--workdir={workdir}',
       slow=['steps'], env=cache,
     )  # fmt: skip
     if moments:

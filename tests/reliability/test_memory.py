@@ -16,7 +16,7 @@ _MODEL = [
   'model.precision=float32', 'model.dropout=0.0', 'train.batch_size=64',
   'train.steps=6', 'train.steps_per_call=1', 'optim.warmup_steps=1',
   'checkpoint.every=2', 'eval.every=3', 'eval.batch_size=2',
-  'log.sample_chars=0', 'mesh.cpu_devices=2',
+  'mesh.cpu_devices=2',
 ]  # fmt: skip
 # Tells how large the address space of a process became.
 _SHOW = """
@@ -62,11 +62,7 @@ def words(tmp_path_factory):
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory, words):
   """The run in whole batches, without a limit."""
-  workdir = tmp_path_factory.mktemp('whole') / 'run'
-  process = runs.start('train', *flags(words), f'--workdir={workdir}')
-  stderr = runs.finish(process)
-  assert process.returncode == 0, stderr
-  return workdir
+  return runs.whole(tmp_path_factory.mktemp('whole'), words, *_MODEL)
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ _PARTS = {
 # Long enough for many choices of how many steps a dispatch takes.
 _LONG = [
   'train.steps=1500', 'train.steps_per_call=0', 'log.every=100',
-  'eval.every=500', 'checkpoint.every=500', 'log.sample_chars=0',
+  'eval.every=500', 'checkpoint.every=500',
 ]  # fmt: skip
 
 
@@ -36,16 +36,14 @@ def test_together_equals_alone(tmp_path, text, straight, count):
   """Train, evaluate, save, be killed, resume: the batches of one process."""
   workdir = tmp_path / 'run'
   arguments = [
-    'train', *runs.flags(text, *_PARTS[count], 'train.stop_at_step=20'),
-    f'--workdir={workdir}',
+    'train', f'--workdir={workdir}',
+    *runs.flags(text, *_PARTS[count], *runs.SAMPLED),
   ]  # fmt: skip
-  codes, errors = _run(count, arguments)
+  codes, errors = _run(count, [*arguments, '--stop-at-step=20'])
   assert codes == [0] * count, '\n'.join(errors)
   assert checkpoint.steps(workdir)[-1] == 20
 
   # One is killed: the others say so, soon.
-  arguments = ['train', *runs.flags(text, *_PARTS[count])]
-  arguments.append(f'--workdir={workdir}')
   started = runs.start_together(count, arguments)
   runs.wait_until(
     lambda: runs.rows(workdir)[-1]['step'] > 24, started[0], seconds=120
