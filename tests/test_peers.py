@@ -69,7 +69,7 @@ def _copy(params, model):
 def test_the_torch_model_is_ours(torch_model, flags):
   cfg = load_config('text', [*_SIZE, *flags])
   model = build(cfg.model, V, HERE)
-  params = model.init(jax.random.key(0))
+  params = jax.jit(model.init)(jax.random.key(0))
   noise = jax.random.normal(jax.random.key(1), (4096,))
   params = jax.tree.map(lambda p: p + 0.2 * jnp.resize(noise, p.shape), params)
   names = ('context', 'width', 'depth', 'num_heads', 'norm', 'mlp', 'position',
@@ -83,7 +83,7 @@ def test_the_torch_model_is_ours(torch_model, flags):
   else:
     _copy(params, peer)
   x_BT = jax.random.randint(jax.random.key(2), (3, 12), 0, V)
-  want = model.apply(params, x_BT)
+  want = jax.jit(model.apply)(params, x_BT)
   with torch.no_grad():
     got = peer(torch.tensor(np.array(x_BT, np.int64)))
   np.testing.assert_allclose(got.numpy(), want, rtol=2e-4, atol=2e-4)

@@ -390,9 +390,8 @@ def _log_probabilities(workdir, text):
   """Of every token at every place after the first, by `apply` and NumPy."""
   trained = load_model(workdir, 1)
   x_BT = jnp.asarray(VOCABULARY.encode(text))[None].astype(jnp.int32)
-  logits_TV = np.asarray(trained.model.apply(trained.params, x_BT), np.float64)[
-    0, :-1
-  ]
+  logits_BTV = jax.jit(trained.model.apply)(trained.params, x_BT)
+  logits_TV = np.asarray(logits_BTV, np.float64)[0, :-1]
   return logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
 
 

@@ -5,7 +5,7 @@ import math
 import subprocess
 import sys
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
@@ -82,8 +82,8 @@ def test_score(loaded):
   text = 'été'
   ids = np.concatenate([[10], VOCABULARY.encode(text)])
   logits_TV = np.asarray(
-    loaded.trained.model.apply(
-      loaded.trained.params, jnp.asarray(ids[None, :-1], jnp.int32)
+    jax.jit(loaded.trained.model.apply)(
+      loaded.trained.params, ids[None, :-1].astype(np.int32)
     ),
     np.float64,
   )[0]

@@ -5,7 +5,6 @@ import re
 from html.parser import HTMLParser
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,7 +42,7 @@ def setting():
   model = build(cfg.model, vocabulary.size, HERE)
   params = jax.tree.map(
     lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape),
-    model.init(jax.random.key(0)),
+    jax.jit(model.init)(jax.random.key(0)),
   )
   return cfg, vocabulary, model, params
 
@@ -118,7 +117,8 @@ def test_the_most_likely_tokens_of_each_place(setting, num_top):
   scored, other = score.texts_scores(model, params, [tokens, long], num_top=K)
   assert other.top.shape == other.top_ids.shape == (len(long) - 1, K)
   logits_TV = np.asarray(
-    model.apply(params, jnp.asarray(tokens[None, :-1], jnp.int32)), np.float64
+    jax.jit(model.apply)(params, tokens[None, :-1].astype(np.int32)),
+    np.float64,
   )[0]
   log_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
   order_TK = np.argsort(-log_TV, axis=-1, kind='stable')[:, :K]

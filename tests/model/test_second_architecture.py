@@ -209,12 +209,13 @@ def test_in_pieces_equals_at_once(trained):
   """Also where a row is set back, as after a draft that was refused."""
   model, params = trained.model, trained.params
   x_BT = jax.random.randint(jax.random.key(1), (2, 12), 0, 256)
-  want = model.apply(params, x_BT)
-  cache, first = model.extend(
+  want = jax.jit(model.apply)(params, x_BT)
+  extend = jax.jit(model.extend)
+  cache, first = extend(
     params, model.init_cache(2, 16), x_BT[:, :7], jnp.array([7, 7])
   )
   cache = cache.replace(length_B=jnp.array([5, 5]))
-  _, rest = model.extend(params, cache, x_BT[:, 5:], jnp.array([7, 7]))
+  _, rest = extend(params, cache, x_BT[:, 5:], jnp.array([7, 7]))
   np.testing.assert_allclose(first[:, :5], want[:, :5], atol=1e-5)
   np.testing.assert_allclose(rest, want[:, 5:], atol=1e-5)
 

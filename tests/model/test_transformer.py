@@ -124,7 +124,7 @@ def test_starts_at_the_embedding(tokens):
   """Zero-initialised blocks add nothing, an untied head gives exactly 0."""
   cfg = Model(context=8, width=12, depth=2, logit_cap=0.0, precision='float32')
   model = build(cfg, 11, HERE)
-  params = model.init(jax.random.key(0))
+  params = jax.jit(model.init)(jax.random.key(0))
   apply, x_BT = jax.jit(model.apply), tokens(2, 8)
   assert not apply(params, x_BT).any()
   params['head']['kernel'] = jnp.eye(12, 11)
@@ -149,7 +149,7 @@ def test_initial_scales(tied):
     value_embeddings=True,
     norm='layer',
   )
-  params = build(cfg, 260, HERE).init(jax.random.key(0))
+  params = jax.jit(build(cfg, 260, HERE).init)(jax.random.key(0))
   flat = {
     jax.tree_util.keystr(path, simple=True, separator='/'): np.asarray(leaf)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params)

@@ -275,6 +275,7 @@ def test_logits_after_a_prompt_in_any_chunks(changes):
   """Whole, in pieces, one by one, from a prefix in the cache: within 1e-4."""
   model, params = make(**changes)
   params = decoding_params(model, params)
+  extend = jax.jit(model.extend)
   ids = CHARS.encode('the nation is on its rise so').astype(np.int32)
 
   def logits(chunk, prefix=None, done=0):
@@ -288,7 +289,7 @@ def test_logits_after_a_prompt_in_any_chunks(changes):
         jnp.array([len(part)]),
       )  # fmt: skip
     last_BT = jnp.asarray(ids[None, -1:])
-    return model.extend(
+    return extend(
       params, prefix.cache, last_BT, jnp.ones(1, jnp.int32),
       prefix.segment_B[:, None],
     )[1], prefix  # fmt: skip
@@ -308,7 +309,7 @@ def tied(toy, one, row, before, a, b):
   model, params = toy
   text = [*one.prompt.tolist(), *before]
   window = text[-CONTEXT:]
-  logits_V = model.apply(params, jnp.array([window]))[0, -1]
+  logits_V = jax.jit(model.apply)(params, jnp.array([window]))[0, -1]
   key = jax.random.fold_in(jax.random.key(one.seed), row)
   key = jax.random.fold_in(key, len(text))
   noisy_V = logits_V + jax.random.gumbel(key, logits_V.shape)

@@ -350,7 +350,7 @@ def test_logprobs_are_those_of_the_model(toy):
     ids += piece.ids
     logprobs += piece.logprobs
   x_BT = jnp.asarray([[*prompt.tolist(), *ids]], jnp.int32)
-  log_BTV = jax.nn.log_softmax(model.apply(params, x_BT[:, :-1]))
+  log_BTV = jax.nn.log_softmax(jax.jit(model.apply)(params, x_BT[:, :-1]))
   want = jnp.take_along_axis(log_BTV, x_BT[:, 1:, None], 2)[0, 1:, 0]
   np.testing.assert_allclose(logprobs, want, atol=1e-4)
 
@@ -368,7 +368,8 @@ def test_the_most_likely_tokens_are_those_of_the_model(toy, num_top):
     ids += piece.ids
     top += piece.top
   x_BT = jnp.asarray([[*prompt.tolist(), *ids]], jnp.int32)
-  logits_TV = np.asarray(model.apply(params, x_BT[:, :-1]), np.float64)[0, 1:]
+  logits_BTV = jax.jit(model.apply)(params, x_BT[:, :-1])
+  logits_TV = np.asarray(logits_BTV, np.float64)[0, 1:]
   log_TV = logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
   order_TV = np.argsort(-log_TV, axis=-1, kind='stable')[:, :num_top]
   assert len(top) == 9

@@ -234,11 +234,12 @@ def test_the_distribution_is_that_of_the_model(toy):
   prompt = CHARS.encode('the sea the se').astype(np.int32)
   N, V = 2000, CHARS.num_text_tokens
   prompt_1T = jnp.asarray(prompt)[None]
-  log_V = jax.nn.log_softmax(model.apply(params, prompt_1T)[0, -1, :V])
+  apply = jax.jit(model.apply)
+  log_V = jax.nn.log_softmax(apply(params, prompt_1T)[0, -1, :V])
   after_VT = jnp.concatenate(
     [jnp.tile(prompt_1T, (V, 1)), jnp.arange(V)[:, None]], axis=1
   )
-  log_VV = jax.nn.log_softmax(model.apply(params, after_VT)[:, -1, :V])
+  log_VV = jax.nn.log_softmax(apply(params, after_VT)[:, -1, :V])
   expected_VV = N * np.exp(np.asarray(log_V[:, None] + log_VV))
   for drafts in (None, Drafts(match=2, cost=0.1), Drafts(layers=1)):
     found_VV = np.zeros((V, V))
