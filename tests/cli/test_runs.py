@@ -1,5 +1,7 @@
-"""`craft runs` as a process, on real small runs."""
+"""`craft runs` on real small runs."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,21 +10,20 @@ import sys
 
 import pytest
 
+from craft_jax.main import main
+
 pytestmark = pytest.mark.slow
 TEXT = ''.join(f'{i} and {i + 1}; ' for i in range(500))
 
 
 def craft(*args, cwd, code=0):
-  done = subprocess.run(
-    [sys.executable, '-m', 'craft_jax.main', *args],
-    cwd=cwd,
-    env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == code, done.stdout + done.stderr
-  return done.stdout if not code else done.stderr
+  with (
+    contextlib.chdir(cwd),
+    contextlib.redirect_stdout(io.StringIO()) as out,
+    contextlib.redirect_stderr(io.StringIO()) as err,
+  ):
+    assert main([*args]) == code, out.getvalue() + err.getvalue()
+  return err.getvalue() if code else out.getvalue()
 
 
 def result(*args, cwd):
@@ -51,8 +52,15 @@ def home(tmp_path_factory):
     ('half', ['--config.model.width=8', '--config.seed=1',
               '--stop-at-step=10']),
   ):  # fmt: skip
-    said = craft(*base, f'--workdir=runs/{name}', *extra, cwd=path)
-    (path / f'{name}.out').write_text(said)
+    # As a process: its command is what the settings of a run come from.
+    done = subprocess.run(
+      [*(sys.executable, '-m', 'craft_jax.main'), *base, *extra,
+       f'--workdir=runs/{name}'],
+      env=os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)},
+      cwd=path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (path / f'{name}.out').write_text(done.stdout)
   return path
 
 

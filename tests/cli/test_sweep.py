@@ -21,7 +21,7 @@ _SETTINGS = (
   'data.path=my.txt', 'model.width=8', 'model.depth=1', 'model.num_heads=2',
   'model.context=16', 'model.precision=float32', 'train.batch_size=8',
   'train.steps=200', 'train.steps_per_call=8', 'optim.warmup_steps=2',
-  'eval.every=100', 'eval.batch_size=16', 'log.every=20', 'log.sample_chars=8',
+  'eval.every=100', 'eval.batch_size=16', 'log.every=20', 'log.sample_chars=0',
   'mesh.cpu_devices=1',
 )  # fmt: skip
 
