@@ -1,15 +1,17 @@
 """Which axis to grow when: the tables of docs/scaling.md, by arithmetic.
 
-  python benchmarks/scaling_tables.py [--write docs/scaling.md]
+  python benchmarks/scaling_tables.py [--write PAGE | --check PAGE]
 
 Prints every table and, last, one JSON object with the plans. Nothing is
-measured; it runs in seconds on any machine.
+measured; it runs in seconds on any machine. `--check` only compares the page,
+docs/scaling.md, and ends with 1 where it is stale.
 """
 
 import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterable
 
 import pages
@@ -278,10 +280,17 @@ def refreshed(page: str) -> str:
 
 
 def main() -> None:
-  """Prints or writes the tables."""
+  """Prints the tables, writes them into a page, or checks a page."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument('--write', metavar='PAGE', help='refresh this page')
+  parser.add_argument('--check', metavar='PAGE', help='is this page fresh?')
   args = parser.parse_args()
+  if args.check:
+    page = pathlib.Path(args.check).read_text(encoding='utf-8')
+    if page != refreshed(page):
+      command = f'python benchmarks/scaling_tables.py --write {args.check}'
+      sys.exit(f'{args.check} is stale: {command}')
+    return
   if args.write:
     path = pathlib.Path(args.write)
     write_atomic(path, refreshed(path.read_text(encoding='utf-8')))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the environment, then: ruff, the table of results, mypy, pytest.
+# Makes the environment, then: ruff, the tables of pages, mypy, pytest.
 #
 #   --fast          no slow tests (default)
 #   --all           slow tests too (default where the variable CI is set);
@@ -54,8 +54,9 @@ say 'ruff check'
 "$bin/ruff" check .
 say 'ruff format'
 "$bin/ruff" format --check .
-say 'results'
+say 'tables'
 "$bin/python" benchmarks/tables.py --check docs/benchmarks.md
+"$bin/python" benchmarks/scaling_tables.py --check docs/scaling.md
 say 'mypy'
 "$bin/mypy"
 
