@@ -34,15 +34,17 @@ while [ $# -gt 0 ]; do
 done
 paths=("$@")
 
-# run_pytest PYTHON SCOPE: one process per core, at most four. Each takes a half
-# of all tests in their order, which keeps most files whole, and whoever is done
-# takes from another.
+# run_pytest PYTHON SCOPE: one process more than cores, at most four, for tests
+# wait for the programs that they start. Each process takes its share of all tests
+# in their order, which keeps most files whole, and whoever is done takes from
+# another.
 run_pytest() {
-  local select=()
+  local select=() processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
+  [ $processes -gt 4 ] && processes=4
   [ "$2" = fast ] && select=(-m 'not slow')
   say "pytest ($2) on $("$1" --version), JAX" \
     "$("$1" -c 'import importlib.metadata as m; print(m.version("jax"))')"
-  "$1" -m pytest -n auto --maxprocesses=4 --dist=worksteal \
+  "$1" -m pytest -n "$processes" --dist=worksteal \
     ${select[@]+"${select[@]}"} ${paths[@]+"${paths[@]}"}
 }
 

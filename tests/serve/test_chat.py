@@ -266,6 +266,7 @@ def test_its_limit_is_within_that_of_the_server(start_server):
   assert len(found['choices'][0]['message']['content']) <= 16
 
 
+@pytest.mark.slow
 def test_without_the_flag_it_is_named(start_server):
   server = start_server('--slots=1')
   status, _, body = server.ask(_PATH, {'messages': _HELLO})

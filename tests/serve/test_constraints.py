@@ -98,6 +98,7 @@ def _cases():
   return cases
 
 
+@pytest.mark.slow
 def test_validate_says_what_a_completion_does(model_dir, tmp_path):
   """One or the other: taken and written, or refused with the same words."""
   limits = Limits(constraint_memory=_memory(64))
@@ -131,6 +132,7 @@ def test_validate_says_what_a_completion_does(model_dir, tmp_path):
   assert usual['param'] == 'regex'
 
 
+@pytest.mark.slow
 def test_who_waits_for_room_is_served(model_dir, tmp_path):
   """Twelve with constraints of which the tables hold one, and free text."""
   patterns = [f'{c}{{382}}' for c in 'abcdefghijkl']

@@ -257,6 +257,7 @@ def test_the_long_takes_turns_with_the_short():
   asyncio.run(all())
 
 
+@pytest.mark.slow
 def test_a_search_takes_turns_and_searches_do_not(
   model_dir, tmp_path, monkeypatch
 ):

@@ -437,6 +437,7 @@ def test_too_many_requests_are_told(visit, start_server):
   expect(alert).to_contain_text(re.compile(r'Try again in \d+ s'))
 
 
+@pytest.mark.slow
 def test_the_server_restarts_under_it(visit, start_server):
   server = start_server('--grace=1')
   page = visit(server.url)

@@ -321,13 +321,10 @@ def check_figures(server, before, replay):
   assert server.metric('craft_failures_total') == 0
 
 
-@pytest.mark.parametrize('distinct, number', [
-  (40, 300),
-  pytest.param(500, 10_000, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_each_is_answered_as_if_it_were_alone(served, oracle, distinct, number):
-  rng = random.Random(SEED)
-  pool = alone(served, oracle, draw(rng, distinct))
+@pytest.mark.slow
+def test_each_is_answered_as_if_it_were_alone(served, oracle):
+  rng, number = random.Random(SEED), 10_000
+  pool = alone(served, oracle, draw(rng, 500))
   before, statuses = served.occupied(), served.statuses()
   trace = itertools.islice(steps(rng, pool), number)
   replay = Replay(served, oracle, trace)

@@ -39,6 +39,17 @@ CFG = Model(
   precision='float32',
   zero_init=False,
 )
+# The plain model, and two that differ from it in everything that is kept.
+CHANGES = [
+  {},
+  *(
+    pytest.param(changes, marks=pytest.mark.slow)
+    for changes in (
+      {'position': 'alibi', 'window': 5, 'documents': True},
+      {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2},
+    )
+  ),
+]
 
 
 def make(vocabulary=CHARS, **changes):
@@ -116,11 +127,7 @@ def test_alone_is_as_in_company(toy):
     assert engine_of(toy, steps=steps).run(requests) == together
 
 
-@pytest.mark.parametrize('changes', [
-  {},
-  {'position': 'alibi', 'window': 5, 'documents': True},
-  {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2},
-])  # fmt: skip
+@pytest.mark.parametrize('changes', CHANGES)
 def test_texts_are_those_of_generate(changes):
   model, params = make(**changes)
   requests = [r for r in mixed(10) if r.slide][:5]
@@ -266,11 +273,7 @@ def test_jump_forward_takes_fewer_dispatches(toy):
   assert turns[FORCED] <= 0.4 * turns[None]
 
 
-@pytest.mark.parametrize('changes', [
-  {},
-  {'position': 'alibi', 'window': 5, 'documents': True},
-  {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2},
-])  # fmt: skip
+@pytest.mark.parametrize('changes', CHANGES)
 def test_logits_after_a_prompt_in_any_chunks(changes):
   """Whole, in pieces, one by one, from a prefix in the cache: within 1e-4."""
   model, params = make(**changes)
@@ -345,6 +348,7 @@ def test_the_context_ends_a_text_or_slides(toy):
   assert re.fullmatch('[a-z ]*', bound.text) and len(bound.text) == room
 
 
+@pytest.mark.slow
 def test_only_whole_characters_of_bytes():
   toy = make(BYTES)
   utf8 = dataclasses.replace(WARM, utf8=True)

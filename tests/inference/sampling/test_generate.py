@@ -117,8 +117,14 @@ def reference(model, params, prompt, settings, row, kept=CONTEXT // 2):
   'changes',
   [
     {},
-    {'position': 'learned', 'num_kv_heads': 1, 'mlp': 'swiglu', 'tied': True},
-    {'position': 'alibi', 'window': 5, 'documents': True},
+    pytest.param(
+      {'position': 'learned', 'num_kv_heads': 1, 'mlp': 'swiglu', 'tied': True},
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      {'position': 'alibi', 'window': 5, 'documents': True},
+      marks=pytest.mark.slow,
+    ),
   ],
   ids=['rope', 'learned', 'alibi'],
 )
@@ -158,6 +164,7 @@ def test_tiny_contexts(context):
   assert len(text) == 9 and reason == 'length'
 
 
+@pytest.mark.slow
 def test_batch_and_dispatch_change_no_text(toy):
   prompts = [CHARS.encode(p) for p in ('t', 'the noise', 'a', 'on')]
   together = texts(*toy, prompts)
