@@ -34,13 +34,15 @@ while [ $# -gt 0 ]; do
 done
 paths=("$@")
 
-# run_pytest PYTHON SCOPE: one process more than cores, at most four, for tests
-# wait for the programs that they start. Each process takes its share of all tests
-# in their order, which keeps most files whole, and whoever is done takes from
-# another.
+# run_pytest PYTHON SCOPE: one process per core, at most four, and one more for
+# the slow tests, many of which wait for programs that they start. Each takes its
+# share of all tests in their order, which keeps most files whole, and whoever is
+# done takes from another.
 run_pytest() {
-  local select=() processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
-  [ $processes -gt 4 ] && processes=4
+  local select=() processes
+  processes=$(getconf _NPROCESSORS_ONLN)
+  [ "$processes" -gt 4 ] && processes=4
+  [ "$2" = all ] && processes=$((processes + 1))
   [ "$2" = fast ] && select=(-m 'not slow')
   say "pytest ($2) on $("$1" --version), JAX" \
     "$("$1" -c 'import importlib.metadata as m; print(m.version("jax"))')"
