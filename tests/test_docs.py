@@ -29,10 +29,14 @@ from craft_jax.config import describe
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
-# Commands that compile a model: more than a few seconds.
-_HEAVY = re.compile(
-  r'^\$ craft (--|train|eval|score|sample|compress|profile|sweep)', re.MULTILINE
-)
+# What compiles a model takes more than a few seconds.
+_HEAVY = {
+  'console': re.compile(
+    r'^\$ craft (--|train|eval|score|sample|compress|profile|sweep)',
+    re.MULTILINE,
+  ),
+  'python': re.compile(r'model\.build|runs/first|:8000'),
+}
 
 
 class Block(NamedTuple):
@@ -101,6 +105,10 @@ def test_language_is_known(block):
   assert block.language in ('python', 'console', 'text')
 
 
+def _marks(language: str, text: str) -> list:
+  return [pytest.mark.slow] if _HEAVY[language].search(text) else []
+
+
 class Served(NamedTuple):
   """The port of a server, and the line in which it says so."""
 
@@ -133,7 +141,7 @@ def served(command: str, folder: pathlib.Path, env: dict) -> Iterator[Served]:
 @pytest.mark.parametrize(
   'block',
   [
-    pytest.param(b, marks=[pytest.mark.slow] if ':8000' in b.text else [])
+    pytest.param(b, marks=_marks('python', b.text))
     for b in _BLOCKS
     if b.language == 'python'
   ],
@@ -157,7 +165,7 @@ def test_python_runs(block, tmp_path, monkeypatch, byte_run):
 @pytest.mark.parametrize(
   'page',
   [
-    pytest.param(page, marks=[pytest.mark.slow] if _HEAVY.search(text) else [])
+    pytest.param(page, marks=_marks('console', text))
     for page, text in _CONSOLE.items()
     if steps(text)
   ],
