@@ -1,5 +1,6 @@
 """The evaluation equals a plain computation of the same thing."""
 
+import functools
 import json
 import math
 
@@ -53,8 +54,13 @@ def nll_of(model, params, tokens, start, target):
   """Nats of one target, seen from the window that starts at `start`."""
   x = np.zeros((1, 8), np.int32)  # padded: one program for every length
   x[0, : target - start] = tokens[start:target]
-  logits = jax.jit(model.apply)(params, x, None, None)[0, target - start - 1]
+  logits = _apply(model, params, x)[0, target - start - 1]
   return float(-jax.nn.log_softmax(logits)[int(tokens[target])])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model, params, x_BT):
+  return model.apply(params, x_BT)
 
 
 @pytest.mark.parametrize('stride', [0, 3])

@@ -1,6 +1,7 @@
 """Beam search against every text there is, on an alphabet of two."""
 
 import dataclasses
+import functools
 import itertools
 import re
 
@@ -47,7 +48,12 @@ def logits_TV(model, params, ids):
   """Of any text by one program: padded to the context."""
   x_BT = np.zeros((1, CFG.context), np.int32)
   x_BT[0, : len(ids)] = ids
-  return np.asarray(jax.jit(model.apply)(params, x_BT))[0, : len(ids)]
+  return np.asarray(_apply(model, params, x_BT))[0, : len(ids)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(model, params, x_BT):
+  return model.apply(params, x_BT)
 
 
 def every_text(model, params, prompt, penalty, end, pattern='.*', least=0):
