@@ -34,6 +34,17 @@ def plain(q_BTNH, k_BTKH, v_BTKH, mask_BTT, slopes):
   )
 
 
+def both(attend, q_BTNH, k_BTKH, v_BTKH, grad_BTNH):
+  """What attention gives, and the gradients, as one program."""
+
+  @jax.jit
+  def forward_and_backward(*qkv):
+    y_BTNH, back = jax.vjp(attend, *qkv)
+    return y_BTNH, *back(grad_BTNH)
+
+  return forward_and_backward(q_BTNH, k_BTKH, v_BTKH)
+
+
 @pytest.mark.parametrize('T', [1, 64, 65, 150, 700])
 @pytest.mark.parametrize(
   'keys, window, slopes',
@@ -50,17 +61,13 @@ def test_equals_the_plain_formula(T, keys, window, slopes):
   position_1T = jnp.arange(T)[None]
   mask_BTT = allowed(position_1T, position_1T, window)
 
-  def both(attend):
-    y, back = jax.vjp(attend, q, k, v)
-    return y, *back(grad)
-
-  want = both(lambda *qkv: plain(*qkv, mask_BTT, slopes))
+  want = both(lambda *qkv: plain(*qkv, mask_BTT, slopes), q, k, v, grad)
   for precision, atol in (('float32', 2e-5), ('bfloat16', 0.08)):
+    policy = Policy(precision, HERE)
     got = both(
-      lambda *qkv, p=precision: causal.attend(
-        *qkv, mask_BTT, Policy(p, HERE), slopes
-      )
-    )
+      lambda *qkv, p=policy: causal.attend(*qkv, mask_BTT, p, slopes),
+      q, k, v, grad,
+    )  # fmt: skip
     for ours, theirs in zip(got, want, strict=True):
       np.testing.assert_allclose(ours, theirs, atol=atol)
 
@@ -82,13 +89,13 @@ def test_the_fused_form_is_the_same(T, keys, masked, slopes):
   position_1T = jnp.arange(T)[None]
   mask_BTT = allowed(position_1T, position_1T, 7) if masked else None
 
-  def both(attend):
-    y, back = jax.vjp(attend, q, k, v)
-    return y, *back(grad)
-
-  want = both(lambda *qkv: causal.attend(*qkv, mask_BTT, EXACT, slopes))
+  want = both(
+    lambda *qkv: causal.attend(*qkv, mask_BTT, EXACT, slopes), q, k, v, grad
+  )
   with jax.default_matmul_precision('highest'):  # a GPU rounds to TF32 else
-    got = both(lambda *qkv: causal.fused(*qkv, mask_BTT, slopes, 'xla'))
+    got = both(
+      lambda *qkv: causal.fused(*qkv, mask_BTT, slopes, 'xla'), q, k, v, grad
+    )
   for ours, theirs in zip(got, want, strict=True):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
