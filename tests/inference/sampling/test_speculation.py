@@ -104,8 +104,14 @@ def compare(toy, prompts, settings, seeds, plain, drafted):
 
 @pytest.mark.parametrize('kind, changes', [
   *((kind, {}) for kind in KINDS),
-  ('lookup', {'position': 'alibi', 'window': 5, 'documents': True}),
-  ('first layers', {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2}),
+  pytest.param(
+    'lookup', {'position': 'alibi', 'window': 5, 'documents': True},
+    marks=pytest.mark.slow,
+  ),
+  pytest.param(
+    'first layers', {'position': 'learned', 'num_kv_heads': 1, 'ngrams': 2},
+    marks=pytest.mark.slow,
+  ),
 ])  # fmt: skip
 def test_drafts_change_no_text(kind, changes):
   """Greedy, drawn, bound, penalised, and over several windows."""
@@ -205,6 +211,7 @@ def test_a_turn_keeps_to_the_limit_and_the_room(toy):
   assert written.count_B.tolist() == [CONTEXT + 1 - len(text)]
 
 
+@pytest.mark.slow
 def test_few_drafts_among_many_rows_are_not_read_ahead(toy):
   text = 'the nation is on the '
   rows = ['a'] * 15
@@ -228,6 +235,7 @@ def test_free_rows_do_not_feel_the_drafts_of_others(toy):
     assert rows[1] == alone[1]
 
 
+@pytest.mark.slow
 def test_the_distribution_is_that_of_the_model(toy):
   """Pairs of tokens of 2,000 draws, by a chi-squared statistic."""
   model, params = toy
