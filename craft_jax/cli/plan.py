@@ -1,10 +1,12 @@
-"""Estimate bytes, time and communication of a run on named devices.
+"""Say what a run needs, and what of it fits into the memory of devices.
 
-Arithmetic from data sheets and shapes; needs no accelerator, allocates
-nothing, measures nothing. The mesh is the config's if it sets one, else the
-one that needs the least time and fits. With --compile it is the devices at hand
-that are asked about: the run's own program is compiled for them, for each mesh
-axis in turn, and with --steps some steps and a checkpoint are timed.
+Parameters, FLOPs per token, state and activations are an estimate by arithmetic
+from shapes; it needs no accelerator and allocates nothing. The mesh is the
+config's if it sets one, else the simplest that the run fits on: data, then
+fsdp, then tensor. With --compile it is the devices at hand that are asked
+about: the run's own program is compiled for them, for each mesh axis in turn,
+and its bytes are the compiler's; with --steps some steps and a checkpoint are
+timed.
 
 examples:
   craft plan --config=base:large --device=h100-80gb --devices=8
@@ -20,7 +22,7 @@ from craft_jax.errors import UserError
 from craft_jax.runtime import strict_json
 
 _UNSET = {'data': -1, 'fsdp': 1, 'tensor': 1}  # a config that sets no mesh
-SUMMARY = 'estimate memory, time and communication; what fits'
+SUMMARY = 'what a run needs, and what fits into memory'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default='base',
     help='file, or name of a shipped config, with :variant (default: base)',
   )
-  where = parser.add_argument_group('devices by their data sheets')
+  where = parser.add_argument_group('devices that need not be here')
   where.add_argument(
     '--device', default='h100-80gb', help='name (default: h100-80gb)'
   )
@@ -42,12 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     metavar='SIZE',
     help='of each device, such as 8GiB or 24GB, in place of its own; with '
     '--compile in place of what is free',
-  )
-  where.add_argument(
-    '--utilisation',
-    type=float,
-    default=0.4,
-    help='share of the peak that products reach (default: 0.4)',
   )
   parser.add_argument(
     '--vocabulary-size',
@@ -82,43 +78,23 @@ def run(args: argparse.Namespace) -> int:
 
   from craft_jax.config import load as config_lib
   from craft_jax.train import plan
-  from craft_jax.train.plan import fit_text, text
+  from craft_jax.train.plan import text
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
   cfg = config_lib.load_config(args.config, args.overrides)
   device = plan.find_device(args.device)
-  if size := _size(args):
-    device = fit_text.with_memory(device, size)
-  sketch = plan.sketch(cfg, args.vocabulary_size)
+  where = args.device, _size(args) or device.memory, device.platform
+  asked = plan.sketch(cfg, args.vocabulary_size)
   if any(getattr(cfg.mesh, axis) != size for axis, size in _UNSET.items()):
-    sizes = config_lib.check_devices(cfg, args.devices)
-    reason = 'as the config says'
-    result = plan.estimate(
-      sketch, device, plan.Layout(**sizes), args.utilisation
-    )
+    layout = plan.Layout(**config_lib.check_devices(cfg, args.devices))
+    asked.check(layout)
+    found = text.Plan(asked, asked, layout, 'as the config says', *where)
   else:
-    result, reason = plan.recommend(
-      sketch, device, args.devices, args.utilisation
-    )
-  options = fit_text.options_of(sketch, result)
+    found = text.recommended(asked, args.devices, *where)
   if args.json:
-    found = {
-      'device': args.device,
-      'reason': reason,
-      'flags': text.flags(cfg, result),
-      'run': fit_text.run_facts(result),
-      'strategies': fit_text.strategies_dict(result),
-      'options': fit_text.as_dict(options, cfg),
-    }
-    print(strict_json.dumps(found | plan.as_dict(result)))
-    return 0
-  error = fit_text.error_text(device.platform)
-  more = [
-    *([fit_text.strategies_text(result)] if args.devices > 1 else []),
-    fit_text.run_text(result),
-    fit_text.options_text(options, cfg, error, result.layout),
-  ]
-  print(text.text(result, reason, cfg, more))
+    print(strict_json.dumps(text.as_dict(found)))
+  else:
+    print(text.text(found))
   return 0
 
 

@@ -9,13 +9,13 @@ from etils import epath
 from craft_jax.cli.parser import split_overrides
 from craft_jax.config.load import (
   Resolved,
-  check,
   flatten,
   from_json,
   parse_overrides,
   resolve,
   unflatten,
 )
+from craft_jax.config.rules import clashes
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
 from craft_jax.runs.layout import CONFIG, METADATA
@@ -51,7 +51,8 @@ def changed(path: str, overrides: Sequence[str]) -> Config:
   """
   then = flatten(load(path)) | {'train.stop_at_step': 0}
   cfg = unflatten(then | parse_overrides(overrides))
-  check(cfg)
+  for problem in clashes(cfg):
+    raise UserError(problem)
   return cfg
 
 

@@ -12,6 +12,8 @@ examples:
 """
 
 import argparse
+import contextlib
+import dataclasses
 import os
 import pathlib
 import shlex
@@ -20,7 +22,7 @@ import sys
 import time
 from typing import Any
 
-from craft_jax.cli import auto_batch, distributed, saved_config
+from craft_jax.cli import distributed, saved_config
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, UserError
@@ -60,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--auto-batch',
     action='store_true',
-    help='out of memory, halve the micro-batch and double train.accumulate '
-    '(the same batch, the same data) and go on from the last checkpoint',
+    help='compile first, and raise train.accumulate until the step fits into '
+    'memory (the same batch, the same data)',
   )
   distributed.add_arguments(parser)
 
@@ -72,27 +74,14 @@ def run(args: argparse.Namespace) -> int:
     args.overrides.append(f'train.stop_at_step={args.stop_at_step}')
   if args.workdir == '':
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
-  if args.auto_batch:
-    return _supervise(args)
-  follow_parent()
-  with Interrupts() as interrupts:
-    return _run(args, interrupts)
-
-
-def _supervise(args: argparse.Namespace) -> int:
-  """Trains in a child process, again and smaller while memory is short."""
-  if distributed.asked(args):
+  if args.auto_batch and distributed.asked(args):
     raise UserError(
       '--auto-batch is for a run of one process; give train.accumulate instead '
       '(craft plan says which)'
     )
-  cfg = _config(args)
-  workdir = args.workdir or _new_workdir(args.config or 'base')
-  words = ['train', f'--workdir={workdir}']
-  words += [f'--config={args.config}'] if args.config else []
-  words += [f'--config.{item}' for item in args.overrides]
-  words += ['--quiet'] * args.quiet + ['--json'] * args.json
-  return auto_batch.run(words, cfg, workdir)
+  follow_parent()
+  with Interrupts() as interrupts:
+    return _run(args, interrupts)
 
 
 def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
@@ -114,13 +103,11 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 
   checkpoint.quiet()
   compilation_cache.use(cache_folder(cfg.data))
+  if args.auto_batch:
+    cfg = _fitted(cfg, workdir, args.quiet)
   try:
     summary = train(cfg, workdir, quiet=args.quiet, interrupts=interrupts)
-  except (OutOfMemory, advice.TooLarge) as e:
-    if auto_batch.is_child():
-      auto_batch.tell(e.facts)
-    if isinstance(e, advice.TooLarge):
-      raise
+  except OutOfMemory as e:
     error, report_of_memory = advice.explained(e, cfg)
     if report_of_memory:
       print(report_of_memory, file=sys.stderr)
@@ -135,6 +122,37 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
   if args.json:
     print(strict_json.dumps(to_json(summary)))
   return 0
+
+
+def _fitted(cfg: Config, workdir: str, quiet: bool) -> Config:
+  """The config with as many micro-batches as its compiled step needs to fit.
+
+  A run that goes on has as many as before, if they still fit: it is the same
+  bit for bit.
+  """
+  from craft_jax.train.plan import compiled, compiled_text
+
+  pieces = cfg.train.accumulate
+  with contextlib.suppress(UserError):  # it is new, or damaged
+    before = saved_config.load(workdir).train
+    if before.batch_size == cfg.train.batch_size:
+      pieces = max(pieces, before.accumulate)
+  found = compiled.fitted(_accumulating(cfg, pieces))
+  pieces = found.cfg.train.accumulate
+  if not quiet:
+    print(compiled_text.text(found), file=sys.stderr)
+  if pieces != cfg.train.accumulate:
+    print(
+      f'craft: --config.train.accumulate={pieces}, micro-batches of '
+      f'{cfg.train.batch_size // pieces}',
+      file=sys.stderr,
+    )
+  return _accumulating(cfg, pieces)
+
+
+def _accumulating(cfg: Config, pieces: int) -> Config:
+  train = dataclasses.replace(cfg.train, accumulate=pieces)
+  return dataclasses.replace(cfg, train=train)
 
 
 def _config(args: argparse.Namespace) -> Config:

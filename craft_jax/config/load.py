@@ -2,8 +2,8 @@
 
 A config file has `get_config(variant='')`, which starts from
 `default_config()`, a locked `ConfigDict` of the defaults in
-`craft_jax.config.settings`, and returns it changed. Everything that relates two
-settings is checked in `check`.
+`craft_jax.config.settings`, and returns it changed. What relates two settings
+is in `craft_jax.config.rules`; what relates them to a text or to devices, here.
 """
 
 import ast
@@ -473,13 +473,7 @@ def identity_changes(old: Config, new: Config) -> list[str]:
   ]
 
 
-# --- checks that relate two settings -----------------------------------------
-
-
-def check(cfg: Config) -> None:
-  """Raises `UserError` with both names and the remedy if settings clash."""
-  for problem in clashes(cfg):
-    raise UserError(problem)
+# --- what relates settings to a text and to devices --------------------------
 
 
 def _fitting_warmup(cfg: Config) -> int:

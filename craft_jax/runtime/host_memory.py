@@ -69,19 +69,13 @@ def _process_limits() -> Iterator[Room]:
     return
 
 
-def limited_address_space() -> int | None:
-  """Bytes that `ulimit -v` allows this process; None without a limit."""
+def _address_space() -> Iterator[Room]:
   try:
     import resource
   except ImportError:  # on Windows
-    return None
+    return
   limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-  return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _address_space() -> Iterator[Room]:
-  limit = limited_address_space()
-  if limit is None:
+  if limit == resource.RLIM_INFINITY:
     return
   try:
     used = _fields(_PROC / 'self' / 'status')['VmSize']

@@ -190,10 +190,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     distributed.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size, platform)
     distributed.opened_by_all(
-      lambda: advice.check_start(cfg, model.vocabulary_size, mesh.shape)
-    )
-    distributed.opened_by_all(
-      lambda: advice.check_disk(cfg, model.vocabulary_size, workdir)
+      lambda: advice.check_start(cfg, model, mesh.shape, workdir)
     )
     run_dir = distributed.opened_by_all(
       lambda: run_dir_lib.open_run(

@@ -150,15 +150,22 @@ class Setup:
         .compile()
       )
 
-  def _state_at(self, step: int | None) -> State:
+  @functools.cached_property
+  def abstract_state(self) -> State:
+    """Shapes and shardings of the state, nothing allocated."""
     ema = self.cfg.train.ema > 0
-    abstract = abstract_state(self.model, self.optimizer, ema, self.mesh)
+    return abstract_state(self.model, self.optimizer, ema, self.mesh)
+
+  def _state_at(self, step: int | None) -> State:
+    abstract = self.abstract_state
     if step is not None:
       return self.checkpointer.restore(abstract, step)[0]
     key = jax.random.fold_in(keys.from_seed(self.cfg.seed), _INIT_STREAM)
     with jax.set_mesh(self.mesh):
       return jax.jit(
-        lambda key: init_state(self.model, self.optimizer, key, ema),
+        lambda key: init_state(
+          self.model, self.optimizer, key, self.cfg.train.ema > 0
+        ),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )(key)
 

@@ -232,13 +232,6 @@ def test_a_better_checkpoint_than_the_latest_is_told(
   assert not capsys.readouterr().err
 
 
-def test_there_is_a_last_checkpoint_before_one_is_spoken_of(byte_run, tmp_path):
-  from craft_jax.cli import auto_batch
-
-  assert auto_batch._where(str(byte_run)) == 'the last checkpoint'
-  assert auto_batch._where(str(tmp_path)) == 'the start'
-
-
 def test_the_meaning_of_the_learning_rate_names_muons_own(capsys):
   assert main(['config', 'docs', 'optim.learning_rate']) == 0
   meaning = ' '.join(capsys.readouterr().out.split()).partition('default')[0]

@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 
 from craft_jax.errors import UserError, one_line
-from craft_jax.runs.checkpoint import staging
+from craft_jax.runs.checkpoint import retention, staging
 from craft_jax.runs.checkpoint.meta import Meta
 from craft_jax.runs.checkpoint.reader import (
   METRICS,
@@ -262,9 +262,8 @@ class Checkpointer:
       return
     metas = readable(self.workdir)
     good = [s for s in sorted(metas) if s not in self._damaged]
-    regular = [s for s in good if self._every and s % self._every == 0]
     best = best_of({step: metas[step] for step in good})
-    kept = {*good[-self._keep :], *regular[-1:], best}
+    kept = retention.kept(good, best, self._keep, self._every)
     for step in good:
       if step not in kept:
         _delete(step_path(self.workdir, step))

@@ -1,24 +1,11 @@
-"""What a run needs and how long it takes, by arithmetic alone.
+"""What a run needs: by arithmetic, and by what the compiler says of its step.
 
-Nothing here touches an accelerator or allocates an array: shapes come from
-`jax.eval_shape` of the real state, its spread from the real sharding rules,
-speeds from data sheets. The figures are estimates, not measurements.
+The arithmetic touches no accelerator and allocates no array: shapes come from
+`jax.eval_shape` of the real state, its spread from the real sharding rules.
+What it says is an estimate; `compiled` asks XLA about the devices at hand.
 """
 
-from craft_jax.train.plan.choose import recommend
 from craft_jax.train.plan.devices import DEVICES, find_device
-from craft_jax.train.plan.layout import Layout
-from craft_jax.train.plan.model import Sketch, sketch
-from craft_jax.train.plan.step import Plan, as_dict, estimate
+from craft_jax.train.plan.model import Layout, Sketch, sketch
 
-__all__ = [
-  'DEVICES',
-  'Layout',
-  'Plan',
-  'Sketch',
-  'as_dict',
-  'estimate',
-  'find_device',
-  'recommend',
-  'sketch',
-]
+__all__ = ['DEVICES', 'Layout', 'Sketch', 'find_device', 'sketch']

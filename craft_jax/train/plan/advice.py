@@ -10,16 +10,14 @@ from etils import epath
 
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, RunFailed, UserError
-from craft_jax.model.build import build
-from craft_jax.model.precision import PLATFORMS
-from craft_jax.model.protocol import param_count
+from craft_jax.model.protocol import Model, param_count
 from craft_jax.runs import checkpoint
+from craft_jax.runs.checkpoint import retention
 from craft_jax.runtime import files, keys
 from craft_jax.runtime.host_memory import Room, room
-from craft_jax.train.plan import Layout, sketch
 from craft_jax.train.plan import search as search_lib
-from craft_jax.train.plan.memory import Memory, memory
-from craft_jax.train.plan.model import Sketch
+from craft_jax.train.plan.memory import Memory, memory, rows_per_device
+from craft_jax.train.plan.model import Layout, Sketch, sketch
 from craft_jax.train.plan.search import Bound
 from craft_jax.train.plan.text import amount
 
@@ -32,57 +30,50 @@ _FILLED, _HALF = 0.9, 0.6
 _ANYWAY = '--config.train.check_memory=false goes on all the same'
 
 
-class TooLarge(UserError):
-  """A run that cannot fit, refused before it allocates.
-
-  Attributes:
-    facts: as of `OutOfMemory`: `doing` and `bytes`.
-  """
-
-  def __init__(self, message: str, needed: float):
-    super().__init__(message)
-    self.facts = {'doing': 'planning', 'bytes': int(needed)}
-
-
 # --- before ------------------------------------------------------------------
 
 
 def check_start(
-  cfg: Config, vocabulary_size: int, mesh_shape: Mapping[str, int]
+  cfg: Config,
+  model: Model,
+  mesh_shape: Mapping[str, int],
+  workdir: epath.PathLike,
 ) -> None:
-  """Refuses a run that cannot fit on its devices, by arithmetic.
+  """Refuses a run that its devices or its disk cannot hold, by arithmetic.
 
-  Takes microseconds for a run that is small for its devices. What is in doubt
-  is let through.
+  The state is traced only where a bound by the number of parameters says that
+  it could be too large. What is in doubt is let through.
 
   Args:
     cfg: the run, `model.precision` decided.
-    vocabulary_size: tokens, the specials included.
+    model: of the run.
     mesh_shape: devices of each axis.
+    workdir: where its checkpoints will be.
 
   Raises:
-    TooLarge: even with the least share of the estimate that was ever measured.
+    UserError: it does not fit even with the least share of the estimate that
+      was ever measured, or there is no room for its checkpoints.
   """
-  left = room() if cfg.train.check_memory else None
   layout = Layout(**mesh_shape)
-  if left is None or _at_most(cfg, vocabulary_size, layout) < left.bytes:
+  params = param_count(jax.eval_shape(model.init, keys.from_seed(0)))
+  # Parameters, two moments, an average, two gradients, updates and a copy.
+  state, rows = 8 * 4 * params, rows_per_device(cfg, layout)
+  needed = state + sum(model.activation_bytes(rows, cfg.model.context))
+  left = room() if cfg.train.check_memory else None
+  free, most = disk_free(workdir), most_kept(cfg)
+  fits = left is None or needed < left.bytes
+  if fits and (free is None or state * most < free):
     return
-  refuse(sketch(cfg, vocabulary_size), layout, left, _platform())
+  run = sketch(cfg, model.vocabulary_size)
+  if left is not None:
+    refuse(run, layout, left, jax.devices()[0].platform)
+  if free is not None:
+    disk_need(cfg, workdir, run.state_bytes)
 
 
-def check_disk(
-  cfg: Config, vocabulary_size: int, workdir: epath.PathLike
-) -> None:
-  """Refuses a run whose checkpoints its disk cannot hold, before it begins.
-
-  Raises:
-    UserError: there is no room for those that a save keeps beside it.
-  """
-  free = disk_free(workdir)
-  bound = _at_most(cfg, vocabulary_size, Layout(1, 1, 1))
-  if free is None or bound * (cfg.checkpoint.keep + 2) < free:
-    return
-  disk_need(cfg, workdir, sketch(cfg, vocabulary_size).state_bytes)
+def most_kept(cfg: Config) -> int:
+  """How many checkpoints of a run there are at once at most."""
+  return retention.most(cfg.checkpoint.keep, cfg.checkpoint.every)
 
 
 def disk_free(workdir: epath.PathLike) -> int | None:
@@ -103,8 +94,7 @@ def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
   Raises:
     UserError: they do not fit.
   """
-  # The latest ones, the best, and the one being written.
-  most = cfg.checkpoint.keep + 2
+  most = most_kept(cfg)
   there = min(len(checkpoint.steps(workdir)), most - 1)
   needed, free = state_bytes * (most - there), disk_free(workdir)
   assert free is not None, 'a local folder'
@@ -131,26 +121,16 @@ def refuse(run: Sketch, layout: Layout, left: Room, platform: str) -> Memory:
     platform: JAX's name of the devices.
 
   Raises:
-    TooLarge: even with the least share of the estimate that was ever measured.
+    UserError: even with the least share of the estimate that was ever measured.
   """
   used = memory(run, layout, platform)
   if used.state + LEAST * (used.total - used.state) <= left.bytes:
     return used
-  raise TooLarge(
+  raise UserError(
     f'this run needs about {amount(used.total)} on each of {layout.devices} '
     f'device(s), and {left.source} leaves {amount(left.bytes)}; '
-    f'{_advice(run, layout, Bound(left.bytes, platform))}; {_ANYWAY}',
-    used.total,
+    f'{suggestion(run, layout, Bound(left.bytes, platform))}; {_ANYWAY}'
   )
-
-
-def _at_most(cfg: Config, vocabulary_size: int, layout: Layout) -> float:
-  """More than the plan's sum, without the optimizer."""
-  model = build(cfg.model, vocabulary_size, PLATFORMS['tpu'])
-  params = param_count(jax.eval_shape(model.init, keys.from_seed(0)))
-  rows = cfg.train.batch_size // cfg.train.accumulate // layout.shards
-  # Parameters, two moments, an average, two gradients, updates and a copy.
-  return 8 * 4 * params + sum(model.activation_bytes(rows, cfg.model.context))
 
 
 # --- after -------------------------------------------------------------------
@@ -180,7 +160,7 @@ def explained(error: OutOfMemory, cfg: Config) -> tuple[Exception, str]:
     refusal = UserError(
       f'a step needs {amount(asked)} more on each of {layout.devices} CPU '
       f'device(s), as it is compiled, and {left.source} leaves '
-      f'{amount(left.bytes)}; {_advice(run, layout, bound)}; {_ANYWAY}'
+      f'{amount(left.bytes)}; {suggestion(run, layout, bound)}; {_ANYWAY}'
     )
     return refusal, ''
   what = f'{amount(asked)} were asked for' if asked else 'no size was given'
@@ -191,7 +171,7 @@ def explained(error: OutOfMemory, cfg: Config) -> tuple[Exception, str]:
     # run has to become smaller, and half is what is tried first.
     limit = min(left.bytes + used.state, _FILLED * used.total)
     bound = Bound(max(limit, _HALF * used.total), platform)
-    advice = _advice(run, layout, bound, smaller=True)
+    advice = suggestion(run, layout, bound, smaller=True)
   report = '\n'.join(
     [
       f'out of memory while {doing}: {what} at once on a device, and '
@@ -201,9 +181,12 @@ def explained(error: OutOfMemory, cfg: Config) -> tuple[Exception, str]:
       advice,
     ]
   )
+  by_itself = ''
+  if doing == 'training':
+    by_itself = ', or --auto-batch, which asks the compiler what fits'
   failure = RunFailed(
-    f'out of memory while {doing} ({what}); {advice}, or --auto-batch to have '
-    'it done; what is saved is whole'
+    f'out of memory while {doing} ({what}); {advice}{by_itself}; what is saved '
+    'is whole'
   )
   return failure, report
 
@@ -227,7 +210,7 @@ def _rows(used: Memory) -> list[str]:
   return [f'  {name:<28}{amount(value):>9}' for name, value in parts.items()]
 
 
-def _advice(
+def suggestion(
   run: Sketch, layout: Layout, bound: Bound, smaller: bool = False
 ) -> str:
   """Flags to paste."""
@@ -244,7 +227,3 @@ def _advice(
   if 0 < rows < run.cfg.train.batch_size:
     text += f', or a smaller batch: --config.train.batch_size={rows}'
   return text
-
-
-def _platform() -> str:
-  return jax.devices()[0].platform

@@ -19,11 +19,11 @@ from craft_jax.runtime import host_memory as room_lib
 from craft_jax.train import plan as plan_lib
 from craft_jax.train.dispatch import Feed
 from craft_jax.train.out_of_memory import program_bytes
-from craft_jax.train.plan import Layout, Sketch, memory, search
+from craft_jax.train.plan import Layout, Sketch, advice, memory, search
 from craft_jax.train.plan.search import Bound, Option
+from craft_jax.train.plan.text import amount
 from craft_jax.train.run import open_setup
 from craft_jax.train.setup import Setup
-from craft_jax.train.state import State, abstract_state
 
 
 class Compiled(NamedTuple):
@@ -58,6 +58,11 @@ class Compiled(NamedTuple):
   def together(self) -> int:
     """Bytes on a device at the height of a step."""
     return sum(self.state.values()) + self.data + self.temporaries
+
+  @property
+  def fits(self) -> bool:
+    """Whether a device can give that, where something tells."""
+    return not self.left or self.together <= self.left
 
   @property
   def expected_peak(self) -> float:
@@ -147,6 +152,38 @@ def at_hand(cfg: Config, steps: int, limit: int = 0) -> AtHand:
   return AtHand(cfg, jax.devices()[0].device_kind, found, done, options)
 
 
+def fitted(cfg: Config) -> AtHand:
+  """Compiles a run with ever more micro-batches until its step fits here.
+
+  The batch, its data and the loss, to rounding, stay what they are.
+
+  Args:
+    cfg: the run; `train.accumulate` is the least that is tried.
+
+  Returns:
+    What was compiled last; its `cfg.train.accumulate` is the one that fits.
+
+  Raises:
+    UserError: none does; says what would. Or see `open_setup`.
+  """
+  while True:
+    found, decided = compiled(cfg)
+    device = jax.devices()[0]
+    if found.fits:
+      return AtHand(decided, device.device_kind, [found], None, [])
+    assert found.left
+    bound = Bound(found.left, device.platform, found.correction)
+    smaller, *_ = search.options(found.sketch, found.layout, bound, True)
+    if not smaller.accumulate:
+      raise UserError(
+        f'no train.accumulate makes this run fit: {found.limit} leaves '
+        f'{amount(found.left)} on each device; '
+        + advice.suggestion(found.sketch, found.layout, bound)
+      )
+    train = dataclasses.replace(cfg.train, accumulate=smaller.accumulate)
+    cfg = dataclasses.replace(cfg, train=train)
+
+
 def _other_meshes(cfg: Config, layout: Layout) -> Iterator[Config]:
   """All devices on each other axis, for a config that sets no mesh."""
   unset = dataclasses.replace(Mesh(), cpu_devices=cfg.mesh.cpu_devices)
@@ -169,7 +206,7 @@ def compiled(cfg: Config) -> tuple[Compiled, Config]:
     UserError: see `open_setup`.
   """
   with _opened(cfg) as (setup, feed):
-    return _compiled(setup, feed, _abstract(setup)), setup.cfg
+    return _compiled(setup, feed), setup.cfg
 
 
 def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
@@ -186,7 +223,7 @@ def measured(cfg: Config, steps: int) -> tuple[Compiled, Measured, Config]:
     RunFailed: a step was not finite, so that the rest was not done.
   """
   with _opened(cfg) as (setup, feed):
-    found = _compiled(setup, feed, _abstract(setup))
+    found = _compiled(setup, feed)
     state = setup.first_state()
     jax.block_until_ready(state)
     before = _reset_peak()
@@ -224,13 +261,8 @@ def _opened(cfg: Config):
       yield setup, feed
 
 
-def _abstract(setup: Setup) -> State:
-  ema = setup.cfg.train.ema > 0
-  return abstract_state(setup.model, setup.optimizer, ema, setup.mesh)
-
-
-def _compiled(setup: Setup, feed: Feed, state: State) -> Compiled:
-  left = room_lib.room()
+def _compiled(setup: Setup, feed: Feed) -> Compiled:
+  left, state = room_lib.room(), setup.abstract_state
   inputs = setup.inputs(feed, 1)
   begin = time.perf_counter()
   program = setup.compile(feed, state, inputs)

@@ -4,9 +4,14 @@ from typing import Any
 
 import jax
 
-from craft_jax.train.plan import fit_text
 from craft_jax.train.plan.compiled import AtHand, Compiled
-from craft_jax.train.plan.text import amount, duration
+from craft_jax.train.plan.text import (
+  amount,
+  duration,
+  model_lines,
+  options_dict,
+  options_text,
+)
 
 _PARTS = {
   'params': 'parameters',
@@ -26,9 +31,7 @@ def text(found: AtHand) -> str:
       f'{amount(first.left)} on each device ({first.limit}), by the plan times '
       f'{first.correction:.2f}, as compiled'
     )
-    parts.append(
-      fit_text.options_text(found.options, found.cfg, error, first.layout)
-    )
+    parts.append(options_text(found.options, found.cfg, error, first.layout))
   return '\n\n'.join(parts)
 
 
@@ -41,7 +44,7 @@ def as_dict(found: AtHand) -> dict[str, Any]:
       for c in found.compiled
     ],
     'measured': found.measured and found.measured._asdict(),
-    'options': fit_text.as_dict(found.options, found.cfg),
+    'options': options_dict(found.options, found.cfg),
   }
 
 
@@ -67,18 +70,13 @@ def _first(found: AtHand) -> Compiled:
 
 
 def _head(found: AtHand) -> str:
-  cfg, first = found.cfg, _first(found)
+  first = _first(found)
   return '\n'.join(
     [
       f'Compiled for {first.layout.devices} x {found.kind}, jax '
       f'{jax.__version__}, in {first.seconds:.1f} s.',
       '',
-      f'model    {first.sketch.num_params:,} parameters, '
-      f'{first.sketch.vocabulary_size} tokens, context {cfg.model.context}, '
-      f'{cfg.model.precision}, remat={cfg.model.remat}',
-      f'batch    {cfg.train.batch_size} rows, '
-      f'{cfg.train.batch_size * cfg.model.context:,} tokens, '
-      f'accumulate={cfg.train.accumulate}',
+      *model_lines(first.sketch),
     ]
   )
 
@@ -101,7 +99,7 @@ def _meshes(found: AtHand) -> str:
     )
   first = _first(found)
   if first.left:
-    verdict = 'fits' if first.together <= first.left else 'DOES NOT FIT'
+    verdict = 'fits' if first.fits else 'DOES NOT FIT'
     lines.append(
       f'  {verdict}: {amount(first.left)} on each device ({first.limit})'
     )

@@ -11,8 +11,7 @@ import math
 import jax
 
 from craft_jax.config.settings import Config
-from craft_jax.train.plan.layout import Layout
-from craft_jax.train.plan.model import Sketch
+from craft_jax.train.plan.model import Layout, Sketch
 
 USABLE = 0.9  # of a device's memory; the rest is the runtime's and fragments
 STATE = ('params', 'opt_state', 'ema', 'counts')  # parts of what stays

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AxisType
@@ -17,10 +18,30 @@ from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding import rules
 from craft_jax.runtime import keys
 from craft_jax.train.optim.optimizers import build_optimizer
-from craft_jax.train.plan.layout import Layout
 from craft_jax.train.state import init_state
 
 _PARTS = ('params', 'opt_state', 'ema')  # of the state; the rest is counts
+
+
+class Layout(NamedTuple):
+  """Sizes of the mesh axes, in devices."""
+
+  data: int = 1
+  fsdp: int = 1
+  tensor: int = 1
+
+  @property
+  def devices(self) -> int:
+    """All of them."""
+    return math.prod(self)
+
+  @property
+  def shards(self) -> int:
+    """Parts of the batch."""
+    return self.data * self.fsdp
+
+  def __str__(self) -> str:
+    return f'data={self.data} fsdp={self.fsdp} tensor={self.tensor}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,16 +153,6 @@ class Sketch:
             f'mesh.{axis}={getattr(layout, axis)}; change the model or the mesh'
           )
     return ''
-
-
-def with_model(sketch: Sketch, remat: str, accumulate: int) -> Sketch:
-  """The same run with another rematerialisation and accumulation."""
-  cfg = dataclasses.replace(
-    sketch.cfg,
-    model=dataclasses.replace(sketch.cfg.model, remat=remat),
-    train=dataclasses.replace(sketch.cfg.train, accumulate=accumulate),
-  )
-  return dataclasses.replace(sketch, cfg=cfg)
 
 
 def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:

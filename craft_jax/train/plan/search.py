@@ -1,12 +1,14 @@
-"""The largest batch, accumulation and rematerialisation that fit."""
+"""The mesh, batch, accumulation and rematerialisation that fit."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from craft_jax.config.settings import Config
-from craft_jax.train.plan.layout import Layout
+from craft_jax.errors import UserError
 from craft_jax.train.plan.memory import memory
-from craft_jax.train.plan.model import Sketch
+from craft_jax.train.plan.model import Layout, Sketch
 
 REMAT = ('none', 'dots', 'block')  # ever less memory, for ever more work
 _MOST_ROWS = 1 << 20
@@ -116,6 +118,66 @@ def best(found: list[Option], cfg: Config, layout: Layout) -> Option | None:
     for option in fitting
     if option.accumulate < 2 * fewest or tokens // option.accumulate >= _BUSY
   )
+
+
+def layouts(num_devices: int) -> Iterator[Layout]:
+  """Every way to spread devices over the axes, the simplest first."""
+  divisors = [n for n in range(1, num_devices + 1) if num_devices % n == 0]
+  for tensor in divisors:
+    rest = num_devices // tensor
+    for fsdp in divisors:
+      if rest % fsdp == 0:
+        yield Layout(rest // fsdp, fsdp, tensor)
+
+
+def recommend(
+  sketch: Sketch, num_devices: int, bound: Bound
+) -> tuple[Layout, Sketch]:
+  """The simplest mesh that a run fits on; memory alone decides.
+
+  Of the meshes with the smallest tensor axis, the one with the smallest fsdp
+  axis that the run fits on as it is; else the first that it fits on with the
+  micro-batches and the rematerialisation that the leanest of them needs. Where
+  nothing helps, the next larger tensor axis is tried.
+
+  Args:
+    sketch: the run.
+    num_devices: how many there are.
+    bound: what it has to fit into.
+
+  Returns:
+    The mesh, and the run with what it needs to fit there. Where nothing fits,
+    the mesh that needs the least, and the run as it is.
+
+  Raises:
+    UserError: no mesh divides the model and the batch.
+  """
+  if num_devices < 1:
+    raise UserError(f'{num_devices} devices; give at least 1')
+  divided = [x for x in layouts(num_devices) if not sketch.problem(x)]
+  if not divided:
+    rows = sketch.cfg.train.batch_size // sketch.cfg.train.accumulate
+    raise UserError(
+      f'no mesh of {num_devices} devices divides the model and '
+      f'train.batch_size / train.accumulate = {rows}; use a multiple of '
+      f'{num_devices}, or fewer devices'
+    )
+  for _, group in itertools.groupby(divided, key=lambda x: x.tensor):
+    same = list(group)
+    run, fitting = sketch, _fitting(sketch, same, bound)
+    if not fitting:
+      leanest = min(same, key=lambda x: needed(sketch, x, bound))
+      if option := best(options(sketch, leanest, bound), sketch.cfg, leanest):
+        run = _changed(sketch, 'model', remat=option.remat)
+        run = _changed(run, 'train', accumulate=option.accumulate)
+        fitting = _fitting(run, same, bound)
+    if fitting:
+      return fitting[0], run
+  return min(divided, key=lambda x: needed(sketch, x, bound)), sketch
+
+
+def _fitting(sketch: Sketch, found: list[Layout], bound: Bound) -> list[Layout]:
+  return [x for x in found if needed(sketch, x, bound) <= bound.bytes]
 
 
 def flags(option: Option, before: Config) -> list[str]:

@@ -1,13 +1,15 @@
-"""A plan as text."""
+"""A plan by arithmetic, as text and as plain values."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from craft_jax.config.settings import Config
-from craft_jax.train.plan.devices import DEVICES, Device
-from craft_jax.train.plan.layout import AXES
-from craft_jax.train.plan.memory import USABLE
-from craft_jax.train.plan.step import Plan
+from craft_jax.runs.checkpoint import retention
+from craft_jax.train.plan import search
+from craft_jax.train.plan.memory import ERROR, USABLE, cache_bytes, memory
+from craft_jax.train.plan.model import Layout, Sketch
+from craft_jax.train.plan.search import Bound, Option
 
 _SCALES = (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3))
 _MEMORY = {
@@ -43,129 +45,275 @@ def duration(seconds: float) -> str:
   return f'{seconds * 1e6:.3g} us'
 
 
-def device_name(device: Device) -> str:
-  """Its name in the table, and its memory if that is another."""
-  name, known = next(
-    (name, d) for name, d in DEVICES.items() if d.kind == device.kind
-  )
-  if known.memory == device.memory:
-    return name
-  return f'{name} with {amount(device.memory)}'
+class Plan(NamedTuple):
+  """What a run needs on devices of one kind.
 
-
-def flags(before: Config, plan: Plan) -> list[str]:
-  """The settings of a plan that a config does not have yet."""
-  cfg = plan.sketch.cfg
-  wanted: dict[str, object] = {
-    f'mesh.{axis}': getattr(plan.layout, axis) for axis in AXES
-  }
-  if cfg.model.remat != before.model.remat:
-    wanted['model.remat'] = cfg.model.remat
-  if cfg.train.accumulate != before.train.accumulate:
-    wanted['train.accumulate'] = cfg.train.accumulate
-  if before.eval.batch_size % plan.layout.shards:
-    wanted['eval.batch_size'] = plan.layout.shards
-  return [f'--config.{name}={value}' for name, value in wanted.items()]
-
-
-def text(
-  plan: Plan, reason: str, before: Config, more: Sequence[str] = ()
-) -> str:
-  """The plan for people.
-
-  Args:
-    plan: what was estimated.
-    reason: why this mesh.
-    before: the config that was asked about.
-    more: further parts, before the flags.
+  Attributes:
+    asked: the run, as it was asked about.
+    run: the same with what it needs to fit.
+    layout: of the devices.
+    reason: for this layout.
+    device: name of one.
+    bytes: of its memory.
+    platform: JAX's name of it.
   """
-  parts = [_head(plan, reason), _bytes(plan), _times(plan), _traffic(plan)]
-  if not plan.fits:
-    parts.append(_remedies(plan))
-  parts += more
-  parts.append('flags\n  ' + ' '.join(flags(before, plan)))
+
+  asked: Sketch
+  run: Sketch
+  layout: Layout
+  reason: str
+  device: str
+  bytes: float
+  platform: str
+
+  @property
+  def bound(self) -> Bound:
+    """What the run has to fit into."""
+    return Bound(USABLE * self.bytes, self.platform)
+
+  @property
+  def options(self) -> list[Option]:
+    """What of the run, as it was asked about, fits."""
+    return search.options(self.asked, self.layout, self.bound)
+
+  @property
+  def flags(self) -> list[str]:
+    """The settings of the plan that its config does not have yet."""
+    before, cfg = self.asked.cfg, self.run.cfg
+    wanted: dict[str, object] = {
+      f'mesh.{axis}': size for axis, size in self.layout._asdict().items()
+    }
+    if cfg.model.remat != before.model.remat:
+      wanted['model.remat'] = cfg.model.remat
+    if cfg.train.accumulate != before.train.accumulate:
+      wanted['train.accumulate'] = cfg.train.accumulate
+    if before.eval.batch_size % self.layout.shards:
+      wanted['eval.batch_size'] = self.layout.shards
+    return [f'--config.{name}={value}' for name, value in wanted.items()]
+
+
+def recommended(
+  asked: Sketch, num_devices: int, device: str, size: float, platform: str
+) -> Plan:
+  """The plan on the mesh of `search.recommend`, and why it is this one.
+
+  Raises:
+    UserError: no mesh divides the model and the batch.
+  """
+  bound = Bound(USABLE * size, platform)
+  layout, run = search.recommend(asked, num_devices, bound)
+  simple = Layout(num_devices)
+  if search.needed(run, layout, bound) > bound.bytes:
+    reason = 'nothing fits, and this needs the least'
+  elif num_devices == 1:
+    reason = 'one device'
+  elif layout == simple:
+    reason = 'the state fits on each device, so only the batch is split'
+  elif asked.problem(simple):
+    reason = f'the batch does not divide over {num_devices} devices'
+  else:
+    alone = amount(search.needed(asked, simple, bound))
+    reason = f'data={num_devices} alone needs {alone} on each device'
+  return Plan(asked, run, layout, reason, device, size, platform)
+
+
+def text(plan: Plan) -> str:
+  """For people."""
+  error = error_text(plan.platform)
+  parts = [
+    _head(plan),
+    _bytes(plan),
+    *([_strategies_text(plan)] if plan.layout.devices > 1 else []),
+    _run_text(plan.run),
+    options_text(plan.options, plan.asked.cfg, error, plan.layout),
+    'flags\n  ' + ' '.join(plan.flags),
+  ]
   return '\n\n'.join(parts)
 
 
-def _head(plan: Plan, reason: str) -> str:
-  sketch, device = plan.sketch, plan.device
-  cfg = sketch.cfg
-  speed = device.peak * plan.utilisation
+def as_dict(plan: Plan) -> dict[str, Any]:
+  """As plain values, in bytes and FLOPs."""
+  used, train = memory(plan.run, plan.layout, plan.platform), plan.run.cfg.train
+  return {
+    'device': plan.device,
+    'devices': plan.layout.devices,
+    'mesh': plan.layout._asdict(),
+    'reason': plan.reason,
+    'flags': plan.flags,
+    'params': plan.run.num_params,
+    'tokens': train.batch_size * plan.run.cfg.model.context,
+    'memory': dataclasses.asdict(used),
+    'memory_total': used.total,
+    'memory_usable': plan.bound.bytes,
+    'fits': used.total <= plan.bound.bytes,
+    'run': run_facts(plan.run),
+    'strategies': {
+      axis: {'problem': other}
+      if isinstance(other, str)
+      else {
+        'memory_total': other.total,
+        'fits': other.total <= plan.bound.bytes,
+      }
+      for axis, other in _strategies(plan)
+    },
+    'options': options_dict(plan.options, plan.asked.cfg),
+  }
+
+
+def model_lines(run: Sketch) -> list[str]:
+  """The model and the batch of a run."""
+  cfg = run.cfg
+  tokens = cfg.train.batch_size * cfg.model.context
+  return [
+    f'model    {run.num_params:,} parameters, {run.vocabulary_size} tokens, '
+    f'context {cfg.model.context}, {cfg.model.precision}, '
+    f'remat={cfg.model.remat}',
+    f'batch    {cfg.train.batch_size} rows, {tokens:,} tokens, '
+    f'accumulate={cfg.train.accumulate}',
+  ]
+
+
+def _head(plan: Plan) -> str:
   return '\n'.join(
     [
-      'An estimate by arithmetic from data sheets; nothing was measured.',
+      'An estimate by arithmetic; nothing was compiled or measured.',
       '',
-      f'model    {sketch.num_params:,} parameters, {sketch.vocabulary_size} '
-      f'tokens, context {cfg.model.context}, remat={cfg.model.remat}',
-      f'batch    {cfg.train.batch_size} rows, {plan.tokens:,} tokens, '
-      f'accumulate={cfg.train.accumulate}',
-      f'devices  {plan.layout.devices} x {device_name(device)}, each '
-      f'{amount(speed, "FLOP/s")} at {plan.utilisation:.0%} of the peak',
-      f'mesh     {plan.layout}: {reason}',
+      *model_lines(plan.run),
+      f'devices  {plan.layout.devices} x {plan.device}, {amount(plan.bytes)} '
+      'each',
+      f'mesh     {plan.layout}: {plan.reason}',
     ]
   )
 
 
 def _bytes(plan: Plan) -> str:
-  used = dataclasses.asdict(plan.memory)
+  used, usable = memory(plan.run, plan.layout, plan.platform), plan.bound.bytes
   rows = [
     f'  {_MEMORY[name]:<20}{amount(value):>9}'
-    for name, value in used.items()
+    for name, value in dataclasses.asdict(used).items()
     if value >= 1e3
   ]
-  usable = USABLE * plan.device.memory
-  verdict = 'fits' if plan.fits else 'DOES NOT FIT'
-  total = plan.memory.total
+  verdict = 'fits' if used.total <= usable else 'DOES NOT FIT'
   return '\n'.join(
     [
       'bytes per device',
       *rows,
-      f'  {"together":<20}{amount(total):>9}   {verdict}: '
-      f'{total / usable:.0%} of the usable {amount(usable)}',
+      f'  {"together":<20}{amount(used.total):>9}   {verdict}: '
+      f'{used.total / usable:.0%} of the usable {amount(usable)}',
     ]
   )
 
 
-def _times(plan: Plan) -> str:
-  least, most = plan.step_seconds
-  rate = plan.tokens / most, plan.tokens / least
+def _strategies(plan: Plan) -> Iterable[tuple[str, Any]]:
+  """Bytes with all devices on each axis alone; or why that cannot be."""
+  for axis in Layout._fields:
+    layout = Layout(**{axis: plan.layout.devices})
+    problem = plan.run.problem(layout)
+    yield axis, problem or memory(plan.run, layout, plan.platform)
+
+
+def _strategies_text(plan: Plan) -> str:
+  lines = [
+    f'all {plan.layout.devices} devices on one axis, with this remat and '
+    'accumulate',
+    f'  {"":<8}{"state":>9}{"activations":>13}{"together":>10}',
+  ]
+  for axis, used in _strategies(plan):
+    if isinstance(used, str):
+      lines.append(f'  {axis:<8}{used}')
+      continue
+    fits = '' if used.total <= plan.bound.bytes else '  does not fit'
+    lines.append(
+      f'  {axis:<8}{amount(used.state):>9}'
+      f'{amount(used.activations + used.working):>13}'
+      f'{amount(used.total):>10}{fits}'
+    )
+  return '\n'.join(lines)
+
+
+def _run_text(run: Sketch) -> str:
+  facts = run_facts(run)
+  size, kept = facts['checkpoint_bytes'], facts['kept']
   return '\n'.join(
     [
-      f'time per step, {amount(plan.flops, "FLOP")}',
-      f'  {"products":<20}{duration(plan.compute_seconds):>9}',
-      f'  {"optimizer":<20}{duration(plan.optimizer_seconds):>9}',
-      f'  {"communication":<20}{duration(plan.communication_seconds):>9}',
-      f'  {"step":<20}{duration(least):>9}   to {duration(most)}, hidden '
-      'behind the products or not',
-      f'  {"tokens per second":<20}{amount(rate[1], ""):>9}  to '
-      f'{amount(rate[0], "")}',
+      f'whole run, {run.cfg.train.steps:,} steps',
+      f'  {"work":<20}{amount(facts["flops_per_token"], "FLOP"):>9}   per '
+      'token (a character, or a byte of it), forward and backward',
+      f'  {"checkpoint":<20}{amount(size):>9}   each, {facts["saves"]} of '
+      f'them, {kept} on the disk at most: {amount(kept * size)}',
+      f'  {"cache":<20}{amount(facts["cache_bytes"]):>9}   per text, when the '
+      'model writes',
     ]
   )
 
 
-def _traffic(plan: Plan) -> str:
-  lines = ['sent by each device per step, and its time against the products']
-  for c in plan.collectives:
-    far = f', {amount(c.slow)} of it to other domains' if c.slow else ''
-    lines.append(
-      f'  {c.axis:<7}{c.kind:<15}{c.what:<19}{amount(c.fast + c.slow):>8}'
-      f'{duration(c.seconds):>9}{c.seconds / plan.compute_seconds:>7.2f}{far}'
-    )
-  return '\n'.join([*lines, f'  {plan.verdict()}'])
+def run_facts(run: Sketch) -> dict[str, Any]:
+  """Work of a token, checkpoints, and the cache of a text to be written."""
+  steps, saving = run.cfg.train.steps, run.cfg.checkpoint
+  saves = 1 + (steps - 1) // saving.every if saving.every else 1
+  return {
+    'flops_per_token': run.flops_per_token,
+    'checkpoint_bytes': run.state_bytes,
+    'saves': saves,
+    'kept': min(saves, retention.most(saving.keep, saving.every)),
+    'cache_bytes': cache_bytes(run),
+  }
 
 
-def _remedies(plan: Plan) -> str:
-  """What makes a plan that does not fit smaller, by its largest parts."""
-  used, cfg = plan.memory, plan.sketch.cfg
-  found = []
-  if used.activations + used.working > used.state / 2:
-    if cfg.model.remat != 'block':
-      found.append('--config.model.remat=block keeps one row per layer')
-    if plan.sketch.cfg.train.batch_size // cfg.train.accumulate > 1:
-      found.append('a larger train.accumulate makes micro-batches smaller')
-  if used.state > used.activations / 2:
-    found.append('a larger mesh.fsdp splits the state')
-    if cfg.train.ema:
-      found.append('train.ema=0 keeps no averaged parameters')
-  found.append('more devices, or larger ones')
-  return '\n'.join(['what would help', *(f'  {line}' for line in found)])
+def options_text(
+  options: Sequence[Option], cfg: Config, error: str, layout: Layout
+) -> str:
+  """The table of what fits, and flags to paste.
+
+  Args:
+    options: of `search.options`.
+    cfg: that was asked about.
+    error: how far the bytes may be off, in words.
+    layout: sizes of the mesh axes.
+  """
+  batch = cfg.train.batch_size
+  lines = [
+    f'what fits on {layout}, {error}',
+    f'  {"remat":<8}{"largest micro-batch":>20}   batch_size={batch} needs',
+  ]
+  lines += [
+    f'  {o.remat:<8}{o.rows or "none":>20}   '
+    + (f'accumulate={o.accumulate}' if o.accumulate else 'more than there is')
+    for o in options
+  ]
+  if choice := search.best(list(options), cfg, layout):
+    flags = ' '.join(search.flags(choice, cfg))
+    lines.append(f'  this batch: {flags or "as it is"}')
+  lines += [
+    f'  largest batch, remat={o.remat}: '
+    + ' '.join(search.largest_flags(o, cfg))
+    for o in options
+    if o.rows
+  ]
+  return '\n'.join(lines)
+
+
+def error_text(platform: str) -> str:
+  """How far a plan's bytes beside the state were off, in words."""
+  if platform not in ERROR:
+    return 'by arithmetic that was not measured on such a device'
+  least, most = ERROR[platform]
+  kind = {'cpu': 'CPUs', 'gpu': 'one H200'}[platform]
+  return (
+    f'by arithmetic (measured on {kind}: {least:.2f} to {most:.2f} of it, '
+    'docs/memory.md)'
+  )
+
+
+def options_dict(
+  options: Sequence[Option], cfg: Config
+) -> list[dict[str, Any]]:
+  """The options as plain values, with their flags."""
+  return [
+    o._asdict()
+    | {
+      'flags': search.flags(o, cfg) if o.accumulate else None,
+      'largest_flags': search.largest_flags(o, cfg) if o.rows else None,
+    }
+    for o in options
+  ]

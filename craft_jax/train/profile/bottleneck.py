@@ -143,7 +143,7 @@ RULES = (
     0.15,
     'devices exchange much for what they compute',
     'a larger train.batch_size per device sends the same gradients for more '
-    'work; craft plan says what each mesh axis sends',
+    'work; docs/scaling.md says what each mesh axis sends',
   ),
   Rule(
     OPTIMIZER,

@@ -9,10 +9,9 @@ from craft_jax import main
 from craft_jax.config import load as config_lib
 from craft_jax.runtime.host_memory import parse_bytes
 from craft_jax.train import plan
-from craft_jax.train.plan import search
-from craft_jax.train.plan.fit_text import options_text
-from craft_jax.train.plan.layout import Layout
+from craft_jax.train.plan import Layout, search
 from craft_jax.train.plan.search import Bound, Option
+from craft_jax.train.plan.text import options_text
 
 _BASE = [
   'model.context=64', 'model.width=32',
