@@ -484,18 +484,13 @@ def _fitting_warmup(cfg: Config) -> int:
 
 
 def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
-  """Raises `UserError` unless every split holds at least one window.
+  """Raises a `UserError` of all splits that do not hold one window.
 
   Args:
     cfg: the config.
     sizes: tokens per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
   """
-  for problem in short_splits(cfg, sizes):
-    raise UserError(problem)
-
-
-def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
-  """What is wrong with each split that holds no window; see `check_corpus`."""
+  problems = []
   for name, size in sizes.items():
     need = cfg.model.context + 1 if name == 'train' else 2
     if size < 2:  # no context is short enough
@@ -504,36 +499,26 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
         if name != 'train' and cfg.data.split == 'fraction'
         else ''
       )
-      yield (
+      problems.append(
         f'the {name} split has {size} tokens, and there is nothing to predict '
         f'in fewer than 2; give more text{larger}'
       )
     elif size < need:
-      yield (
+      problems.append(
         f'the {name} split has {size} tokens, fewer than the {need} that '
         f'model.context={cfg.model.context} needs; give more text or lower '
         'model.context'
       )
+  if problems:
+    raise UserError('; '.join(problems))
 
 
 def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
-  """As `mesh_sizes`, for batches that divide.
+  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
 
   Raises:
     UserError: the axes do not multiply to the devices, or a batch does not
       divide over them.
-  """
-  axes = mesh_sizes(cfg, num_devices)
-  for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
-    raise UserError(problem)
-  return axes
-
-
-def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
-  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
-
-  Raises:
-    UserError: the axes do not multiply to the devices.
   """
   axes = dataclasses.asdict(cfg.mesh)
   axes.pop('cpu_devices')
@@ -550,25 +535,18 @@ def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
       f'{text} use {math.prod(axes.values())} of {num_devices} devices; set '
       'one of them to -1'
     )
+  shards = axes['data'] * axes['fsdp']
+  batches = {
+    'train.batch_size / train.accumulate': cfg.train.batch_size
+    // cfg.train.accumulate,
+    'eval.batch_size': cfg.eval.batch_size,
+  }
+  problems = [
+    f'{name} = {size} does not divide over {shards} devices '
+    f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
+    for name, size in batches.items()
+    if size % shards
+  ]
+  if problems:
+    raise UserError('; '.join(problems))
   return axes
-
-
-def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
-  """What is wrong with each batch that does not divide over the devices.
-
-  Args:
-    cfg: the config.
-    shards: devices that a batch is cut over, `mesh.data` x `mesh.fsdp`.
-  """
-  for name, size in (
-    (
-      'train.batch_size / train.accumulate',
-      cfg.train.batch_size // cfg.train.accumulate,
-    ),
-    ('eval.batch_size', cfg.eval.batch_size),
-  ):
-    if size % shards:
-      yield (
-        f'{name} = {size} does not divide over {shards} devices '
-        f'(mesh.data x mesh.fsdp); use a multiple of {shards}'
-      )

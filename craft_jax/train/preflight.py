@@ -1,10 +1,11 @@
 """Everything that would stop a run, found without training: `config check`.
 
-What `craft train` refuses one at a time is asked here all at once, with its
-own functions. The text is prepared as training would, and kept for it.
+The checks are those of set-up, which raises the first problem; here all of them
+are collected. The text is prepared as training would, and kept for it.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import tempfile
@@ -19,21 +20,20 @@ from craft_jax.config.load import Resolved
 from craft_jax.config.settings import Config
 from craft_jax.data import sources
 from craft_jax.data.corpus import Corpus
-from craft_jax.data.index import check_samples
 from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
-from craft_jax.model.precision import platform_of, resolve_precision
+from craft_jax.model.precision import platform_of
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.runs import checkpoint, exports, run_dir
-from craft_jax.runs.checkpoint import reader
+from craft_jax.runs import exports, run_dir
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files
 from craft_jax.runtime.host_memory import Room, room
-from craft_jax.train import plan
+from craft_jax.train import checks, plan
 from craft_jax.train.plan import advice
 from craft_jax.train.plan.memory import USABLE, memory
 from craft_jax.train.plan.text import amount
+from craft_jax.train.run import last_save
 
 OK, PROBLEM, SKIPPED = 'ok', 'problem', 'not checked'
 
@@ -79,22 +79,33 @@ def preflight(found: Resolved, workdir: str, machine: Machine) -> Iterator[Row]:
   cfg = found.cfg
   yield from _settings(found)
   yield from _of('writers', lambda: _writers(cfg))
-  vocabulary = None
+  corpus = vocabulary = None
   if _touches(found, ('text.', 'data.')):
     yield Row('text', SKIPPED, 'mend the settings of text and data first')
   else:
-    corpus, rows = _text(cfg)
-    yield from rows
-    if corpus is not None:
+    try:
+      corpus = open_corpus(cfg)
+    except UserError as e:
+      yield Row('text', PROBLEM, str(e))
+    else:
       vocabulary = corpus.vocabulary
-      yield from _splits(cfg, corpus)
+      yield from _text(corpus)
+      for name, check in checks.OF_CORPUS.items():
+        yield from _of(name, functools.partial(check, cfg, corpus))
+  state = 0.0
   if _touches(found, ('model.', 'train.', 'optim.', 'mesh.')):
     yield Row('devices', SKIPPED, 'mend the settings of the model first')
-    state = 0.0
   else:
-    state, rows = _devices(cfg, vocabulary, machine)
-    yield from rows
-  yield from _of('run directory', lambda: _workdir(cfg, workdir))
+    try:
+      name, sketch, layout = _devices(cfg, vocabulary, machine)
+    except UserError as e:
+      yield Row('devices', PROBLEM, str(e))
+      yield Row('memory', SKIPPED, 'mend the mesh first')
+    else:
+      state = sketch.state_bytes
+      yield Row('devices', OK, f'{name}, mesh {layout}')
+      yield from _of('memory', lambda: _memory(sketch, layout, machine))
+  yield from _of('run directory', lambda: _workdir(cfg, workdir, corpus))
   yield from _of('disk', lambda: _disk(cfg, workdir, state))
 
 
@@ -130,11 +141,7 @@ def _writers(cfg: Config) -> str:
   return ', '.join(('metrics.jsonl', *cfg.log.writers))
 
 
-def _text(cfg: Config) -> tuple[Corpus | None, list[Row]]:
-  try:
-    corpus = open_corpus(cfg)
-  except UserError as e:
-    return None, [Row('text', PROBLEM, str(e))]
+def _text(corpus: Corpus) -> Iterator[Row]:
   size = sum(split.num_bytes for split in corpus.splits)
   parts = [
     f'{amount(size)} in {corpus.documents:,} document(s)',
@@ -142,87 +149,28 @@ def _text(cfg: Config) -> tuple[Corpus | None, list[Row]]:
     *([f'no bits per byte: {corpus.withheld}'] if corpus.withheld else []),
   ]
   kind = f'{corpus.vocabulary.kind}, {corpus.vocabulary.size} tokens'
-  return corpus, [
-    Row('text', OK, '; '.join(parts)),
-    Row('vocabulary', OK, f'{kind} with the specials'),
-  ]
-
-
-def _splits(cfg: Config, corpus: Corpus) -> Iterator[Row]:
-  sizes = {split.name: len(split.tokens) for split in corpus.splits}
-  short = list(config_lib.short_splits(cfg, sizes))
-  for problem in short:
-    yield Row('splits', PROBLEM, problem)
-  if not short:
-    text = ', '.join(f'{name} {size:,}' for name, size in sizes.items())
-    yield Row('splits', OK, f'{text} tokens')
-  yield from _of('steps', lambda: _steps(cfg, sizes['train']))
-  yield from _of('sample prompt', lambda: _prompt(cfg, corpus.vocabulary))
-
-
-def _steps(cfg: Config, num_tokens: int) -> str:
-  t, context = cfg.train, cfg.model.context
-  check_samples(t.steps, t.batch_size, num_tokens, context)
-  read = t.steps * t.batch_size * context
-  return (
-    f'{t.steps:,} of {t.batch_size} x {context} tokens read the training '
-    f'text {read / num_tokens:.3g} times'
-  )
-
-
-def _prompt(cfg: Config, vocabulary: Vocabulary) -> str:
-  try:
-    vocabulary.encode(cfg.log.sample_prompt)
-  except UserError as e:
-    raise UserError(f'log.sample_prompt: {e}') from e
-  return 'the vocabulary has its characters'
+  yield Row('text', OK, '; '.join(parts))
+  yield Row('vocabulary', OK, f'{kind} with the specials')
 
 
 def _devices(
   cfg: Config, vocabulary: Vocabulary | None, machine: Machine
-) -> tuple[float, list[Row]]:
-  """Bytes of the whole state, or 0; and the rows of devices and memory."""
-  if machine.device:
-    count = machine.devices or 1
-    name = f'{count} x {machine.device}'
-  else:
+) -> tuple[str, plan.Sketch, plan.Layout]:
+  """The devices in words, the run on them, and their mesh.
+
+  Raises:
+    UserError: the mesh, the batch or the model does not divide.
+  """
+  count, name = machine.devices or 1, machine.device
+  if not name:  # as training decides it, on these devices
     mesh_lib.set_cpu_devices(machine.devices or mesh_lib.cpu_devices(cfg))
     count = machine.devices or jax.device_count()
-    name = f'{count} x {jax.devices()[0].device_kind}'
-  problems: list[str] = []
-  layout = _layout(cfg, count, problems)
-  if layout is None:
-    return 0.0, [
-      *(Row('devices', PROBLEM, problem) for problem in problems),
-      Row('memory', SKIPPED, 'mend the mesh first'),
-    ]
-  rows = [Row('devices', PROBLEM, problem) for problem in problems]
-  if not problems:
-    rows.append(Row('devices', OK, f'{name}, mesh {layout}'))
-  if not machine.device:  # as training decides it, on these devices
-    precision = resolve_precision(
-      cfg.model.precision, platform_of(jax.devices()[0])
-    )
-    model = dataclasses.replace(cfg.model, precision=precision)
-    cfg = dataclasses.replace(cfg, model=model)
+    name = jax.devices()[0].device_kind
+    cfg = checks.with_precision(cfg, platform_of(jax.devices()[0]))
+  layout = plan.Layout(**config_lib.check_devices(cfg, count))
   sketch = plan.sketch(cfg, vocabulary.size if vocabulary else 0)
-  if problem := sketch.problem(layout):
-    if not problems:
-      rows = [Row('devices', PROBLEM, problem)]
-    return 0.0, [*rows, Row('memory', SKIPPED, 'mend the mesh first')]
-  rows += _of('memory', lambda: _memory(sketch, layout, machine))
-  return sketch.state_bytes, rows
-
-
-def _layout(cfg: Config, count: int, problems: list[str]) -> plan.Layout | None:
-  """The mesh, or None; adds what is wrong with it."""
-  try:
-    sizes = config_lib.mesh_sizes(cfg, count)
-  except UserError as e:
-    problems.append(str(e))
-    return None
-  problems += config_lib.undivided_batches(cfg, sizes['data'] * sizes['fsdp'])
-  return plan.Layout(**sizes)
+  sketch.check(layout)
+  return f'{count} x {name}', sketch, layout
 
 
 def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
@@ -246,29 +194,21 @@ def _memory(sketch: plan.Sketch, layout: plan.Layout, machine: Machine) -> str:
   return found
 
 
-def _workdir(cfg: Config, workdir: str) -> str:
+def _workdir(cfg: Config, workdir: str, corpus: Corpus | None) -> str:
   """Whether the folder can be made or continued, and written."""
   if files.is_remote(workdir):
     return f'{workdir} is in an object store, which is not asked'
   run_dir.check_ours(workdir)
   if is_held(pathlib.Path(workdir)):
     raise UserError(f'the run in {workdir} is going on; give another --workdir')
-  steps = checkpoint.steps(workdir)
-  if steps:
-    last = checkpoint.resolve_step(workdir)
-    old = reader.open_meta(workdir, last).config
-    # Decided by the hardware when the run began.
-    if cfg.model.precision == 'auto':
-      model = dataclasses.replace(cfg.model, precision=old.model.precision)
-      cfg = dataclasses.replace(cfg, model=model)
-    if changes := config_lib.identity_changes(old, cfg):
-      raise UserError(
-        f'the run in {workdir} was started with other settings '
-        f'({"; ".join(changes)}); use those, or another --workdir'
-      )
+  last = last_save(workdir)
+  if last:
+    checks.check_identity(cfg, last, workdir)
+    if corpus:
+      checks.check_same_text(corpus, last, workdir)
   _check_writable(workdir, 'give another --workdir')
-  if steps:
-    return f'{workdir} would go on from step {last}'
+  if last:
+    return f'{workdir} would go on from step {last.step}'
   return f'{workdir} can be made'
 
 

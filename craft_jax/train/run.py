@@ -1,7 +1,6 @@
 """A run from start to end: opened, handed to the loop, its ending noted."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -15,7 +14,6 @@ from etils import epath
 from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
-from craft_jax.data.index import check_samples
 from craft_jax.data.prepare import open_corpus
 from craft_jax.errors import INTERRUPTED, OutOfMemory, UserError
 from craft_jax.inference import metrics
@@ -23,11 +21,7 @@ from craft_jax.inference.evaluate import Evaluator
 from craft_jax.inference.sampling.generate import sample_text
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.model.build import build
-from craft_jax.model.precision import (
-  Platform,
-  platform_of,
-  resolve_precision,
-)
+from craft_jax.model.precision import platform_of
 from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.runs import checkpoint, exports, layout, parallel_read
@@ -37,7 +31,7 @@ from craft_jax.runs.lock import Lock
 from craft_jax.runs.writers import RunWriter, SilentWriter
 from craft_jax.runtime import distributed, files
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train import out_of_memory
+from craft_jax.train import checks, out_of_memory
 from craft_jax.train.loader import open_feed
 from craft_jax.train.loop import Loop
 from craft_jax.train.optim.optimizers import build_optimizer
@@ -184,7 +178,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     lock = distributed.opened_by_all(lambda: _own(workdir, stack))
     found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
-    cfg = _with_precision(cfg, platform, before)
+    cfg = checks.with_precision(cfg, platform, before)
     corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
     distributed.check_same('the precision', cfg.model.precision)
     distributed.check_same('the text', corpus.fingerprint)
@@ -256,12 +250,20 @@ def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   )
 
 
+def last_save(workdir: epath.PathLike) -> Meta | None:
+  """What the last whole checkpoint says; None where there is none."""
+  if not checkpoint.steps(workdir):
+    return None
+  return checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
+
+
 def _look(workdir: epath.PathLike) -> dict[str, Any]:
   """What is saved: facts of the last whole step, and the least loss of all."""
-  if not checkpoint.steps(workdir):
-    return {'last': None, 'best_loss': math.inf}
-  last = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
-  return {'last': last.to_tree(), 'best_loss': best_loss(workdir)}
+  last = last_save(workdir)
+  return {
+    'last': last and last.to_tree(),
+    'best_loss': best_loss(workdir) if last else math.inf,
+  }
 
 
 def _sha256(text: str) -> str:
@@ -297,57 +299,10 @@ def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
   if not distributed.is_first():
     run_dir_lib.check_shared(workdir)
   if before:
-    _check_identity(before.config, cfg, workdir)
+    checks.check_identity(cfg, before, workdir)
   corpus = open_corpus(cfg, before.vocabulary if before else None)
-  _check_corpus(cfg, corpus, before, workdir)
-  _check_prompt(cfg, corpus)
+  for check in checks.OF_CORPUS.values():
+    check(cfg, corpus)
+  if before:
+    checks.check_same_text(corpus, before, workdir)
   return corpus
-
-
-def _check_prompt(cfg: Config, corpus: Corpus) -> None:
-  """Refuses an impossible prompt now, not after training."""
-  try:
-    corpus.vocabulary.encode(cfg.log.sample_prompt)
-  except UserError as e:
-    raise UserError(f'log.sample_prompt: {e}') from e
-
-
-def _with_precision(
-  cfg: Config, platform: Platform, before: Meta | None
-) -> Config:
-  """The config with `model.precision` decided: once, for the whole run."""
-  precision = cfg.model.precision
-  if precision == 'auto' and before:
-    precision = before.config.model.precision
-  precision = resolve_precision(precision, platform)
-  model = dataclasses.replace(cfg.model, precision=precision)
-  return dataclasses.replace(cfg, model=model)
-
-
-def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:
-  changes = config_lib.identity_changes(old, new)
-  if changes:
-    raise UserError(
-      f'the run in {workdir} was started with other settings '
-      f'({"; ".join(changes)}); use those, or another --workdir'
-    )
-
-
-def _check_corpus(
-  cfg: Config, corpus: Corpus, before: Meta | None, workdir: epath.PathLike
-) -> None:
-  config_lib.check_corpus(
-    cfg, {split.name: len(split.tokens) for split in corpus.splits}
-  )
-  check_samples(
-    cfg.train.steps,
-    cfg.train.batch_size,
-    len(corpus.train.tokens),
-    cfg.model.context,
-  )
-  if before and before.fingerprint != corpus.fingerprint:
-    raise UserError(
-      f'the corpus is not the one that {workdir} was started with: its '
-      f'fingerprint is {corpus.fingerprint[:12]}, not '
-      f'{before.fingerprint[:12]}; give the old text, or another --workdir'
-    )

@@ -12,6 +12,8 @@ import pytest
 
 from craft_jax import main
 from craft_jax.config import load as config_lib
+from craft_jax.errors import UserError
+from craft_jax.model.build import build
 from craft_jax.model.precision import platform_of, resolve_precision
 from craft_jax.runtime.host_memory import Room
 from craft_jax.train import plan, preflight
@@ -89,9 +91,10 @@ def test_memory_is_what_training_decides(check, monkeypatch, tmp_path):
     code, rows = check(*flags, '--devices=1')
     (status, detail), *_ = rows['memory']
     assert (code == 2) == refused == (status == 'problem'), rows
+    model = build(cfg.model, 260, platform_of(jax.devices()[0]))
     try:
-      advice.check_start(cfg, 260, layout._asdict())
-    except advice.TooLarge as e:
+      advice.check_start(cfg, model, layout._asdict(), tmp_path)
+    except UserError as e:
       assert refused and str(e) == detail
     else:
       assert not refused and 'in doubt' in detail
@@ -211,7 +214,6 @@ def test_a_file_that_does_not_run_is_one_line(tmp_path, capsys):
 
 def test_the_disk_has_to_hold_the_checkpoints(tmp_path, monkeypatch):
   from craft_jax.config.load import Config
-  from craft_jax.errors import UserError
 
   free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
   monkeypatch.setenv('CRAFT_CACHE', str(tmp_path / 'cache'))

@@ -164,9 +164,9 @@ def test_a_loaded_model_uses_the_compile_cache(byte_run, monkeypatch):
 @pytest.mark.parametrize('name', ['train', 'valid', 'test'])
 def test_a_split_of_one_token_is_not_mended_by_the_context(name):
   sizes = {'train': 10_000, 'valid': 100, 'test': 100} | {name: 1}
-  (problem,) = config_lib.short_splits(Config(), sizes)
-  assert f'the {name} split has 1 tokens' in problem
-  assert 'context' not in problem
+  with pytest.raises(UserError, match=f'^the {name} split has 1 tokens') as e:
+    config_lib.check_corpus(Config(), sizes)
+  assert 'context' not in str(e.value)
 
 
 def test_discriminator_is_an_annotation():

@@ -233,14 +233,14 @@ def _strategies_text(plan: Plan) -> str:
 
 def _run_text(run: Sketch) -> str:
   facts = run_facts(run)
-  size, kept = facts['checkpoint_bytes'], facts['kept']
+  size, most = facts['checkpoint_bytes'], facts['most_checkpoints']
   return '\n'.join(
     [
       f'whole run, {run.cfg.train.steps:,} steps',
       f'  {"work":<20}{amount(facts["flops_per_token"], "FLOP"):>9}   per '
       'token (a character, or a byte of it), forward and backward',
-      f'  {"checkpoint":<20}{amount(size):>9}   each, {facts["saves"]} of '
-      f'them, {kept} on the disk at most: {amount(kept * size)}',
+      f'  {"checkpoint":<20}{amount(size):>9}   each, {most} at most '
+      f'on the disk: {amount(most * size)}',
       f'  {"cache":<20}{amount(facts["cache_bytes"]):>9}   per text, when the '
       'model writes',
     ]
@@ -249,13 +249,11 @@ def _run_text(run: Sketch) -> str:
 
 def run_facts(run: Sketch) -> dict[str, Any]:
   """Work of a token, checkpoints, and the cache of a text to be written."""
-  steps, saving = run.cfg.train.steps, run.cfg.checkpoint
-  saves = 1 + (steps - 1) // saving.every if saving.every else 1
+  saving = run.cfg.checkpoint
   return {
     'flops_per_token': run.flops_per_token,
     'checkpoint_bytes': run.state_bytes,
-    'saves': saves,
-    'kept': min(saves, retention.most(saving.keep, saving.every)),
+    'most_checkpoints': retention.most(saving.keep, saving.every),
     'cache_bytes': cache_bytes(run),
   }
 
