@@ -62,14 +62,17 @@ class Compiled(NamedTuple):
   @property
   def fits(self) -> bool:
     """Whether a device can give that, where something tells."""
-    return not self.left or self.together <= self.left
+    return not self.left or self.together + self.unseen <= self.left
+
+  @property
+  def unseen(self) -> float:
+    """Bytes on a device that no buffer accounts for."""
+    return memory.UNSEEN if jax.local_devices()[0].platform == 'cpu' else 0
 
   @property
   def expected_peak(self) -> float:
     """Bytes that the steps add on all devices of this process."""
-    device = jax.local_devices()[0]
-    unseen = memory.UNSEEN if device.platform == 'cpu' else 0
-    return (self.temporaries + unseen) * jax.local_device_count()
+    return (self.temporaries + self.unseen) * jax.local_device_count()
 
   @property
   def correction(self) -> float:
@@ -172,7 +175,8 @@ def fitted(cfg: Config) -> AtHand:
     if found.fits:
       return AtHand(decided, device.device_kind, [found], None, [])
     assert found.left
-    bound = Bound(found.left, device.platform, found.correction)
+    left = found.left - found.unseen
+    bound = Bound(left, device.platform, found.correction)
     smaller, *_ = search.options(found.sketch, found.layout, bound, True)
     if not smaller.accumulate:
       raise UserError(
