@@ -21,7 +21,6 @@ import argparse
 from craft_jax.errors import UserError
 from craft_jax.runtime import strict_json
 
-_UNSET = {'data': -1, 'fsdp': 1, 'tensor': 1}  # a config that sets no mesh
 SUMMARY = 'what a run needs, and what fits into memory'
 
 
@@ -79,13 +78,14 @@ def run(args: argparse.Namespace) -> int:
   from craft_jax.config import load as config_lib
   from craft_jax.train import plan
   from craft_jax.train.plan import text
+  from craft_jax.train.plan.model import mesh_is_set
 
   jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
   cfg = config_lib.load_config(args.config, args.overrides)
   device = plan.find_device(args.device)
   where = args.device, _size(args) or device.memory, device.platform
   asked = plan.sketch(cfg, args.vocabulary_size)
-  if any(getattr(cfg.mesh, axis) != size for axis, size in _UNSET.items()):
+  if mesh_is_set(cfg):
     layout = plan.Layout(**config_lib.check_devices(cfg, args.devices))
     asked.check(layout)
     found = text.Plan(asked, asked, layout, 'as the config says', *where)

@@ -96,6 +96,14 @@ def scratch() -> pathlib.Path:
   return here
 
 
+def nearest_folder(path: epath.PathLike) -> pathlib.Path:
+  """A local folder, or the nearest above it that there is."""
+  folder = pathlib.Path(path).expanduser().absolute()
+  while not folder.exists():
+    folder = folder.parent
+  return folder
+
+
 def check_local(path: epath.PathLike, name: str) -> None:
   """Raises UserError if `path` is a URL."""
   if is_remote(path):

@@ -213,7 +213,7 @@ def _workdir(cfg: Config, workdir: str, corpus: Corpus | None) -> str:
 
 
 def _check_writable(path: str | os.PathLike[str], remedy: str) -> None:
-  folder = _existing(path)
+  folder = files.nearest_folder(path)
   try:
     with tempfile.TemporaryFile(dir=folder):
       pass
@@ -221,14 +221,6 @@ def _check_writable(path: str | os.PathLike[str], remedy: str) -> None:
     raise UserError(
       f'{folder} cannot be written ({e.strerror or e}); {remedy}'
     ) from e
-
-
-def _existing(path: str | os.PathLike[str]) -> pathlib.Path:
-  """The folder, or the nearest above it that there is."""
-  folder = pathlib.Path(path).expanduser().absolute()
-  while not folder.exists():
-    folder = folder.parent
-  return folder
 
 
 def _disk(cfg: Config, workdir: str, state: float) -> str:

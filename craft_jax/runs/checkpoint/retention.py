@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from craft_jax.config.settings import Checkpoint
+
 
 def kept(
   steps: Sequence[int], best: int | None, keep: int, every: int
@@ -19,6 +21,6 @@ def kept(
   return {step for step in found if step is not None}
 
 
-def most(keep: int, every: int) -> int:
+def most(saving: Checkpoint) -> int:
   """How many checkpoints there are at once at most, one being written."""
-  return keep + 1 + (every > 0) + 1  # of `kept`, the best and a regular one
+  return saving.keep + 1 + (saving.every > 0) + 1  # the best, a regular one

@@ -1,7 +1,6 @@
 """Whether a run fits its devices and its disk, and what would make it fit."""
 
 import dataclasses
-import pathlib
 import shutil
 from collections.abc import Mapping
 
@@ -60,7 +59,7 @@ def check_start(
   state, rows = 8 * 4 * params, rows_per_device(cfg, layout)
   needed = state + sum(model.activation_bytes(rows, cfg.model.context))
   left = room() if cfg.train.check_memory else None
-  free, most = disk_free(workdir), most_kept(cfg)
+  free, most = disk_free(workdir), retention.most(cfg.checkpoint)
   fits = left is None or needed < left.bytes
   if fits and (free is None or state * most < free):
     return
@@ -71,19 +70,11 @@ def check_start(
     disk_need(cfg, workdir, run.state_bytes)
 
 
-def most_kept(cfg: Config) -> int:
-  """How many checkpoints of a run there are at once at most."""
-  return retention.most(cfg.checkpoint.keep, cfg.checkpoint.every)
-
-
 def disk_free(workdir: epath.PathLike) -> int | None:
   """Bytes free where a run directory is or would be; None if not asked."""
   if files.is_remote(workdir):
     return None
-  folder = pathlib.Path(workdir).absolute()
-  while not folder.exists():
-    folder = folder.parent
-  return shutil.disk_usage(folder).free
+  return shutil.disk_usage(files.nearest_folder(workdir)).free
 
 
 def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
@@ -94,7 +85,7 @@ def disk_need(cfg: Config, workdir: epath.PathLike, state_bytes: float) -> str:
   Raises:
     UserError: they do not fit.
   """
-  most = most_kept(cfg)
+  most = retention.most(cfg.checkpoint)
   there = min(len(checkpoint.steps(workdir)), most - 1)
   needed, free = state_bytes * (most - there), disk_free(workdir)
   assert free is not None, 'a local folder'

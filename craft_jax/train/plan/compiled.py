@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from craft_jax.config.settings import Config, Mesh
+from craft_jax.config.settings import Config
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.model.sharding.rules import AXES
@@ -20,6 +20,7 @@ from craft_jax.train import plan as plan_lib
 from craft_jax.train.dispatch import Feed
 from craft_jax.train.out_of_memory import program_bytes
 from craft_jax.train.plan import Layout, Sketch, advice, memory, search
+from craft_jax.train.plan.model import mesh_is_set
 from craft_jax.train.plan.search import Bound, Option
 from craft_jax.train.plan.text import amount
 from craft_jax.train.run import open_setup
@@ -190,8 +191,7 @@ def fitted(cfg: Config) -> AtHand:
 
 def _other_meshes(cfg: Config, layout: Layout) -> Iterator[Config]:
   """All devices on each other axis, for a config that sets no mesh."""
-  unset = dataclasses.replace(Mesh(), cpu_devices=cfg.mesh.cpu_devices)
-  if layout.devices == 1 or cfg.mesh != unset:
+  if layout.devices == 1 or mesh_is_set(cfg):
     return
   for axis in AXES:
     sizes = {n: layout.devices if n == axis else 1 for n in AXES}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import AxisType
 
-from craft_jax.config.settings import Config
+from craft_jax.config.settings import Config, Mesh
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.model.build import build
@@ -153,6 +153,13 @@ class Sketch:
             f'mesh.{axis}={getattr(layout, axis)}; change the model or the mesh'
           )
     return ''
+
+
+def mesh_is_set(cfg: Config) -> bool:
+  """Whether a config says how its devices are laid out."""
+  return cfg.mesh != dataclasses.replace(
+    Mesh(), cpu_devices=cfg.mesh.cpu_devices
+  )
 
 
 def sketch(cfg: Config, vocabulary_size: int = 0) -> Sketch:

@@ -249,11 +249,10 @@ def _run_text(run: Sketch) -> str:
 
 def run_facts(run: Sketch) -> dict[str, Any]:
   """Work of a token, checkpoints, and the cache of a text to be written."""
-  saving = run.cfg.checkpoint
   return {
     'flops_per_token': run.flops_per_token,
     'checkpoint_bytes': run.state_bytes,
-    'most_checkpoints': retention.most(saving.keep, saving.every),
+    'most_checkpoints': retention.most(run.cfg.checkpoint),
     'cache_bytes': cache_bytes(run),
   }
 
