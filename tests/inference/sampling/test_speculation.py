@@ -196,6 +196,7 @@ def test_a_forced_run_is_one_turn(toy):
   assert plain.count_B.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_drafts_of_all_layers_are_all_met(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
