@@ -40,13 +40,16 @@ def flags(text, *more):
 
 
 @pytest.fixture(scope='module', autouse=True)
-def one_arena():
-  """Else malloc takes 64 MB of addresses for each thread that it meets.
+def environment():
+  """One arena for malloc, and programs that LLVM optimizes.
 
-  How many those are differs from run to run, by more than half a batch.
+  Else malloc takes 64 MB of addresses for each thread that it meets, and how
+  many those are differs from run to run, by more than half a batch. These runs
+  compute for longer than they compile.
   """
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MALLOC_ARENA_MAX', '1')
+    patch.delenv('XLA_FLAGS')
     yield
 
 

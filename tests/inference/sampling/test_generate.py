@@ -248,6 +248,7 @@ def test_a_constraint_is_met_as_a_whole_and_never_truncated(toy):
       assert answers[1] == ('hhh', 'stop')
 
 
+@pytest.mark.slow
 def test_constraints_and_free_rows_do_not_mix(toy):
   prompts = [CHARS.encode('t')] * 3
   automaton = compile_regex('[nst]*', CHARS)
@@ -553,6 +554,7 @@ def test_sample_text_at_full_guard(toy):
     assert sample_text(model, split, CHARS, 'the', 25, 3) == expected
 
 
+@pytest.mark.slow
 def test_rounding_the_matrices_first_changes_nothing():
   model, params = make(precision='bfloat16')
   rounded = decoding_params(model, params)

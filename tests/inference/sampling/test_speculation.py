@@ -133,6 +133,7 @@ def test_drafts_change_no_text(kind, changes):
   assert compare(toy, prompts, choices, seeds, plain, drafted) <= 1
 
 
+@pytest.mark.slow
 def test_jump_forward_of_bytes():
   toy = make(BYTES)
   bound = compile_regex('(漢字|日本語){3}(😀|é)', BYTES)
@@ -195,6 +196,7 @@ def test_a_forced_run_is_one_turn(toy):
   assert plain.count_B.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_drafts_of_all_layers_are_all_met(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
@@ -223,6 +225,7 @@ def test_few_drafts_among_many_rows_are_not_read_ahead(toy):
   assert drafts_lib.pass_cost(1, HERE.name) < 2
 
 
+@pytest.mark.slow
 def test_free_rows_do_not_feel_the_drafts_of_others(toy):
   """The log-probabilities of such a row are the same to the last bit."""
   runs = compile_regex('(the nation is here )+', CHARS)
