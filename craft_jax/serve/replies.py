@@ -1,4 +1,4 @@
-"""What the server answers, for the document at /openapi.json."""
+"""Schemas of the answers, for the document at /openapi.json."""
 
 from typing import Literal
 
@@ -157,3 +157,18 @@ class Valid(BaseModel):
   valid: bool
   message: str | None = Field(description='what is wrong')
   param: str | None = Field(description='the field that it is about')
+
+
+class ErrorBody(BaseModel):
+  """What went wrong."""
+
+  message: str
+  type: str
+  param: str | None = Field(description='the field that it is about')
+  code: str | None
+
+
+class Error(BaseModel):
+  """An error, as OpenAI's."""
+
+  error: ErrorBody
