@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -38,14 +38,6 @@ _LONGEST_PATH = 40  # characters of a path in an error
 _JSON = re.compile(r'application/([^\s/;]+\+)?json')
 
 
-class Json(JSONResponse):
-  """JSON in ASCII, which breaks no terminal and no log."""
-
-  def render(self, content: Any) -> bytes:
-    """Encodes the body."""
-    return sse.encoded(content).encode()
-
-
 def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   """Builds the application of a service.
 
@@ -56,7 +48,7 @@ def build(service: Service, log: Log, chats: bool = False) -> FastAPI:
   """
   app = FastAPI(
     title='Craft', version=__version__, docs_url=None, redoc_url=None,
-    openapi_url=None, default_response_class=Json, redirect_slashes=False,
+    openapi_url=None, default_response_class=sse.Json, redirect_slashes=False,
     responses=ERRORS,
   )  # fmt: skip
   app.router.route_class = _route(service)
@@ -95,7 +87,7 @@ def _route(service: Service) -> type[APIRoute]:
         found = await self.endpoint(**{name: given[name] for name in names})
         if isinstance(found, Response):
           return found
-        return await service.aside(body.size, Json, found)
+        return await service.aside(body.size, sse.Json, found)
 
       return answer
 
@@ -129,7 +121,7 @@ def _add_completions(app: FastAPI, service: Service, chats: bool) -> None:
     taken = await completions.take(service, body, head)
     if not body.stream:
       await sse.finished(taken, request.receive, deadline)
-      return await taken.aside(taken.texts, lambda: Json(taken.whole()))
+      return await taken.aside(taken.texts, lambda: sse.Json(taken.whole()))
     options = body.stream_options
     usage = options is not None and options.include_usage
     events = sse.Events(taken, usage, deadline)
@@ -286,25 +278,26 @@ def _add_errors(app: FastAPI, log: Log) -> None:
   """Sends every error in OpenAI's form, whoever raises it."""
 
   @app.exception_handler(ApiError)
-  async def known(request: Request, error: ApiError) -> Json:
-    return Json(error.body(), error.status, headers=error.headers())
+  async def known(request: Request, error: ApiError) -> Response:
+    return sse.refusal(error)
 
   @app.exception_handler(HTTPException)
-  async def http(request: Request, error: HTTPException) -> Json:
-    found = ApiError(error.status_code, _unserved(request, error))
-    headers = found.headers() | dict(error.headers or {})
-    return Json(found.body(), found.status, headers=headers)
+  async def http(request: Request, error: HTTPException) -> Response:
+    says = _unserved(request, error)
+    found = sse.refusal(ApiError(error.status_code, says))
+    found.headers.update(error.headers or {})
+    return found
 
   @app.exception_handler(sse.Gone)
   async def gone(request: Request, error: sse.Gone) -> Response:
     return Response(status_code=499)  # nobody reads it; the log does
 
   @app.exception_handler(Exception)
-  async def unknown(request: Request, error: Exception) -> Json:
+  async def unknown(request: Request, error: Exception) -> Response:
     mark = request.state.request_id
     log.note('error', id=mark, error=described(error))
-    found = ApiError(500, f'the server failed; the log has {mark}')
-    return Json(found.body(), found.status)
+    says = f'the server failed; the log has {mark}'
+    return sse.refusal(ApiError(500, says))
 
 
 def _unserved(request: Request, error: HTTPException) -> str:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from craft_jax.runtime import strict_json
@@ -96,6 +96,19 @@ def _is_flat(values: Iterable[Any]) -> bool:
 
 def _dumped(value: Any) -> str:
   return strict_json.dumps(value, separators=(',', ':'))
+
+
+class Json(JSONResponse):
+  """JSON in ASCII, which breaks no terminal and no log."""
+
+  def render(self, content: Any) -> bytes:
+    """Encodes the body."""
+    return encoded(content).encode()
+
+
+def refusal(error: ApiError) -> Json:
+  """The answer that an error is."""
+  return Json(error.body(), error.status, headers=error.headers())
 
 
 def event(found: Any) -> bytes:
