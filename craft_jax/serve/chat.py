@@ -57,7 +57,7 @@ class ChatBody(schemas.Sampling):
     None,
     ge=0,
     le=5,
-    description='and of the so many most likely; needs logprobs',
+    description='and of the K most likely ones; needs logprobs',
   )
 
 

@@ -352,7 +352,7 @@ class Sampling(_Options):  # type: ignore[valid-type, misc]
     None, description='any mark of the sender; has no effect on the text'
   )
   beam_width: int = Field(
-    0, ge=0, le=64, description='search with so many beams instead of drawing'
+    0, ge=0, le=64, description='beam search with N beams; 0 disables'
   )
   ignore_eos: bool = Field(
     False, description='never end a document: always write max_tokens'
@@ -377,7 +377,7 @@ class CompletionBody(Sampling):
     None,
     ge=1,
     lt=2**31,
-    description='draw so many and give the n with the highest mean '
+    description='draw N texts and return the n with the highest mean '
     'log-probability; not with stream if over n',
   )
   stop: str | Each[str] | None = Field(
@@ -387,8 +387,8 @@ class CompletionBody(Sampling):
     None,
     ge=0,
     le=5,
-    description='log-probabilities of each token and of the so many most '
-    'likely; 0 is of those written only',
+    description='log-probabilities of each token and of the K most likely; 0 '
+    'reports the generated tokens only',
   )
   echo: bool = Field(
     False, description='begin with the prompt, and with its logprobs'
