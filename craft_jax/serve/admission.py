@@ -53,18 +53,16 @@ class Limits:
   max_searches: int = _limit(
     16, 'N', 'beam searches and scores that run or wait'
   )
-  deadline: float = _limit(
-    300.0, 'SECONDS', 'for a whole request; 0 is as long as it takes'
-  )
+  deadline: float = _limit(300.0, 'SECONDS', 'for a whole request; 0 disables')
   read_deadline: float = _limit(10.0, 'SECONDS', 'until a request has arrived')
   slow_reader: float = _limit(
-    20.0, 'SECONDS', 'for which a client may take nothing'
+    20.0, 'SECONDS', 'for which a client may read nothing'
   )
   grace: float = _limit(
     20.0, 'SECONDS', 'for what runs when the server is asked to end'
   )
   requests_per_minute: int = _limit(
-    0, 'N', 'of one key, without keys of one address; 0 is any number'
+    0, 'N', 'of one API key, or of one address without keys; 0 disables'
   )
 
   def __post_init__(self) -> None:

@@ -275,7 +275,7 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_errors(app: FastAPI, log: Log) -> None:
-  """Sends every error in OpenAI's form, whoever raises it."""
+  """Sends every error in OpenAI's form, wherever it is raised."""
 
   @app.exception_handler(ApiError)
   async def known(request: Request, error: ApiError) -> Response:

@@ -212,8 +212,8 @@ def _without_unicode(value: Any) -> list[str] | None:
 def _first(error: ValidationError, body: Any) -> ApiError:
   """The first mistake, by the path of its field.
 
-  A value that may be of several types has a mistake for each of them; the one
-  that lies deepest is told.
+  A value that may be of several types has a mistake for each of them; the
+  deepest one is reported.
   """
   found = [(_path(one, body), one) for one in error.errors(include_url=False)]
   where = found[0][0]
