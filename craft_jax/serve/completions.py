@@ -62,7 +62,7 @@ async def _prepared(
     body.size, convert.read, body, service.limits, trained.cfg.model.context
   )
   args = wanted.prepare, trained, service.capacity
-  if wanted.has_constraint:
+  if wanted.constraints:
     return wanted, await service.compiler.run(*args)
   return wanted, await service.aside(body.size, *args)
 

@@ -69,15 +69,9 @@ class Wanted:
   echo_only: bool
 
   @property
-  def has_constraint(self) -> bool:
-    """Whether something is to be compiled."""
-    return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
-
-  @property
-  def _constrained(self) -> str | None:
-    """The field that constrains the text; None if several do."""
-    found = [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
-    return _NAMES.get(found[0], found[0]) if len(found) == 1 else None
+  def constraints(self) -> list[str]:
+    """Fields of the sampler's request that constrain the text."""
+    return [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
 
   def prepare(self, trained: Trained, capacity: Capacity) -> list[Prepared]:
     """Compiles the constraint and encodes the prompts.
@@ -98,7 +92,9 @@ class Wanted:
       try:
         capacity.check(first.settings.constraint)
       except UserError as e:
-        raise ApiError(400, str(e), param=self._constrained) from e
+        fields = [_NAMES.get(name, name) for name in self.constraints]
+        param = fields[0] if len(fields) == 1 else None
+        raise ApiError(400, str(e), param=param) from e
       biases = _biases(self.body.logit_bias or {}, trained)
       settings = dataclasses.replace(first.settings, logit_bias=biases)
       return [
@@ -112,10 +108,8 @@ class Wanted:
     Raises:
       ApiError: 400, one is wrong.
     """
-    for name in _CONSTRAINTS:
+    for name in self.constraints:
       value = getattr(self.request, name)
-      if value is None:
-        continue
       try:
         Request(**{name: value}).settings(trained.vocabulary, False)
       except UserError as e:
