@@ -1,9 +1,10 @@
 """Serve a trained model over HTTP, as OpenAI's completions.
 
-Texts of many requests are written together, and each is what it would be alone.
-Bound to this machine unless --host says otherwise; without keys whoever reaches
-the port may use it. Ctrl-C or SIGTERM takes no more work, lets what runs finish
-and ends with 0. The address has a page to play on.
+Requests are batched continuously, and each text is what it would be alone.
+Bound to this machine unless --host says otherwise; without API keys, anybody
+who can reach the port can use it. After Ctrl-C or SIGTERM no more requests are
+accepted, those that run are finished, and the exit code is 0. The address has a
+page to play on.
 
 examples:
   craft serve --workdir=runs/first
@@ -36,38 +37,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flag('--host', default='127.0.0.1', help='(default: 127.0.0.1)')
   flag('--port', type=int, default=8000, help='0 is any (default: 8000)')
   flag('--name', help='of the model (default: the name of the run directory)')
-  flag('--slots', type=int, default=16, help='texts at once (default: 16)')
+  flag(
+    '--slots',
+    type=int,
+    default=16,
+    help='batch size (default: 16)',
+  )
   flag(
     '--chat',
     action='store_true',
-    help='also answer /v1/chat/completions, by going on with a play',
+    help='also serve /v1/chat/completions, by continuing a play',
   )
   flag(
     '--reload',
     type=float,
     default=0,
     metavar='SECONDS',
-    help='look so often for a newer checkpoint; 0 is never (default: 0)',
+    help='interval at which to look for a newer checkpoint; 0 disables '
+    '(default: 0)',
   )
   flag = parser_lib.group(parser, 'who may use it').add_argument
   flag(
     '--keys-file',
     metavar='FILE',
-    help=f'a key a line (default: {_KEYS}, with commas between; else none)',
+    help=f'API keys, one per line (default: {_KEYS}, separated by commas; '
+    'else none)',
   )
   flag(
     '--allowed-host',
     action='append',
     default=[],
     metavar='NAME',
-    help='by which it may be called, besides this machine; * is any',
+    help='host name to accept besides those of this machine; * accepts any',
   )
   flag(
     '--allowed-origin',
     action='append',
     default=[],
     metavar='URL',
-    help='a site whose pages may call it (default: none)',
+    help='site whose pages may call the server by CORS (default: none)',
   )
   sizes = parser_lib.group(parser, 'limits')
   times = parser_lib.group(parser, 'limits of time')
@@ -105,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _keys(path: str | None) -> list[str]:
-  """The keys, from a file or the environment."""
+  """API keys from a file or the environment."""
   if path is not None:
     lines = pathlib.Path(path).read_text('utf-8', 'replace').splitlines()
     keys = [line.strip() for line in lines if line.strip()]

@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import textwrap
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from craft_jax.config.load import flatten, settings
@@ -14,6 +14,10 @@ from craft_jax.errors import UserError
 
 BEGIN = '<!-- settings: begin -->'
 END = '<!-- settings: end -->'
+_HEADS = (
+  'setting', 'default', 'allowed', 'unit', 'may change on resume', 'meaning',
+)  # fmt: skip
+_BAR = '\\|'
 
 _NEW = '''"""{title}.
 
@@ -90,32 +94,37 @@ def allowed(kind: Any, field: dataclasses.Field) -> str:
   return name if high is None else f'{name} up to {high}'
 
 
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A table in Markdown."""
+
+  def line(cells: Sequence[str]) -> str:
+    return f'| {" | ".join(cell.replace("|", _BAR) for cell in cells)} |'
+
+  return '\n'.join([line(heads), '|---' * len(heads) + '|', *map(line, rows)])
+
+
 def markdown() -> str:
   """A table per section of every setting: default, bounds and meaning.
 
   A setting marked `yes` may change when a run is resumed.
   """
-  sections: dict[str, list[str]] = {}
+  sections: dict[str, list[Sequence[str]]] = {}
   for name, kind, field in settings():
     section, _, leaf = name.rpartition('.')
-    cells = (
-      f'`{leaf}`',
-      f'`{field.default!r}`',
-      allowed(kind, field),
-      field.metadata['unit'],
-      'yes' if field.metadata['free'] else '',
-      field.metadata['doc'],
+    sections.setdefault(section, []).append(
+      (
+        f'`{leaf}`',
+        f'`{field.default!r}`',
+        allowed(kind, field),
+        field.metadata['unit'],
+        'yes' if field.metadata['free'] else '',
+        field.metadata['doc'],
+      )
     )
-    row = '| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |'
-    sections.setdefault(section, []).append(row)
-  header = [
-    '| setting | default | allowed | unit | may change on resume | meaning |',
-    '|---|---|---|---|---|---|',
-  ]
   parts = []
   for section, rows in sections.items():
     title = f'### {section}: {purpose(section)}' if section else '### The run'
-    parts.append('\n'.join([title, '', *header, *rows]))
+    parts.append(f'{title}\n\n{table(_HEADS, rows)}')
   return '\n\n'.join(parts)
 
 

@@ -1,4 +1,4 @@
-"""How much is taken on, and what is refused."""
+"""Admission: how much work is accepted, and what is refused."""
 
 import dataclasses
 import math
@@ -9,10 +9,10 @@ from typing import Any
 from craft_jax.errors import UserError
 from craft_jax.serve.errors import ApiError
 
-# Tokens of a prompt that are read in the time in which one is written.
+# Tokens of a prompt that are read in the time in which one is generated.
 READING = 16
-# Of the promise: what is taken must begin in this share of it, as the rate that
-# is to come is not the one that was measured.
+# A request must begin in this share of the promised time, as the rate may fall
+# below the one that was measured.
 _SURE = 0.8
 # Weight of the newest dispatch in the rate. A text whose window slides is read
 # for several dispatches: a few dozen are needed for their mix.
@@ -25,7 +25,7 @@ def _limit(default: float, unit: str, says: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Of one server; each is a flag of `craft serve`, with this unit and help.
+  """Limits of a server; each is a flag of `craft serve`: unit and help.
 
   Raises:
     UserError: one out of range.
@@ -53,18 +53,16 @@ class Limits:
   max_searches: int = _limit(
     16, 'N', 'beam searches and scores that run or wait'
   )
-  deadline: float = _limit(
-    300.0, 'SECONDS', 'for a whole request; 0 is as long as it takes'
-  )
+  deadline: float = _limit(300.0, 'SECONDS', 'for a whole request; 0 disables')
   read_deadline: float = _limit(10.0, 'SECONDS', 'until a request has arrived')
   slow_reader: float = _limit(
-    20.0, 'SECONDS', 'for which a client may take nothing'
+    20.0, 'SECONDS', 'for which a client may read nothing'
   )
   grace: float = _limit(
     20.0, 'SECONDS', 'for what runs when the server is asked to end'
   )
   requests_per_minute: int = _limit(
-    0, 'N', 'of one key, without keys of one address; 0 is any number'
+    0, 'N', 'of one API key, or of one address without keys; 0 disables'
   )
 
   def __post_init__(self) -> None:
@@ -77,7 +75,7 @@ class Limits:
 
 
 class Speed:
-  """How fast something is done, of late.
+  """A moving average of how fast something is done.
 
   Attributes:
     rate: units a second; 0 is not known yet.
@@ -88,7 +86,7 @@ class Speed:
     self._units = self._seconds = 0.0
 
   def measured(self, units: float, seconds: float) -> None:
-    """Takes note of so much that was done."""
+    """Takes note of what was done in some seconds."""
     # Of sums: a mean of rates would forget what slow dispatches take.
     self._units += units - _REMEMBERED * self._units
     self._seconds += seconds - _REMEMBERED * self._seconds
@@ -101,15 +99,14 @@ class Work:
   """What a request has the device do.
 
   Attributes:
-    prompts: tokens of its prompts together, as far as they are read to write
-      after them.
-    texts: to write in slots.
-    chars: of each text, and of each beam.
-    beams: of all its searches, which run beside the slots.
+    prompts: tokens of all its prompts that are read before texts.
+    texts: texts to generate in slots.
+    chars: characters of each text, and of each beam.
+    beams: beams of all its searches, which run beside the slots.
     scored: tokens that are read beside the slots, for scores and for echoes
       with their log-probabilities, each as often as it is read.
-    constraint: that its texts have, whose tables equal ones share.
-    room: the share of all tables that it fills.
+    constraint: of its texts; equal ones share their tables.
+    room: the share of all tables that the constraint fills.
   """
 
   prompts: float = 0
@@ -122,31 +119,32 @@ class Work:
 
 
 class Admission:
-  """Takes a request if it begins in time.
+  """Admits a request if it begins in time.
 
-  Whatever a request asks for is counted in tokens, in the time in which one is
-  written with all slots in use; that rate is measured all the time. Texts go
-  after all that was taken before, and begin at once while slots are free and
-  their constraint has room. What runs beside the slots (searches, scores)
-  takes turns: it is delayed by all that was taken before, but by nothing more
-  than itself takes, except that a search begins when those before it are
-  finished. Only used from the event loop.
+  All work is counted in tokens, in the time in which one is generated with all
+  slots in use; that rate is measured all the time. Texts go after everything
+  that was admitted before, and begin at once while slots are free and their
+  constraint has room. What runs beside the slots (searches, scores) takes
+  turns: everything admitted before delays it, but nothing by more than it takes
+  itself, except that a search begins when those before it are finished. Only
+  used from the event loop.
 
   Args:
-    slots: texts that are written at once.
-    max_wait: see `Limits`.
-    deadline: see `Limits`.
+    slots: texts that are generated at once.
+    max_wait: seconds until the first character, as promised.
+    deadline: seconds for a whole request; 0 is no bound.
 
   Attributes:
-    beams: how fast beams are written.
+    beams: how fast beams are generated.
     scores: how fast tokens are scored.
+    measured: takes the tokens and seconds of a dispatch with all slots in use.
   """
 
   def __init__(self, slots: int, max_wait: float, deadline: float = 0):
     self._slots, self._max_wait = slots, max_wait
     self._deadline = deadline
-    self._drawn = Speed()
-    self.beams, self.scores = Speed(), Speed()
+    self._drawn, self.beams, self.scores = Speed(), Speed(), Speed()
+    self.measured = self._drawn.measured
     self._claims: set[Claim] = set()
 
   @property
@@ -156,12 +154,12 @@ class Admission:
 
   @property
   def left(self) -> float:
-    """Tokens still to be written in slots."""
+    """Tokens still to be generated in slots."""
     return sum(claim.left for claim in self._claims)
 
   @property
   def texts(self) -> float:
-    """Slots that texts which are not finished keep from others."""
+    """Slots that unfinished texts keep from others."""
     return sum(claim.texts for claim in self._claims)
 
   @property
@@ -170,32 +168,31 @@ class Admission:
     return self._wait_for_slot(Work())
 
   def drawn(self, work: Work) -> float:
-    """Tokens that the slots have to do.
-
-    A constraint that fills half of the tables keeps half of the slots from
-    others with one, whoever is in them.
-    """
+    """Tokens of the work in slots."""
     if not work.texts:
       return 0.0
     return work.prompts / READING + self.slots_of(work) * work.chars
 
   def beside(self, work: Work) -> float:
-    """Tokens that all else has to do."""
-    beam, score = 1.0, 1 / READING  # until they are measured
-    if self.rate and self.beams.rate:
-      beam = self.rate / self.beams.rate
-    if self.rate and self.scores.rate:
-      score = self.rate / self.scores.rate
+    """Tokens of the work beside the slots."""
+
+    def cost(speed: Speed, unknown: float) -> float:
+      known = self.rate and speed.rate
+      return self.rate / speed.rate if known else unknown
+
+    beam, score = cost(self.beams, 1.0), cost(self.scores, 1 / READING)
     prompts = 0.0 if work.texts else work.prompts / READING
     return prompts + work.beams * work.chars * beam + work.scored * score
 
   def slots_of(self, work: Work) -> float:
-    """Slots that the texts of a request keep from others."""
-    room = 0.0 if self._holds(work.constraint) else work.room
-    return max(work.texts, self._slots * room)
+    """Slots that the texts of a request keep from others.
 
-  def _holds(self, constraint: Hashable) -> bool:
-    return any(claim.work.constraint == constraint for claim in self._claims)
+    A constraint that fills half of the tables keeps half of the slots from
+    others with a constraint, whatever is in these slots.
+    """
+    known = (claim.work.constraint for claim in self._claims)
+    room = 0.0 if work.constraint in known else work.room
+    return max(work.texts, self._slots * room)
 
   def _has_room(self, work: Work) -> bool:
     used = {c.work.constraint: c.work.room for c in self._claims if c.texts}
@@ -218,11 +215,11 @@ class Admission:
     return ahead / self.rate
 
   def enter(self, work: Work, param: str = 'max_tokens') -> 'Claim':
-    """Takes a request.
+    """Admits a request.
 
     Args:
-      work: all of it.
-      param: the field to blame if it is too much.
+      work: all that it has the device do.
+      param: the field to name if that is too much.
 
     Raises:
       ApiError: 429, it would wait too long; 400, it would take too long.
@@ -237,12 +234,8 @@ class Admission:
     self._claims.add(claim)
     return claim
 
-  def release(self, claim: 'Claim') -> None:
-    """Nothing more is to be done of a request; may be called twice."""
-    self._claims.discard(claim)
-
   def check_busy(self) -> None:
-    """Refuses a text that comes now, whatever it is; costs next to nothing.
+    """Refuses a text that comes now, whatever it is, before its body is read.
 
     Raises:
       ApiError: 429, it would wait too long.
@@ -263,8 +256,8 @@ class Admission:
     """Refuses what has no chance: it would only keep others waiting.
 
     Args:
-      cost: tokens to write; those to read count less.
-      param: the field to blame.
+      cost: tokens to generate; those to read count less.
+      param: the field to name.
 
     Raises:
       ApiError: 400, it would take longer than the deadline.
@@ -280,54 +273,50 @@ class Admission:
         code='too_long',
       )
 
-  def measured(self, tokens: int, seconds: float) -> None:
-    """Takes note of a dispatch in which all slots were in use."""
-    self._drawn.measured(tokens, seconds)
-
 
 class Claim:
-  """What a request that was taken has yet to be given.
+  """The work of an admitted request that is still to be done.
 
   Attributes:
-    work: that it asked for.
-    left: tokens to write in slots.
+    work: all that it asked for.
+    left: tokens to generate in slots.
     texts: slots that it keeps from others.
-    beside: tokens to do beside the slots.
+    beside: tokens of work beside the slots.
   """
 
   def __init__(self, admission: Admission, work: Work):
     self._admission, self.work = admission, work
     self.left, self.beside = admission.drawn(work), admission.beside(work)
     self.texts = admission.slots_of(work) if work.texts else 0.0
-    # Of one token and one text: those that keep others from several slots are
-    # as much as all of these.
+    # The weight of a token and of a text: one that keeps others from several
+    # slots counts as much as all of them.
     self._each = self.texts / work.texts if work.texts else 1.0
     beside = work.scored + work.beams * work.chars
     self._unit = self.beside / beside if beside else 0.0
 
   def wrote(self, tokens: float) -> None:
-    """So many tokens are written."""
+    """Takes note of tokens that were generated."""
     self.left = max(self.left - tokens * self._each, 0.0)
 
   def finished(self, texts: int) -> None:
-    """So many texts are finished."""
+    """Takes note of texts that are finished."""
     self.texts = max(self.texts - texts * self._each, 0.0)
 
   def advanced(self, tokens: float) -> None:
-    """So many tokens are scored, or searched for by all beams."""
+    """Takes note of tokens that were scored, or generated by all beams."""
     self.beside = max(self.beside - tokens * self._unit, 0.0)
 
   def release(self) -> None:
-    """Nothing more is to be done; may be called twice."""
-    self._admission.release(self)
+    """Drops what is left of the work; may be called twice."""
+    self._admission._claims.discard(self)
 
 
 class Rates:
-  """Requests a minute of each sender: a bucket that fills steadily.
+  """A rate limit per sender: a token bucket.
 
   Args:
-    per_minute: and burst.
-    now: the clock.
+    per_minute: requests, also at once; 0 is no limit.
+    now: the clock, in seconds.
   """
 
   _MOST_SENDERS = 10_000

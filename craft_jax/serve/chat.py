@@ -1,7 +1,7 @@
 """Chats with a model that only continues text: a thin wrapper of completions.
 
-A chat is written out as a play is, speech by speech, and the model goes on with
-the next one. What is asked, taken, written and streamed is a completion.
+A chat is written out as a play, speech by speech, and the model continues with
+the next one. The request is answered as a completion.
 """
 
 import re
@@ -38,7 +38,7 @@ class Message(schemas.Body):
 
 
 class ChatBody(schemas.Sampling):
-  """A request for the next speech of a chat."""
+  """A request for the next message of a chat."""
 
   messages: Annotated[schemas.Each[Message], Field(min_length=1)] = Field(
     description='the chat so far: role, content and name of each'
@@ -57,16 +57,16 @@ class ChatBody(schemas.Sampling):
     None,
     ge=0,
     le=5,
-    description='and of the so many most likely; needs logprobs',
+    description='and of the K most likely ones; needs logprobs',
   )
 
 
 def written(body: ChatBody, most: int) -> schemas.CompletionBody:
-  """The completion that a chat is.
+  """The request for a completion that answers a chat.
 
   Args:
-    body: what is asked.
-    most: characters, if it does not say.
+    body: the chat.
+    most: characters to generate if the chat does not say, up to 256.
 
   Raises:
     ApiError: 400.
@@ -103,8 +103,8 @@ def written(body: ChatBody, most: int) -> schemas.CompletionBody:
 def script(messages: list[Message]) -> str:
   """A chat as a play, up to the name of who speaks next.
 
-  Blank lines within a message become line breaks: the content of a speech
-  cannot go over into another's. The assistant has the name that it had last.
+  Blank lines within a message become line breaks, so that no message can hold
+  the speech of another. The assistant has the name that it had last.
   """
   name, speeches = _NAMES['assistant'], []
   for message in messages:
@@ -126,55 +126,41 @@ class Head(responses.Head):
 
   Args:
     model: its name.
-    most: likely tokens that are told of each.
+    most: likely tokens that are reported beside each.
   """
 
-  prefix = 'chatcmpl'
+  prefix, kinds = 'chatcmpl', ('chat.completion', 'chat.completion.chunk')
 
   def __init__(self, model: str, most: int = 0):
     super().__init__(model)
     self._most = most
-    self._begun: set[int] = set()  # choices of which there were pieces
+    self._begun: set[int] = set()  # choices of which there were events
 
-  def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
-    """As of completions, in the form of chats."""
-    shown = [
-      {
-        'index': choice['index'],
-        'message': {
-          'role': 'assistant', 'content': choice['text'], 'refusal': None,
-        },
-        'logprobs': _logprobs(choice['logprobs'], self._most),
-        'finish_reason': choice['finish_reason'],
-      }
-      for choice in choices
-    ]  # fmt: skip
-    return self._object('chat.completion', shown, more)
+  def choice(self, choice: dict[str, Any], is_event: bool) -> dict[str, Any]:
+    """A choice of a completion as one of a chat.
 
-  def piece(self, choices: list[dict], **more: Any) -> dict[str, Any]:
-    """Likewise; the first of each choice says who speaks."""
-    shown = []
-    for choice in choices:
-      delta = {'content': choice['text']} if choice['text'] else {}
-      if choice['index'] not in self._begun:
-        self._begun.add(choice['index'])
-        delta = {'role': 'assistant', 'content': choice['text']}
-      shown.append(
-        {
-          'index': choice['index'],
-          'delta': delta,
-          'logprobs': _logprobs(choice['logprobs'], self._most),
-          'finish_reason': choice['finish_reason'],
-        }
-      )
-    return self._object('chat.completion.chunk', shown, more)
+    The first event of each choice also has the role.
+    """
+    text, index = choice['text'], choice['index']
+    said = {'role': 'assistant', 'content': text}
+    if not is_event:
+      said['refusal'] = None
+    elif index in self._begun:
+      said = {'content': text} if text else {}
+    self._begun.add(index)
+    return {
+      'index': index,
+      'delta' if is_event else 'message': said,
+      'logprobs': _logprobs(choice['logprobs'], self._most),
+      'finish_reason': choice['finish_reason'],
+    }
 
 
 def _logprobs(found: dict[str, Any] | None, most: int) -> dict[str, Any] | None:
   """An object per token, where completions have lists.
 
-  Those tell the token that was written beside the most likely; here it counts
-  as one of them, or is left out.
+  Completions report the generated token beside the k most likely ones; here it
+  counts as one of the k, or is left out.
   """
   if found is None:
     return None

@@ -1,4 +1,4 @@
-"""A request for completions, from what was asked to what is given."""
+"""A request for completions, from its body to its texts."""
 
 import dataclasses
 import time
@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from craft_jax.inference.engine.requests import Request as EngineRequest
-from craft_jax.inference.load import Trained
 from craft_jax.inference.sampling.answers import (
   Answer,
   Prepared,
@@ -26,28 +25,20 @@ T = TypeVar('T')
 
 
 async def take(
-  service: Service,
-  body: CompletionBody,
-  head: Callable[[str], responses.Head] = responses.Head,
+  service: Service, body: CompletionBody, head: responses.Head | None = None
 ) -> 'Writing':
-  """Takes a request for completions, or refuses it.
+  """Admits a request for completions, or refuses it.
 
   Args:
-    service: that answers.
-    body: what is asked.
-    head: makes that of an answer, of the name of the model.
+    service: answers it.
+    body: the request.
+    head: of the answer, if it is not that of completions.
 
   Raises:
     ApiError: any.
   """
-  convert.check_model(body.model, service.name)
   model = service.model
-  trained = model.trained
-  context = trained.cfg.model.context
-  wanted = await service.aside(
-    body.size, convert.read, body, service.limits, context
-  )
-  prepared = await _prepared(service, trained, wanted, body.size)
+  wanted, prepared = await _prepared(service, body)
   for one in prepared:
     if len(one.ids) > service.limits.max_prompt:
       raise ApiError(
@@ -58,13 +49,28 @@ async def take(
       )
   claim = service.admission.enter(_work(service, wanted, prepared))
   service.metrics.prompt_tokens.inc(sum(len(one.ids) for one in prepared))
-  return Writing(service, model, wanted, prepared, claim, head(service.name))
+  head = head or responses.Head(service.name)
+  return Writing(service, model, wanted, prepared, claim, head)
+
+
+async def _prepared(
+  service: Service, body: CompletionBody
+) -> tuple[convert.Wanted, list[Prepared]]:
+  """Checks a request and compiles its constraint."""
+  trained = service.model.trained
+  wanted = await service.aside(
+    body.size, convert.read, body, service.limits, trained.cfg.model.context
+  )
+  args = wanted.prepare, trained, service.capacity
+  if wanted.constraints:
+    return wanted, await service.compiler.run(*args)
+  return wanted, await service.aside(body.size, *args)
 
 
 def _work(
   service: Service, wanted: convert.Wanted, prepared: list[Prepared]
 ) -> Work:
-  """All that a request for completions has the device do."""
+  """Everything that a request for completions has the device do."""
   request, number = wanted.request, len(prepared)
   context = service.model.trained.cfg.model.context
   lengths = [len(one.ids) for one in prepared]
@@ -86,34 +92,20 @@ def _work(
   )
 
 
-async def _prepared(
-  service: Service, trained: Trained, wanted: convert.Wanted, size: int
-) -> list[Prepared]:
-  """`Wanted.prepare` of a body of `size` bytes, aside if it may take long."""
-  if wanted.has_constraint:
-    return await service.compiler.run(wanted.prepare, trained, service.capacity)
-  return await service.aside(size, wanted.prepare, trained, service.capacity)
-
-
 async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
-  """Whether a constraint could be kept: compiled as that of a completion.
+  """Checks a constraint as a completion with it would.
 
   Returns:
     `valid`, and what is wrong: a `message` and the `param` that it is about.
 
   Raises:
-    ApiError: for what is no answer to that: 404, 429.
+    ApiError: 429, too many constraints wait to be compiled.
   """
-  convert.check_model(body.model, service.name)
   most = body.max_tokens or service.limits.max_tokens
   asked = CompletionBody(**dict(body) | {'max_tokens': most})
-  model = service.model.trained
+  asked._size = body.size
   try:
-    context = model.cfg.model.context
-    wanted = await service.aside(
-      body.size, convert.read, asked, service.limits, context
-    )
-    await _prepared(service, model, wanted, body.size)
+    await _prepared(service, asked)
   except ApiError as e:
     if e.status != 400:
       raise
@@ -122,12 +114,11 @@ async def validate(service: Service, body: ValidateBody) -> dict[str, Any]:
 
 
 class Writing:
-  """A request that was taken, while its texts are written.
+  """An admitted request while its texts are generated.
 
   Attributes:
     texts: all that are drawn, in the order of the prompts.
-    each: of one prompt.
-    head: what its objects have in common.
+    head: what the objects of its answer have in common.
   """
 
   def __init__(
@@ -144,16 +135,18 @@ class Writing:
     self._job: Job | None = None
     self._begin = time.monotonic()
     self._seen: dict[int, float] = {}  # when a text last grew
-    self.each = wanted.request.num_drawn
+    self._each = wanted.request.num_drawn
     self.head = head
-    groups = [Answer(one, self.each) for one in prepared]
-    self._answers = groups
-    vocabulary = model.trained.vocabulary
-    drawn = [sample for group in groups for sample in group.drawn]
+    self._set_answers([Answer(one, self._each) for one in prepared])
+
+  def _set_answers(self, answers: list[Answer]) -> None:
+    self._answers = answers
+    vocabulary = self._model.trained.vocabulary
+    drawn = [sample for answer in answers for sample in answer.drawn]
     self.texts = [Text(i, s, vocabulary) for i, s in enumerate(drawn)]
 
   async def begin(self) -> None:
-    """Starts it; all that can be refused has been by the end.
+    """Starts it; whatever can be refused has been by the end.
 
     Raises:
       ApiError: any.
@@ -169,87 +162,108 @@ class Writing:
       for text in self.texts:
         text.sample.finish_reason = 'length'
       self._claim.release()
-      return
-    if request.beams:
-      await self._search()
+    elif request.beams:
+      # Each search holds a cache for all of its beams.
+      found = await self._service.on_side(
+        self._search(),
+        self._service.admission.beams,
+        self._claim.advanced,
+        self._service.searching,
+      )
+      self._set_answers(found)
       self._claim.release()
-      return
-    self._job = Job(
-      [
-        EngineRequest(
-          one.ids,
-          one.request.max_chars,
-          one.settings,
-          one.request.seed,
-          samples=self.each,
-          first_sample=i * self.each,
-          num_top=one.request.logprobs or 0,
-          slide=True,
-        )
-        for i, one in enumerate(self._prepared)
-      ]
-    )
-    self._service.running.submit(self._job)
+    else:
+      self._job = Job(
+        [
+          EngineRequest(
+            one.ids,
+            one.request.max_chars,
+            one.settings,
+            one.request.seed,
+            samples=self._each,
+            first_sample=i * self._each,
+            num_top=one.request.logprobs or 0,
+            slide=True,
+          )
+          for i, one in enumerate(self._prepared)
+        ]
+      )
+      self._service.running.submit(self._job)
+
+  def _search(self) -> Steps[list[Answer]]:
+    """Beam searches, one after another."""
+    found = []
+    for one in self._prepared:
+      answer, _ = yield from beam_steps(
+        self._model.trained, self._model.params, one
+      )
+      found.append(answer)
+    return found
 
   async def news(self) -> AsyncIterator[list[Text]]:
-    """The texts that each dispatch has added to, until all are finished.
+    """Yields the texts that each dispatch has added to, until all are finished.
 
     Raises:
       ApiError: it ended before.
     """
-    unfinished = sum(not t.sample.finish_reason for t in self.texts)
     if self._job is None:
       yield self.texts
       return
-    while unfinished:
+    while self._unfinished:
       event = await self._job.events.get()
       if isinstance(event, ApiError):
         raise event
       grown = {}
       for number, piece in event:
-        text = responses.add(self.texts, number, self.each, piece)
+        text = self.texts[number * self._each + piece.row]
+        text.sample.add(piece, text.vocabulary)
+        text.end = piece.end
         self._claim.wrote(len(piece.ids))
         self._observe(text, piece)
         grown[text.index] = text
         if piece.finish_reason:
-          unfinished -= 1
           self._claim.finished(1)
       yield list(grown.values())
     self._claim.release()
 
+  @property
+  def _unfinished(self) -> bool:
+    return any(not text.sample.finish_reason for text in self.texts)
+
   def choices(self) -> list[dict[str, Any]]:
-    """All that are given in the end, best ones chosen."""
+    """The choices of the answer, the best ones where more were drawn."""
     given = []
-    for group in self._answers:
-      kept = group.samples()
+    for answer in self._answers:
+      kept = answer.samples()
       given += [t for s in kept for t in self.texts if t.sample is s]
     return [
       dataclasses.replace(t, index=i).whole() for i, t in enumerate(given)
     ]
 
   def whole(self) -> dict[str, Any]:
-    """The object of the answer, when it is finished."""
-    return self.head.whole(self.choices(), usage=self.usage())
+    """The answer, once all texts are finished."""
+    return self.head.object(self.choices(), False, usage=self.usage())
 
   async def aside(
     self, texts: Sequence[Text], function: Callable[..., T], *args: Any
   ) -> T:
-    """Makes of texts what is sent of them, in a thread if it may be much."""
+    """Encodes what is to be sent of texts, in a thread if it may be much."""
     size = sum(text.unsent for text in texts)
     return await self._service.aside(size, function, *args)
 
   def usage(self) -> dict[str, int]:
-    """Tokens so far, those of texts that were not kept too."""
-    return responses.usage(
-      sum(len(one.ids) for one in self._prepared),
-      sum(len(text.sample.ids) for text in self.texts),
-    )
+    """Tokens so far, including those of texts that are not kept."""
+    read = sum(len(one.ids) for one in self._prepared)
+    written = sum(len(text.sample.ids) for text in self.texts)
+    return {
+      'prompt_tokens': read,
+      'completion_tokens': written,
+      'total_tokens': read + written,
+    }
 
   def close(self, reason: str) -> None:
     """Ends it where it is, if it is not finished."""
-    if self._job is not None and any(
-      not text.sample.finish_reason for text in self.texts
-    ):
+    if self._job is not None and self._unfinished:
       self._service.running.cancel(self._job)
       self._service.metrics.cancellations.labels(reason).inc()
     self._claim.release()
@@ -265,26 +279,3 @@ class Writing:
     if last is not None:
       metrics.each.observe((now - last) / len(piece.text))
     self._seen[text.index] = now
-
-  async def _search(self) -> None:
-    """The best texts of beam searches."""
-    trained, params = self._model.trained, self._model.params
-
-    def steps() -> Steps[list[Answer]]:
-      found = []
-      for one in self._prepared:
-        answer, _ = yield from beam_steps(trained, params, one)
-        found.append(answer)
-      return found
-
-    # Each holds a cache for all of its beams.
-    found = await self._service.on_side(
-      steps(),
-      self._service.admission.beams,
-      self._claim.advanced,
-      self._service.searching,
-    )
-    self._answers = found
-    vocabulary = trained.vocabulary
-    drawn = [sample for group in found for sample in group.drawn]
-    self.texts = [Text(i, s, vocabulary) for i, s in enumerate(drawn)]

@@ -1,9 +1,10 @@
-"""From the body of a request to what the sampler takes; or a refusal."""
+"""From the body of a request to a request of the sampler, or a refusal."""
 
+import contextlib
 import dataclasses
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,7 +22,7 @@ from craft_jax.serve.admission import Limits
 from craft_jax.serve.errors import ApiError
 from craft_jax.serve.schemas import CompletionBody, ResponseFormat
 
-# What a field is called in `sample.Request`, where its messages come from.
+# Fields of the sampler's request, as its messages name them, and of a body.
 _NAMES = {
   'max_chars': 'max_tokens',
   'num_samples': 'n',
@@ -33,7 +34,6 @@ _NAMED = re.compile(rf'\b({"|".join(_NAMES)})\b')
 _CONSTRAINTS = ('regex', 'json_schema', 'allowed_chars')
 # Options of the sampler that have the same name in a body.
 _SAMPLING = [name for name, one in OPTIONS.items() if one.api is not None]
-_MOST_SEED = 2**32
 _ANY_OBJECT = {'type': 'object'}
 
 
@@ -57,10 +57,10 @@ class Wanted:
   """A request for completions, checked but for its constraints.
 
   Attributes:
-    body: as it came.
+    body: as it was sent.
     prompts: text, or ids.
-    request: the same for each prompt, the prompt left out.
-    echo_only: nothing is to be written.
+    request: that of every prompt, without the prompt.
+    echo_only: nothing is to be generated.
   """
 
   body: CompletionBody
@@ -69,25 +69,19 @@ class Wanted:
   echo_only: bool
 
   @property
-  def has_constraint(self) -> bool:
-    """Whether something is to be compiled."""
-    return any(getattr(self.request, n) is not None for n in _CONSTRAINTS)
-
-  @property
-  def _constrained(self) -> str | None:
-    """The field that constrains the text; None if several do."""
-    found = [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
-    return _NAMES.get(found[0], found[0]) if len(found) == 1 else None
+  def constraints(self) -> list[str]:
+    """Fields of the sampler's request that constrain the text."""
+    return [n for n in _CONSTRAINTS if getattr(self.request, n) is not None]
 
   def prepare(self, trained: Trained, capacity: Capacity) -> list[Prepared]:
-    """For the sampler, of each prompt; compiles what is to be.
+    """Compiles the constraint and encodes the prompts.
 
-    All that can be wrong with a constraint is found here, for a completion and
+    Whatever can be wrong with a constraint is found here, for a completion and
     for `/validate` alike.
 
     Args:
       trained: the model.
-      capacity: of the tables that a constraint needs room in.
+      capacity: states of constraints that the device has room for.
 
     Raises:
       ApiError: 400.
@@ -98,7 +92,9 @@ class Wanted:
       try:
         capacity.check(first.settings.constraint)
       except UserError as e:
-        raise ApiError(400, str(e), param=self._constrained) from e
+        fields = [_NAMES.get(name, name) for name in self.constraints]
+        param = fields[0] if len(fields) == 1 else None
+        raise ApiError(400, str(e), param=param) from e
       biases = _biases(self.body.logit_bias or {}, trained)
       settings = dataclasses.replace(first.settings, logit_bias=biases)
       return [
@@ -107,15 +103,13 @@ class Wanted:
       ]
 
   def _compile(self, trained: Trained) -> None:
-    """Compiles each constraint alone; it is kept for the next one who asks.
+    """Compiles each constraint alone; they are cached for later requests.
 
     Raises:
       ApiError: 400, one is wrong.
     """
-    for name in _CONSTRAINTS:
+    for name in self.constraints:
       value = getattr(self.request, name)
-      if value is None:
-        continue
       try:
         Request(**{name: value}).settings(trained.vocabulary, False)
       except UserError as e:
@@ -127,47 +121,44 @@ class Wanted:
 
 
 def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
-  """Checks all that needs no model.
+  """Checks whatever needs no model.
 
   Raises:
     ApiError: 400.
   """
   prompts = _prompts(body.prompt)
-  n = body.n
-  best_of = n if body.best_of is None else body.best_of
-  if best_of < n:
-    _refuse('best_of', f'best_of={best_of} has no n={n} texts to give')
-  if body.beam_width and body.beam_width < n:
-    _refuse('beam_width', f'beam_width={body.beam_width} finds no n={n} texts')
-  if len(prompts) * max(best_of, body.beam_width) > limits.max_texts:
-    _refuse(
-      'n',
-      f'{len(prompts)} prompts times {best_of} texts are more than the '
-      f'{limits.max_texts} of one request',
-    )
-  _check_stream(body, best_of > n)
+  n, most = body.n, body.max_tokens
+  best_of = 0 if body.best_of in (None, n) else body.best_of
+  texts = max(best_of or n, body.beam_width)
   stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-  if len(stop) > 4:
-    _refuse('stop', f'{len(stop)} texts to stop at are more than 4')
-  max_tokens = body.max_tokens
-  if max_tokens > limits.max_tokens:
-    _refuse(
-      'max_tokens',
-      f'max_tokens={max_tokens} is more than the {limits.max_tokens} of this '
-      'server',
-    )
-  if not max_tokens and not body.echo:
-    _refuse('max_tokens', 'max_tokens=0 has nothing to give without echo')
-  if body.beam_width and not max_tokens:
-    _refuse('max_tokens', 'max_tokens=0 has nothing to search for')
-  seed = body.seed
+  for is_wrong, param, says in (
+    (len(prompts) * texts > limits.max_texts, 'n',
+     f'{len(prompts)} prompts times {texts} texts are more than the '
+     f'{limits.max_texts} of one request'),
+    (body.stream_options is not None and not body.stream, 'stream_options',
+     'stream_options need stream=true'),
+    (body.stream and best_of > n, 'best_of',
+     'best_of over n is known at the end only; no stream'),
+    (body.stream and body.beam_width, 'beam_width',
+     'beams are known at the end only; no stream'),
+    (len(stop) > 4, 'stop', f'{len(stop)} texts to stop at are more than 4'),
+    (most > limits.max_tokens, 'max_tokens',
+     f'max_tokens={most} is more than the {limits.max_tokens} of this server'),
+    (not most and not body.echo, 'max_tokens',
+     'max_tokens=0 has nothing to give without echo'),
+    (not most and body.beam_width, 'max_tokens',
+     'max_tokens=0 has nothing to search for'),
+  ):  # fmt: skip
+    if is_wrong:
+      _refuse(param, says)
+  seed = random.getrandbits(32) if body.seed is None else body.seed % 2**32
   with _refusing():
     request = Request(
-      max_chars=max_tokens or 1,
+      max_chars=most or 1,
       num_samples=n,
-      best_of=best_of if best_of > n else 0,
+      best_of=best_of,
       beams=body.beam_width,
-      seed=random.getrandbits(32) if seed is None else seed % _MOST_SEED,
+      seed=seed,
       logprobs=body.logprobs,
       echo=body.echo,
       ignore_end=body.ignore_eos,
@@ -178,16 +169,7 @@ def read(body: CompletionBody, limits: Limits, context: int) -> Wanted:
       stop=tuple(stop),
       **{name: getattr(body, name) for name in _SAMPLING},
     )
-  return Wanted(body, prompts, request, not max_tokens)
-
-
-def _check_stream(body: CompletionBody, chooses: bool) -> None:
-  if body.stream_options is not None and not body.stream:
-    _refuse('stream_options', 'stream_options need stream=true')
-  if body.stream and chooses:
-    _refuse('best_of', 'best_of over n is known at the end only; no stream')
-  if body.stream and body.beam_width:
-    _refuse('beam_width', 'beams are known at the end only; no stream')
+  return Wanted(body, prompts, request, not most)
 
 
 def _prompts(given: Any) -> list[str | list[int]]:
@@ -235,38 +217,31 @@ def _biases(given: dict[str, float], trained: Trained) -> dict[int, float]:
 
 
 def _prepared(trained, request, prompt, settings) -> Prepared:
-  """As `inference.sampling.answers.prepare`, the settings being known."""
+  """Encodes a prompt whose settings are known."""
   vocabulary = trained.vocabulary
   if isinstance(prompt, str):
     ids = encode_prompt(vocabulary, prompt, trained.meta.documents)
     request = dataclasses.replace(request, prompt=prompt)
     return Prepared(request, None, ids, prompt, settings)
-  if max(prompt) >= vocabulary.size:
-    _refuse(
-      'prompt',
-      f'the id {max(prompt)} is none of the {vocabulary.size} tokens',
-    )
-  ids = np.array(prompt, vocabulary.dtype)
-  # Without a character that it ends within, which the text may complete.
+  ids = _ids(vocabulary, prompt, 'prompt')
+  # Without the bytes of a last character that the text may complete.
   text = StreamDecoder(vocabulary).feed(ids[ids < vocabulary.num_text_tokens])
-  # Not empty, whatever it shows: its tokens are what was asked about.
+  # Not empty, whatever it shows: its tokens are scored.
   request = dataclasses.replace(request, prompt=text or ' ')
   return Prepared(request, None, ids, text, settings)
 
 
-class _refusing:
-  """Says what is wrong in the names of the fields here."""
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-    if isinstance(error, UserError):
-      text = _NAMED.sub(lambda m: _NAMES[m.group()], str(error))
-      first = re.match(r'[a-z_]+', text)
-      name = first.group() if first else ''
-      param = name if name in CompletionBody.model_fields else None
-      raise ApiError(400, text, param=param) from error
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+  """Turns errors of the sampler into errors about the fields of a body."""
+  try:
+    yield
+  except UserError as error:
+    text = _NAMED.sub(lambda m: _NAMES[m.group()], str(error))
+    first = re.match(r'[a-z_]+', text)
+    name = first.group() if first else ''
+    param = name if name in CompletionBody.model_fields else None
+    raise ApiError(400, text, param=param) from error
 
 
 def _refuse(param: str, message: str) -> NoReturn:
@@ -289,8 +264,10 @@ def decode(vocabulary: Vocabulary, ids: list[int]) -> str:
   Raises:
     ApiError: 400, an id outside the vocabulary.
   """
-  if ids and max(ids) >= vocabulary.size:
-    _refuse(
-      'tokens', f'the id {max(ids)} is none of the {vocabulary.size} tokens'
-    )
-  return vocabulary.decode(np.array(ids, vocabulary.dtype))
+  return vocabulary.decode(_ids(vocabulary, ids, 'tokens'))
+
+
+def _ids(vocabulary: Vocabulary, ids: list[int], param: str) -> np.ndarray:
+  if (most := max(ids, default=0)) >= vocabulary.size:
+    _refuse(param, f'the id {most} is none of the {vocabulary.size} tokens')
+  return np.array(ids, vocabulary.dtype)

@@ -1,4 +1,4 @@
-"""What went wrong, as OpenAI's clients read it."""
+"""Errors in the form that OpenAI's clients read."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ _TYPES = {
   503: 'server_error',
 }
 
-# Of what is told; a longer message is mostly what was sent.
+# Characters of a message; a longer one is mostly what the client sent.
 _MOST_SAID = 240
 _FIRST_SAID, _LAST_SAID = 140, 55
 _LONGEST_NAME = 64
@@ -22,10 +22,10 @@ class ApiError(Exception):
     status: of HTTP.
     message: what is wrong and what to do. A long one loses its middle: a
       client is not sent back more than 200 characters of its own.
-    param: the field that it is about; None if no single one, or a name that
-      no field has for its length.
+    param: the field that it is about; None if there is no single one, or the
+      name is longer than that of any field.
     code: a word for programs; None if the status says it all.
-    retry_after: seconds after which it may go better; None for never.
+    retry_after: seconds after which to try again; None for never.
   """
 
   def __init__(
@@ -46,7 +46,7 @@ class ApiError(Exception):
     self.retry_after = retry_after
 
   def body(self) -> dict[str, Any]:
-    """The object that is sent."""
+    """The body of the answer."""
     return {
       'error': {
         'message': self.message,
@@ -57,7 +57,7 @@ class ApiError(Exception):
     }
 
   def headers(self) -> dict[str, str]:
-    """Those that go with it."""
+    """The headers of the answer."""
     found = {}
     if self.retry_after is not None:
       found['retry-after'] = str(max(1, round(self.retry_after)))
@@ -67,7 +67,7 @@ class ApiError(Exception):
 
 
 def closing() -> ApiError:
-  """What is told to whom nothing more is given."""
+  """The error of all requests once the server is closing down."""
   return ApiError(
     503,
     'the server is closing down; send it to another',

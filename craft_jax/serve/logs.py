@@ -1,4 +1,4 @@
-"""What the server says of itself: a JSON object a line, never a prompt."""
+"""The log of the server: a JSON object per line, never a prompt."""
 
 import contextlib
 import sys
@@ -10,31 +10,31 @@ from craft_jax.runtime import strict_json
 
 
 class Log:
-  """Writes lines that nothing in a request can break or forge.
+  """A log whose lines nothing in a request can break or forge.
 
   Args:
-    file: where to; None is standard error at the time of writing.
+    file: to write to; None is standard error at the time of writing.
   """
 
   def __init__(self, file: TextIO | None = None):
     self._file = file
 
   def note(self, event: str, **more: Any) -> None:
-    """A line; a value that is no JSON is shown as text."""
+    """Writes a line; a value that JSON cannot hold is written as text."""
     stamp = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
     line = strict_json.dumps(
       {'time': stamp, 'event': event} | more, default=str
     )
-    # A log that nobody reads any more is no reason to serve nobody.
+    # A closed log is no reason to stop serving.
     with contextlib.suppress(OSError):
       print(line, file=self._file or sys.stderr, flush=True)
 
 
 def described(error: BaseException) -> str:
-  """The kind of an error and where it was raised.
+  """The type of an error and where it was raised.
 
-  Without its message, which may show what was asked: that of a
-  UnicodeEncodeError is the text. JAX's own are about shapes and memory.
+  Its message is left out, since it may show a prompt: a UnicodeEncodeError has
+  the text. JAX's own messages are about shapes and memory.
   """
   kind = type(error).__name__
   if type(error).__module__.startswith('jax'):

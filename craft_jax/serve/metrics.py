@@ -1,4 +1,4 @@
-"""The figures at /metrics, for Prometheus."""
+"""The metrics at /metrics, for Prometheus."""
 
 import jax
 import prometheus_client as prometheus
@@ -9,13 +9,13 @@ _EACH = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
 class Metrics:
-  """All of them; each says what it is.
+  """All metrics, each with its description.
 
-  Everything is counted in the event loop but compilations, which happen
-  anywhere.
+  Everything is counted in the event loop except compilations, which happen in
+  any thread.
 
   Attributes:
-    num_compiled: programs, since they are watched.
+    num_compiled: programs compiled since `watch_compilations`.
   """
 
   def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Metrics:
     jax.monitoring.register_event_duration_secs_listener(listen)
 
   def text(self) -> bytes:
-    """As Prometheus reads it."""
+    """The metrics in the format of Prometheus."""
     return prometheus.generate_latest(self.registry)
 
 

@@ -1,4 +1,4 @@
-"""What is written about the routes, for the document at /openapi.json."""
+"""The OpenAPI document: what FastAPI makes of the routes, and their errors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+
+from craft_jax.serve import replies
 
 # Paths that the engine is needed for.
 COMPLETIONS, CHATS = '/v1/completions', '/v1/chat/completions'
@@ -21,7 +23,6 @@ WRONG = {
   500: 'the model failed',
   503: 'closing down, or out of time',
 }
-
 # The header that some of them have.
 _HEADERS = {
   401: 'WWW-Authenticate',
@@ -29,35 +30,27 @@ _HEADERS = {
   429: 'Retry-After',
   503: 'Retry-After',
 }
-
-
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-  """The errors of a route, for the document."""
-  reference = {'$ref': '#/components/schemas/Error'}
-  word = {'required': True, 'schema': {'type': 'string'}}
-  return {
-    status: {
-      'description': WRONG[status],
-      'headers': {_HEADERS[status]: word} if status in _HEADERS else {},
-      'content': {'application/json': {'schema': reference}},
-    }
-    for status in statuses
+_WORD = {'required': True, 'schema': {'type': 'string'}}
+# The errors of every route: any request may be too large or lack its key.
+ERRORS: dict[int | str, dict[str, Any]] = {
+  status: {
+    'description': says,
+    'model': replies.Error,
+    'headers': {_HEADERS[status]: _WORD} if status in _HEADERS else {},
   }
-
-
+  for status, says in WRONG.items()
+}
 # Of a stream: its data is the object, an error, or `[DONE]`.
 _EVENT = {
   'type': 'object',
   'properties': {'data': {'type': 'string'}},
   'required': ['data'],
 }
-ANY = (400, 401, 405, 408, 413, 429, 500, 503)
-USUAL = (401, 405, 429, 500, 503)  # of what reads no body
 
 
 def texts(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-  """The answers of a route that writes, for the document."""
-  return refusals(*ANY, 404) | {
+  """The successful answers of a route that generates text."""
+  return {
     200: {
       'model': kind,
       'description': 'the texts; with `stream` server-sent events of the '
@@ -74,18 +67,8 @@ def openapi(app: FastAPI) -> Callable[[], dict[str, Any]]:
     if app.openapi_schema:
       return app.openapi_schema
     found = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    schemas = found['components']['schemas']
     for name in ('HTTPValidationError', 'ValidationError'):
-      schemas.pop(name, None)
-    text = {'type': ['string', 'null']}
-    error = {'message': {'type': 'string'}, 'type': {'type': 'string'},
-             'param': text, 'code': text}  # fmt: skip
-    inner = {'type': 'object', 'properties': error, 'required': list(error)}
-    schemas['Error'] = {
-      'type': 'object',
-      'properties': {'error': inner},
-      'required': ['error'],
-    }
+      found['components']['schemas'].pop(name, None)
     for path in found['paths'].values():
       for operation in path.values():
         operation['responses'].pop('422', None)

@@ -7,44 +7,25 @@ import dataclasses
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
 
+from craft_jax.config.describe import table
 from craft_jax.errors import UserError
 from craft_jax.runtime.files import write_atomic
 from craft_jax.serve import chat, openapi, schemas
 from craft_jax.serve.admission import Limits
 from craft_jax.serve.metrics import Metrics
 
-_BODIES: dict[str, type[BaseModel]] = {
-  'completions': schemas.CompletionBody,
-  'chat': chat.ChatBody,
-  'validate': schemas.ValidateBody,
-  'score': schemas.ScoreBody,
-  'tokenize': schemas.TokenizeBody,
-  'detokenize': schemas.DetokenizeBody,
-}
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Markdown."""
-
-  def line(cells: Sequence[str]) -> str:
-    return (
-      f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
-    )
-
-  return '\n'.join([line(heads), '|---' * len(heads) + '|', *map(line, rows)])
-
 
 def kind(schema: dict[str, Any], named: dict[str, Any]) -> str:
-  """What a value may be, in words.
+  """The type of a value, in words.
 
   Args:
-    schema: of the value.
-    named: those that it refers to, by name.
+    schema: JSON Schema of the value.
+    named: the schemas that it refers to, by name.
   """
   if '$ref' in schema:
     inner = named[schema['$ref'].rpartition('/')[2]]['properties']
@@ -89,10 +70,10 @@ def fields(body: type[BaseModel]) -> str:
     default = 'needed'
     if name not in schema.get('required', ()):
       value = one.get('default')
-      default = '' if value is None else f'`{str(value).lower()}`'
-      default = '`""`' if value == '' else default
-    says = one.get('description', 'the name of the model, if any')
-    rows.append((f'`{name}`', kind(one, named), default, says))
+      default = (
+        '' if value is None else f'`{str(value).lower() or chr(34) * 2}`'
+      )
+    rows.append((f'`{name}`', kind(one, named), default, one['description']))
   return table(('field', 'is', 'default', 'means'), rows)
 
 
@@ -110,7 +91,7 @@ def limits() -> str:
 
 
 def metrics() -> str:
-  """A row per figure."""
+  """A row per metric."""
   rows = []
   for family in Metrics().registry.collect():
     name = family.name + '_total' * (family.type == 'counter')
@@ -125,29 +106,31 @@ def errors() -> str:
 
 
 _TABLES: dict[str, Callable[[], str]] = {
+  'completions': lambda: fields(schemas.CompletionBody),
+  'chat': lambda: fields(chat.ChatBody),
+  'validate': lambda: fields(schemas.ValidateBody),
+  'score': lambda: fields(schemas.ScoreBody),
   'errors': errors,
   'limits': limits,
   'metrics': metrics,
 }
 
 
-def _generated(name: str) -> str:
-  if name in _BODIES:
-    return fields(_BODIES[name])
-  if name not in _TABLES:
-    raise UserError(f'there is no table {name!r} of the server')
-  return _TABLES[name]()
-
-
 def refreshed(page: str) -> str:
-  """A page with its tables made anew: what is between `begin` and `end`.
+  """Generates the tables of a page anew, between `begin` and `end`.
 
   Raises:
     UserError: a table that is not known.
   """
+
+  def generated(match: re.Match[str]) -> str:
+    if match[2] not in _TABLES:
+      raise UserError(f'there is no table {match[2]!r} of the server')
+    return f'{match[1]}\n{_TABLES[match[2]]()}\n\n{match[3]}'
+
   return re.sub(
     r'(<!-- (\w+): begin -->\n).*?(<!-- \2: end -->)',
-    lambda m: f'{m[1]}\n{_generated(m[2])}\n\n{m[3]}',
+    generated,
     page,
     flags=re.DOTALL,
   )

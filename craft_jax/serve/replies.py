@@ -1,4 +1,4 @@
-"""What the server answers, for the document at /openapi.json."""
+"""Schemas of the answers, for the document at /openapi.json."""
 
 from typing import Literal
 
@@ -16,7 +16,7 @@ class Logprobs(BaseModel):
     description='natural logarithms; null for the first of all'
   )
   top_logprobs: list[dict[str, float] | None] = Field(
-    description='those of the most likely tokens, and of the one there'
+    description='of the most likely tokens, and of the one in the text'
   )
   text_offset: list[int] = Field(
     description='characters before it, those of the prompt counted'
@@ -62,13 +62,13 @@ class Token(BaseModel):
 
 
 class WrittenToken(Token):
-  """A token of a speech."""
+  """A token of a message."""
 
   top_logprobs: list[Token]
 
 
 class SpeechLogprobs(BaseModel):
-  """An object per token of a speech."""
+  """An object per token of a message."""
 
   content: list[WrittenToken]
   refusal: None
@@ -83,7 +83,7 @@ class Speech(BaseModel):
 
 
 class ChatChoice(BaseModel):
-  """A speech."""
+  """A message of the assistant."""
 
   index: int
   message: Speech
@@ -92,7 +92,7 @@ class ChatChoice(BaseModel):
 
 
 class ChatCompletion(BaseModel):
-  """The next speech of a chat; in a stream `delta` stands for `message`."""
+  """The next message of a chat; in a stream `delta` replaces `message`."""
 
   id: str
   object: Literal['chat.completion']
@@ -157,3 +157,18 @@ class Valid(BaseModel):
   valid: bool
   message: str | None = Field(description='what is wrong')
   param: str | None = Field(description='the field that it is about')
+
+
+class ErrorBody(BaseModel):
+  """What went wrong."""
+
+  message: str
+  type: str
+  param: str | None = Field(description='the field that it is about')
+  code: str | None
+
+
+class Error(BaseModel):
+  """An error, as OpenAI's."""
+
+  error: ErrorBody

@@ -9,10 +9,7 @@ from typing import Any
 from craft_jax.data.text.streaming import StreamDecoder
 from craft_jax.data.text.vocabulary import SPECIALS, Vocabulary
 from craft_jax.inference.sampling.answers import Sample
-from craft_jax.inference.sampling.output import Piece, decoder_after
-
-# Values of a list that are written at once, which no other thread interrupts.
-_SLICE = 2048
+from craft_jax.inference.sampling.output import decoder_after
 
 
 @dataclasses.dataclass
@@ -23,7 +20,7 @@ class Text:
     index: among the choices.
     sample: what is written.
     vocabulary: of the model.
-    end: the token that ended it and its logarithm, as yet unsent.
+    end: the token that ended it and its log-probability, while unsent.
   """
 
   index: int
@@ -47,13 +44,9 @@ class Text:
     return 64 * (1 + request.logprobs) * tokens
 
   def whole(self) -> dict[str, Any]:
-    """The choice."""
-    return {
-      'text': self.sample.full_text,
-      'index': self.index,
-      'logprobs': self._logprobs(),
-      'finish_reason': self.sample.finish_reason or 'length',
-    }
+    """The choice, complete."""
+    sample = self.sample
+    return self._choice(sample.full_text, sample.finish_reason or 'length')
 
   def news(self) -> dict[str, Any] | None:
     """What has come since the last call, as a choice; None if nothing has."""
@@ -62,46 +55,42 @@ class Text:
     if len(text) == self._sent_text and reason is None:
       return None
     new, self._sent_text = text[self._sent_text :], len(text)
+    return self._choice(new, reason)
+
+  def _choice(self, text: str, reason: str | None) -> dict[str, Any]:
+    """A choice, with OpenAI's lists of the tokens that were not sent yet."""
+    logprobs = None
+    if self.sample.prepared.request.logprobs is not None:
+      rows = [
+        (token_name(self.vocabulary, token), logprob, top, self._place(token))
+        for token, logprob, top in self._tokens()
+      ]
+      logprobs = {
+        name: [row[i] for row in rows]
+        for i, name in enumerate(
+          ('tokens', 'token_logprobs', 'top_logprobs', 'text_offset')
+        )
+      }
     return {
-      'text': new,
+      'text': text,
       'index': self.index,
-      'logprobs': self._logprobs(),
+      'logprobs': logprobs,
       'finish_reason': reason,
     }
 
-  def _logprobs(self) -> dict[str, list[Any]] | None:
-    """OpenAI's lists of the tokens that were not sent and now are certain."""
-    if self.sample.prepared.request.logprobs is None:
-      return None
-    found: dict[str, list[Any]] = {
-      'tokens': [],
-      'token_logprobs': [],
-      'top_logprobs': [],
-      'text_offset': [],
-    }
-    for token, logprob, top in self._tokens():
-      found['tokens'].append(token_name(self.vocabulary, token))
-      found['token_logprobs'].append(logprob)
-      found['top_logprobs'].append(top)
-      found['text_offset'].append(self._place(token))
-    return found
-
   def _place(self, token: int) -> int:
-    """Where the character begins that a token is of."""
+    """Where the character begins that a token is a part of."""
     assert self._decoder is not None
     if token >= self.vocabulary.num_text_tokens:
       return self._offset
-    # It may also tell that what came before is no character.
+    # It may also show that the bytes before it are no character.
     new = self._decoder.feed([token])
     self._offset += len(new)
     whole = new and not self._decoder.pending
     return self._offset - 1 if whole else self._offset
 
   def _tokens(self) -> Iterator[tuple[int, float | None, Any]]:
-    """Tokens that the text sent so far shows, and their figures.
-
-    The offset of a token is that of the character which it is a part of.
-    """
+    """Tokens of the text sent so far, their log-probabilities and the top k."""
     sample, request = self.sample, self.sample.prepared.request
     prompt = sample.prepared.ids
     if self._decoder is None:
@@ -109,13 +98,13 @@ class Text:
       if request.echo and request.prompt:
         self._offset = 0
         yield int(prompt[0]), None, None
-        figures = zip(
+        scored = zip(
           prompt[1:].tolist(),
           sample.prompt_logprobs,
           sample.prompt_top,
           strict=True,
         )
-        for token, logprob, top in figures:
+        for token, logprob, top in scored:
           yield token, logprob, self._top(token, logprob, top)
       else:
         self._offset = 0 if request.echo else len(sample.prepared.shown)
@@ -125,8 +114,8 @@ class Text:
     shown = len(sample.full_text)
     if not request.echo:
       shown += len(sample.prepared.shown)
-    # Who scores a prompt so (lm-eval does) takes the last token for the only
-    # one that was written, though a character may be several.
+    # Whoever scores a prompt this way (lm-eval does) takes the last token for
+    # the only one that was generated, though a character may be several.
     scores = request.echo and request.max_chars == 1
     most = 1 if scores else len(sample.ids)
     while self._sent_tokens < min(most, len(sample.ids)):
@@ -143,9 +132,9 @@ class Text:
   def _top(
     self, token: int, logprob: float, top: Sequence[tuple[int, float]]
   ) -> dict[str, float]:
-    """By their names the most likely tokens, and the one that was written."""
+    """The most likely tokens and the one that was generated, by their names."""
     pairs = dict(top)
-    # As they were scored by another program, the last bits may differ.
+    # Another compiled program scored them: the last bits may differ.
     pairs[token] = logprob
     return {
       token_name(self.vocabulary, each): log for each, log in pairs.items()
@@ -161,59 +150,36 @@ def token_name(vocabulary: Vocabulary, token: int) -> str:
   return vocabulary.chars[token]
 
 
-def add(texts: Sequence[Text], number: int, each: int, piece: Piece) -> Text:
-  """Gives a piece to the text that it belongs to.
-
-  Args:
-    texts: of all prompts, `each` of one.
-    number: of the prompt.
-    each: texts per prompt.
-    piece: its `row` is the sample's number.
-  """
-  text = texts[number * each + piece.row]
-  text.sample.add(piece, text.vocabulary)
-  text.end = piece.end
-  return text
-
-
 class Head:
   """What all objects of one answer have in common.
 
   Args:
     model: its name.
+
+  Attributes:
+    prefix: of the answer's id.
+    kinds: names of a whole answer and of an event in a stream.
   """
 
-  prefix = 'cmpl'
+  prefix, kinds = 'cmpl', ('text_completion', 'text_completion')
 
   def __init__(self, model: str):
     self._id = f'{self.prefix}-{uuid.uuid4().hex}'
     self._created, self._model = int(time.time()), model
 
-  def whole(self, choices: list[dict], **more: Any) -> dict[str, Any]:
-    """The object of an answer that is complete."""
-    return self._object('text_completion', choices, more)
-
-  def piece(self, choices: list[dict], **more: Any) -> dict[str, Any]:
-    """One of a stream, with what is new."""
-    return self._object('text_completion', choices, more)
-
-  def _object(
-    self, kind: str, choices: list[dict], more: dict[str, Any]
+  def object(
+    self, choices: list[dict], is_event: bool, **more: Any
   ) -> dict[str, Any]:
+    """A whole answer, or an event with what is new."""
     return {
       'id': self._id,
-      'object': kind,
+      'object': self.kinds[is_event],
       'created': self._created,
       'model': self._model,
-      'choices': choices,
+      'choices': [self.choice(choice, is_event) for choice in choices],
       **more,
     }
 
-
-def usage(prompts: int, written: int) -> dict[str, int]:
-  """Tokens that were read and written."""
-  return {
-    'prompt_tokens': prompts,
-    'completion_tokens': written,
-    'total_tokens': prompts + written,
-  }
+  def choice(self, choice: dict[str, Any], is_event: bool) -> dict[str, Any]:
+    """A choice in the form of this API."""
+    return choice

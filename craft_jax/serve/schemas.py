@@ -1,22 +1,19 @@
-"""What may be asked for: the bodies of requests, each field checked.
+"""Schemas of the requests: bodies, each field checked.
 
 Nothing is accepted and ignored: an unknown field is an error, and so is a value
-that has no effect here. A body is checked up to its first mistake: of a million
-mistakes pydantic describes each.
+that has no effect here. A body is checked up to its first mistake: pydantic
+would describe each of a million.
 """
 
 import codecs
-import contextlib
 import dataclasses
 import functools
-import gc
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic_core
-from fastapi.exceptions import RequestValidationError
 from pydantic import (
   AfterValidator,
   BaseModel,
@@ -38,6 +35,19 @@ from craft_jax.runtime import strict_json
 from craft_jax.serve.errors import ApiError
 
 T = TypeVar('T')
+NO_OBJECT = (
+  'the body must be a JSON object, and say so by its content type, '
+  'application/json'
+)
+_SAYS = {
+  'prompt': 'must be a text, a list of texts, ids or lists of ids',
+  'suffix': 'is not supported: texts go on only; leave it out',
+}
+_CALLS = frozenset({
+  'tools', 'tool_choice', 'parallel_tool_calls', 'functions', 'function_call',
+})  # fmt: skip
+_SURROGATE = re.compile('[\ud800-\udfff]')
+_NULL = {'type': 'null'}
 _MAY_OVERFLOW = re.compile(rb'[0-9.][eE][+]?[0-9]{2}|[0-9]{290}')
 Each = Annotated[list[T], Field(fail_fast=True)]
 _MOST_PROMPTS = 1 << 14  # of which `--max-texts` takes some
@@ -45,7 +55,7 @@ Id = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 def _each(given: Any, check: Callable[[Any], Any]) -> Any:
-  """Items one by one, as `fail_fast` is for lists only."""
+  """Checks items one by one: `fail_fast` exists for lists only."""
   if not isinstance(given, dict):
     return check(given)
   return {k: v for key in given for k, v in check({key: given[key]}).items()}
@@ -53,7 +63,7 @@ def _each(given: Any, check: Callable[[Any], Any]) -> Any:
 
 @functools.cache
 def _names(kind: type[BaseModel]) -> frozenset[str]:
-  """The fields of an object as they are sent."""
+  """The fields of a schema by the names that are sent."""
   return frozenset(f.alias or n for n, f in kind.model_fields.items())
 
 
@@ -72,19 +82,18 @@ Off = Annotated[
 
 
 class Body(BaseModel):
-  """An object in a request, whose numbers are JSON's own.
+  """An object in a request; a number is no bool and no text.
 
-  Null leaves a field out, whatever its name: clients send all the fields of
-  OpenAI's API so, those that are not known here too.
+  Null leaves a field out, known or not: clients send all the fields of OpenAI's
+  API that way.
   """
 
   model_config = ConfigDict(extra='forbid', strict=True, allow_inf_nan=False)
-  _size: int = PrivateAttr(0)
 
   @model_validator(mode='before')
   @classmethod
   def _check_names(cls, given: Any) -> Any:
-    """Leaves nulls out, and refuses the first field that is unknown."""
+    """Leaves nulls out, and refuses the first unknown field."""
     if not isinstance(given, dict):
       return given
     given = {name: value for name, value in given.items() if value is not None}
@@ -101,24 +110,30 @@ class Body(BaseModel):
   def __get_pydantic_json_schema__(
     cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
   ) -> dict[str, Any]:
-    """The schema, with null for all that may be left out."""
+    """Adds null to the types of whatever may be left out."""
     found = handler(core_schema)
     schema = handler.resolve_ref_schema(found)
     for name, one in schema['properties'].items():
-      if name in schema.get('required', ()):
+      if name in schema.get('required', ()) or _NULL in one.get('anyOf', ()):
         continue
-      kinds = one.pop('anyOf', None)
       about = {
         key: one.pop(key)
         for key in ('default', 'description', 'title')
         if key in one
       }
-      kinds = [one] if kinds is None else kinds
-      if {'type': 'null'} not in kinds:
-        kinds = [*kinds, {'type': 'null'}]
-      schema['properties'][name] = {'anyOf': kinds} | about
-    schema['additionalProperties'] = {'type': 'null'}
+      kinds = one.get('anyOf', [one])
+      schema['properties'][name] = {'anyOf': [*kinds, _NULL]} | about
+    schema['additionalProperties'] = _NULL
     return found
+
+
+class RequestBody(Body):
+  """The whole body of a request."""
+
+  model: str | None = Field(
+    None, description='the name of the model, if any (/v1/models)'
+  )
+  _size: int = PrivateAttr(0)
 
   @property
   def size(self) -> int:
@@ -126,45 +141,26 @@ class Body(BaseModel):
     return self._size
 
 
-B = TypeVar('B', bound=Body)
+B = TypeVar('B', bound=RequestBody)
 
 
 def read(kind: type[B], data: bytes) -> B:
-  """A body as it was sent.
+  """Parses and checks a body as it was sent.
 
   Raises:
-    ApiError: 400, no JSON, or text that is no Unicode.
-    RequestValidationError: a field is wrong; its first mistakes.
+    ApiError: 400, it is no JSON, not Unicode, or a field is wrong.
   """
-  with _uncollected():
-    given = _parse(data)
-    try:
-      found = kind.model_validate(given)
-    except ValidationError as e:
-      errors = e.errors(include_url=False)
-      raise RequestValidationError(
-        [{**one, 'loc': ('body', *one['loc'])} for one in errors], body=given
-      ) from e
+  given = _parse(data)
+  try:
+    found = kind.model_validate(given)
+  except ValidationError as e:
+    raise _first(e, given) from e
   found._size = len(data)
   return found
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-  """Without the garbage collector, which JSON has no cycles for.
-
-  It would look at 300,000 lists again and again, for 400 ms in which no other
-  thread runs.
-  """
-  gc.disable()
-  try:
-    yield
-  finally:
-    gc.enable()
-
-
 def _parse(data: bytes) -> Any:
-  """The value that JSON stands for.
+  """The value of JSON.
 
   Raises:
     ApiError: 400.
@@ -177,7 +173,7 @@ def _parse(data: bytes) -> Any:
     return pydantic_core.from_json(data, allow_inf_nan=False)
   except (ValueError, RecursionError) as e:
     error = e
-  # The standard library's parser lets text pass that UTF-8 cannot have.
+  # The standard library's parser lets text pass that UTF-8 cannot encode.
   try:
     value = json.loads(data.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError):
@@ -194,33 +190,71 @@ def _parse(data: bytes) -> Any:
 
 
 def _without_unicode(value: Any) -> list[str] | None:
-  """Keys and indices of the first text that UTF-8 cannot have, if any."""
+  """The path of a text or key that UTF-8 cannot encode; None without any."""
   todo: list[tuple[list[str], Any]] = [([], value)]
   while todo:
     path, value = todo.pop()
+    pairs: Any = ()
     if isinstance(value, dict):
-      for key, inner in value.items():
-        if not _encodes(key):
-          return [*path, key]
-        if isinstance(inner, str | dict | list):
-          todo.append(([*path, key], inner))
+      pairs = [(key, each) for key in value for each in (value[key], key)]
     elif isinstance(value, list):
-      todo += [
-        ([*path, str(i)], inner)
-        for i, inner in enumerate(value)
-        if isinstance(inner, str | dict | list)
-      ]
-    elif isinstance(value, str) and not _encodes(value):
+      pairs = enumerate(value)
+    elif isinstance(value, str) and _SURROGATE.search(value):
       return path
+    todo += [
+      ([*path, str(key)], inner)
+      for key, inner in pairs
+      if isinstance(inner, str | dict | list)
+    ]
   return None
 
 
-def _encodes(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
+def _first(error: ValidationError, body: Any) -> ApiError:
+  """The first mistake, by the path of its field.
+
+  A value that may be of several types has a mistake for each of them; the
+  deepest one is reported.
+  """
+  found = [(_path(one, body), one) for one in error.errors(include_url=False)]
+  where = found[0][0]
+  where, one = max(
+    (pair for pair in found if pair[0][: len(where)] == where),
+    key=lambda pair: len(pair[0]),
+  )
+  if not where:
+    return ApiError(400, NO_OBJECT)
+  name, path = where[0], '.'.join(where)
+  says = f'{path}: {one["msg"].replace("Input", "it")}'
+  if one['type'] == 'extra_forbidden':
+    says = f'{path} is not a field of this request'
+    if name in _CALLS:
+      says += ': no tools are called; for JSON there is response_format'
+  elif one['type'] == 'missing':
+    says = f'{path}: it is needed'
+  elif name in _SAYS:
+    says = f'{name}: {_SAYS[name]}'
+  return ApiError(400, says, param=name)
+
+
+def _path(error: Any, body: Any) -> list[str]:
+  """The names of fields and numbers of items that lead to a mistake.
+
+  pydantic's own path also names the type that it tried, where there are
+  several.
+  """
+  found, is_missing = [], error['type'] == 'missing'
+  for i, part in enumerate(error['loc']):
+    if body is error['input'] and not is_missing:
+      break  # what follows is a type, though a key may have its name
+    if isinstance(body, dict):
+      inside = part in body
+    else:
+      inside = isinstance(body, list) and isinstance(part, int)
+    if inside:
+      body = body[part]
+    if inside or (is_missing and i == len(error['loc']) - 1):
+      found.append(str(part))
+  return found
 
 
 class StreamOptions(Body):
@@ -236,7 +270,9 @@ class JsonSchema(Body):
   """A schema, as OpenAI's clients send it."""
 
   name: str = Field('schema', description='any; has no effect on the text')
-  description: str | None = Field(None, description='likewise')
+  description: str | None = Field(
+    None, description='any; has no effect on the text'
+  )
   schema_: dict[str, Any] | bool = Field(
     alias='schema', description='what the text is an instance of'
   )
@@ -252,8 +288,23 @@ class ResponseFormat(Body):
   json_schema: JsonSchema | None = None
 
 
+class Constrained(RequestBody):
+  """What a text has to match."""
+
+  allowed_chars: str | None = Field(
+    None, description='write these characters only'
+  )
+  regex: str | None = Field(
+    None, description='a pattern that the text matches as a whole'
+  )
+  response_format: ResponseFormat | None = Field(
+    None,
+    description='any JSON object, or a schema that the text is an instance of',
+  )
+
+
 def _field(declared: Option, default: Any) -> Any:
-  """The field of the API that an option of the sampler is."""
+  """The field of the API for an option of the sampler."""
   low = 'gt' if declared.positive else 'ge'
   found = {'default': default, 'low': declared.low, 'high': declared.high}
   found |= declared.api or {}
@@ -267,7 +318,7 @@ def _field(declared: Option, default: Any) -> Any:
 
 _Options = create_model(
   '_Options',
-  __base__=Body,
+  __base__=Constrained,
   **{
     field.name: (type(field.default), _field(declared, field.default))
     for field in dataclasses.fields(options.Sampling)
@@ -277,11 +328,8 @@ _Options = create_model(
 
 
 class Sampling(_Options):  # type: ignore[valid-type, misc]
-  """How text is written: the options of the sampler, and more."""
+  """How text is generated: the options of the sampler, and more."""
 
-  model: str | None = Field(
-    None, description='the name of the model, if any (/v1/models)'
-  )
   n: int = Field(1, ge=1, lt=2**31, description='texts per prompt')
   stream: bool = Field(False, description='send text as it is written')
   stream_options: StreamOptions | None = Field(
@@ -303,19 +351,8 @@ class Sampling(_Options):  # type: ignore[valid-type, misc]
   user: str | None = Field(
     None, description='any mark of the sender; has no effect on the text'
   )
-
-  allowed_chars: str | None = Field(
-    None, description='write these characters only'
-  )
-  regex: str | None = Field(
-    None, description='a pattern that the text matches as a whole'
-  )
-  response_format: ResponseFormat | None = Field(
-    None,
-    description='any JSON object, or a schema that the text is an instance of',
-  )
   beam_width: int = Field(
-    0, ge=0, le=64, description='search with so many beams instead of drawing'
+    0, ge=0, le=64, description='beam search with N beams; 0 disables'
   )
   ignore_eos: bool = Field(
     False, description='never end a document: always write max_tokens'
@@ -340,7 +377,7 @@ class CompletionBody(Sampling):
     None,
     ge=1,
     lt=2**31,
-    description='draw so many and give the n with the highest mean '
+    description='draw N texts and return the n with the highest mean '
     'log-probability; not with stream if over n',
   )
   stop: str | Each[str] | None = Field(
@@ -350,8 +387,8 @@ class CompletionBody(Sampling):
     None,
     ge=0,
     le=5,
-    description='log-probabilities of each token and of the so many most '
-    'likely; 0 is of those written only',
+    description='log-probabilities of each token and of the K most likely; 0 '
+    'reports the generated tokens only',
   )
   echo: bool = Field(
     False, description='begin with the prompt, and with its logprobs'
@@ -359,24 +396,17 @@ class CompletionBody(Sampling):
   suffix: None = Field(None, description='not supported: texts go on only')
 
 
-class ValidateBody(Body):
-  """A constraint to be tried without writing anything."""
+class ValidateBody(Constrained):
+  """A constraint to be tried without generating anything."""
 
-  model: str | None = None
-  regex: str | None = Field(None, description='as in a completion')
-  response_format: ResponseFormat | None = Field(
-    None, description='as in a completion'
-  )
-  allowed_chars: str | None = Field(None, description='as in a completion')
   max_tokens: int | None = Field(
     None, ge=1, lt=2**31, description='characters in which it must be done'
   )
 
 
-class ScoreBody(Body):
+class ScoreBody(RequestBody):
   """A request for the likelihood of texts."""
 
-  model: str | None = None
   text: str | Each[str] = Field(description='a text, or several')
   stride: int = Field(
     0,
@@ -387,16 +417,14 @@ class ScoreBody(Body):
   per_char: bool = Field(False, description='the nats of each character too')
 
 
-class TokenizeBody(Body):
-  """A text to be made tokens of."""
+class TokenizeBody(RequestBody):
+  """A text to tokenize."""
 
-  model: str | None = None
   prompt: str = Field(description='the text')
   add_special_tokens: Off = Field(False, description='there are none to add')
 
 
-class DetokenizeBody(Body):
-  """Tokens to be made a text of."""
+class DetokenizeBody(RequestBody):
+  """Tokens to decode."""
 
-  model: str | None = None
   tokens: Each[Id] = Field(description='their ids')

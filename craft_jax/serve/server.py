@@ -5,7 +5,7 @@ import contextlib
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import h11
@@ -20,31 +20,31 @@ from craft_jax.serve.middleware import SAFE_HEADERS
 from craft_jax.serve.service import Service
 from craft_jax.serve.sse import CUT
 
-# Of an answer, in the kernel: more would only hide that nobody takes it.
+# Bytes of an answer in the kernel: more would only hide that nobody takes it.
 _SEND_BUFFER = 1 << 16
 _LEAST_TAKEN = 1 << 12  # bytes, in the time in which a client takes nothing
-_TOLD = 1.0  # seconds before the end in which all are told of it
-# Of a request, in one callback of the event loop. h11 takes about 30 us for
-# each header and each chunk of a body, and a chunk may be six bytes long.
+_TOLD = 1.0  # seconds before the end at which requests get an error
+# Bytes of a request for one callback of the event loop. h11 takes about 30 us
+# for each header and each chunk of a body, and a chunk may be six bytes long.
 _RECEIVED = 1 << 12
 _LINGERS = 2.0  # seconds in which what follows a refused request is discarded
-# A line feed without a carriage return, and a line that goes on (9112, 5.2).
+# A bare line feed, and a line that is folded (RFC 9112, 5.2).
 _AMBIGUOUS = re.compile(rb'(?<!\r)\n|\n[ \t]')
 
 
 class Connection(h11.Connection):
-  """h11's, without the framing that a proxy before it may read differently.
+  """h11's connection, which refuses framing that a proxy may read differently.
 
-  RFC 9112 leaves these to the recipient: to take a line feed alone for the end
-  of a line (2.2), to unfold lines (5.2), and to go by `Transfer-Encoding` where
-  there is a `Content-Length` too (6.3, "ought to be handled as an error").
+  RFC 9112 leaves these to the recipient: to accept a bare line feed as the end
+  of a line (2.2), to unfold lines (5.2), and to prefer `Transfer-Encoding` to a
+  `Content-Length` (6.3, "ought to be handled as an error").
   """
 
   def next_event(self) -> Any:
-    """As h11's.
+    """The next event of h11.
 
     Raises:
-      h11.RemoteProtocolError: also for such a request.
+      h11.RemoteProtocolError: the request is malformed or ambiguous.
     """
     if self.their_state is h11.IDLE:
       head = self.trailing_data[0].partition(b'\r\n\r\n')[0]
@@ -61,21 +61,21 @@ class Connection(h11.Connection):
 
 
 class Protocol(H11Protocol, asyncio.BufferedProtocol):
-  """One connection: not one too many, nor slow to ask or to take an answer.
+  """A connection with limits on how many there are and how slow each is.
 
   Attributes:
     limits: of the server.
-    lingers: all is said; what still comes is discarded.
+    lingers: whether the answer is complete and what still comes is discarded.
   """
 
   limits: Limits
   lingers = False
-  _stall: asyncio.TimerHandle | None = None  # until some must be taken
+  _stall: asyncio.TimerHandle | None = None  # until the client must read
   _was_cut = False
   _clock: asyncio.TimerHandle | None = None  # until headers must be there
 
   def connection_made(self, transport: Any) -> None:
-    """Cuts one too many, and one that says nothing."""
+    """Cuts a connection too many; starts the clock for headers."""
     super().connection_made(transport)
     self.conn = Connection(h11.SERVER, self.limits.max_headers)
     self.transport = cast(asyncio.Transport, Lingering(transport, self))
@@ -83,7 +83,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     self.app_state = {CUT: lambda: self._was_cut}
     line = transport.get_extra_info('socket')
     line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-    # Whatever the kernel does not take at once is waited for.
+    # Wait for whatever the kernel does not take at once.
     transport.set_write_buffer_limits(high=0)
     if len(self.connections) > self.limits.max_connections:
       transport.abort()
@@ -91,15 +91,15 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     self._begin_to_wait()
 
   def get_buffer(self, sizehint: int) -> bytearray:
-    """Where to receive into: little at a time, whatever there is."""
+    """The buffer to receive into: a little at a time."""
     return self._buffer
 
   def buffer_updated(self, nbytes: int) -> None:
-    """So much was received."""
+    """Passes on what was received."""
     self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
 
   def data_received(self, data: bytes) -> None:
-    """Starts a clock for headers, and stops it when they are there."""
+    """Stops the clock when the headers are complete, or starts another."""
     if self.lingers:
       return
     super().data_received(data)
@@ -108,24 +108,24 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     if self.cycle is not None and not self.cycle.response_complete:
       self._forget_clock()
     elif self._clock is None and data:
-      # Of a next request, or the rest of one that has its answer.
+      # A next request, or the rest of one that has its answer.
       self._begin_to_wait()
 
   def connection_lost(self, exc: Exception | None) -> None:
-    """Forgets the clocks."""
+    """Stops the clocks."""
     self._forget_clock()
     self._forget_stall()
-    # uvicorn does so only for who closes in order: the timer keeps all of this.
+    # uvicorn does so only after an orderly close; the timer keeps all objects.
     self._unset_keepalive_if_required()
     super().connection_lost(exc)
 
   def pause_writing(self) -> None:
-    """The client is slow: a clock for taking some."""
+    """Starts a clock in which the client has to read something."""
     super().pause_writing()
     self._watch_stall()
 
   def resume_writing(self) -> None:
-    """It has taken all."""
+    """Stops the clock: the client has read everything."""
     super().resume_writing()
     self._forget_stall()
 
@@ -137,7 +137,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     )
 
   def _cut_stalled(self, before: int) -> None:
-    # Also where the answer is complete: closing would wait for ever.
+    # Also where the answer is complete: closing would wait forever.
     if before - self.transport.get_write_buffer_size() >= _LEAST_TAKEN:
       self._watch_stall()
       return
@@ -163,7 +163,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
       self.transport.abort()
 
   def send_400_response(self, msg: str) -> None:
-    """As uvicorn's, in the form of all other errors."""
+    """Refuses what is not HTTP, in the form of all other errors."""
     body = strict_json.dumps(ApiError(400, msg).body()).encode()
     headers = [
       (b'content-type', b'application/json'),
@@ -181,9 +181,9 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     self.linger()
 
   def linger(self) -> None:
-    """Says that nothing more comes, and hears the client out for a while.
+    """Ends the answer, and discards what the client still sends for a while.
 
-    Whoever is reset while it sends may never read what it was told.
+    A client that is reset while it sends may never read the answer.
     """
     if self.lingers or self.transport.is_closing():
       return
@@ -203,7 +203,7 @@ class Lingering:
 
   Args:
     transport: of a connection.
-    protocol: of the same.
+    protocol: of the same connection.
   """
 
   def __init__(self, transport: asyncio.Transport, protocol: 'Protocol'):
@@ -213,7 +213,7 @@ class Lingering:
     return getattr(self._transport, name)
 
   def close(self) -> None:
-    """Closes it, now or when the client has been heard out."""
+    """Closes it, now or when the client has stopped sending."""
     if self._protocol.conn.their_state is h11.SEND_BODY:
       self._protocol.linger()
     elif not self._protocol.lingers:
@@ -221,20 +221,37 @@ class Lingering:
 
 
 def protocol(limits: Limits) -> type[Protocol]:
-  """uvicorn's, with these limits."""
+  """The class of connections with these limits."""
   return type('Limited', (Protocol,), {'limits': limits})
 
 
 class Server(uvicorn.Server):
-  """Ends with 0 after a signal, within the grace."""
+  """uvicorn's server, which ends with 0 after a signal, within the grace.
 
-  def __init__(self, config: uvicorn.Config, service: Service):
+  Args:
+    config: of uvicorn.
+    service: ended with the server.
+    ready: called with the port, once requests are accepted.
+  """
+
+  def __init__(
+    self,
+    config: uvicorn.Config,
+    service: Service,
+    ready: Callable[[int], None],
+  ):
     super().__init__(config)
-    self._service = service
+    self._service, self._ready = service, ready
+
+  async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    """Binds the port."""
+    await super().startup(sockets)
+    if self.started:
+      self._ready(self.servers[0].sockets[0].getsockname()[1])
 
   @contextlib.contextmanager
   def capture_signals(self) -> Iterator[None]:
-    """SIGTERM and Ctrl-C ask for the end; nothing is raised afterwards."""
+    """Ends the server at SIGTERM or Ctrl-C, without raising afterwards."""
     loop = asyncio.get_running_loop()
     kinds = (signal.SIGTERM, signal.SIGINT)
     for kind in kinds:
@@ -259,16 +276,20 @@ class Server(uvicorn.Server):
 
 
 async def serve(
-  app: ASGIApp, service: Service, host: str, port: int, ready: Any
+  app: ASGIApp,
+  service: Service,
+  host: str,
+  port: int,
+  ready: Callable[[int], None],
 ) -> None:
   """Serves until a signal.
 
   Args:
-    app: guarded.
+    app: the application behind its middleware.
     service: started already; stopped by the end.
-    host: to bind.
-    port: likewise; 0 takes a free one.
-    ready: called with the port, once requests are taken.
+    host: address to bind.
+    port: port to bind; 0 takes a free one.
+    ready: called with the port, once requests are accepted.
   """
   limits = service.limits
   config = uvicorn.Config(
@@ -288,13 +309,7 @@ async def serve(
     timeout_keep_alive=30,
     backlog=limits.max_connections,
   )
-  server = Server(config, service)
-  task = asyncio.create_task(server.serve())
   try:
-    while not server.started and not task.done():
-      await asyncio.sleep(0.01)
-    if server.started:
-      ready(server.servers[0].sockets[0].getsockname()[1])
-    await task
+    await Server(config, service, ready).serve()
   finally:
     await service.stop()

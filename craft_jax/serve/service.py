@@ -1,8 +1,9 @@
-"""A model that answers requests: all of the server but HTTP."""
+"""A model that answers requests: the server without HTTP."""
 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import gc
 import time
 from collections.abc import Callable, Generator
@@ -29,17 +30,17 @@ from craft_jax.types import Params
 T = TypeVar('T')
 NUM_TOP = 5  # as OpenAI's logprobs
 Steps = Generator[float, None, T]
-# Tokens that a score reads in one dispatch, which texts in slots wait for: as
-# many as the engine reads of prompts between two of its own.
+# Tokens that a score reads in one dispatch, for which texts in slots wait: as
+# many as the engine reads of prompts between two dispatches of its own.
 MOST_READS = 1 << 10
-_TURN = 0.02  # seconds of a thread in which it goes on with the same
-_SMALL = 1 << 14  # bytes; what is done with them takes about a millisecond
-_PROBE_CHARS = 32  # of each text that is written to measure the rate
+_TURN = 0.02  # seconds after which a thread looks for other work
+_SMALL = 1 << 14  # bytes, which are handled in about a millisecond
+_PROBE_CHARS = 32  # of each text that is generated to measure the rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """What is served at the moment.
+  """The model that is served at the moment.
 
   Attributes:
     trained: the checkpoint.
@@ -55,13 +56,13 @@ class Model:
     return Model(trained, decoding_params(trained.model, trained.params))
 
   def engine(self, slots: int, limits: Limits) -> Engine:
-    """A new one, everything compiled."""
+    """A new engine, everything compiled."""
     engine = Engine(
       self.trained.model,
       self.params,
       self.trained.vocabulary,
       slots=slots,
-      # The admission decides; nothing is to fail here that was taken there.
+      # Admission decides; nothing that it has admitted may fail here.
       waiting=1 << 20,
       num_top=min(NUM_TOP, self.trained.vocabulary.size),
       constraint_memory=limits.constraint_memory,
@@ -71,12 +72,12 @@ class Model:
 
 
 class Pool:
-  """A thread beside the event loop, for what takes long; refuses a crowd.
+  """A thread beside the event loop, for what takes long, with a bounded queue.
 
   Args:
     name: of the thread.
-    most: that run or wait.
-    says: what it does, for the refusal.
+    most: calls that run or wait.
+    says: what the calls do, for the error when there are too many.
 
   Attributes:
     busy: whether the thread is at work.
@@ -88,7 +89,7 @@ class Pool:
     self.busy = False
 
   async def run(self, function: Callable[..., T], *args: Any) -> T:
-    """The result of a call.
+    """Calls a function in the thread.
 
     Raises:
       ApiError: 429, too many wait.
@@ -106,16 +107,19 @@ class Pool:
     told: Callable[[float, float], Any] = lambda done, seconds: None,
     held: asyncio.Lock | None = None,
   ) -> T:
-    """What a generator returns, whose steps take turns with those of others.
+    """Runs a generator, whose steps take turns with those of others.
 
-    So the short is not kept waiting by the long, and what nobody awaits any
-    more ends with the step under way.
+    So a short one does not wait for a long one to end, and one that nobody
+    awaits any more ends with the step under way.
 
     Args:
       steps: yields how much each of its steps has done.
       told: called in the event loop with how much was done in one turn, and the
         seconds.
-      held: from the first turn to the last, by one at a time.
+      held: a lock to hold from the first turn to the last.
+
+    Returns:
+      What the generator returns.
 
     Raises:
       ApiError: 429, too many wait.
@@ -142,7 +146,7 @@ class Pool:
       self._number -= 1
 
   def _turn(self, steps: 'Steps[T]') -> tuple[float, float, list[T]]:
-    """Steps for a moment: how much was done, the seconds, and the result."""
+    """Runs steps for a moment: how much they did, the seconds, the result."""
     self.busy = True
     begin, done = time.monotonic(), 0.0
     result: list[T] = []
@@ -157,15 +161,15 @@ class Pool:
     return done, time.monotonic() - begin, result
 
   def close(self) -> None:
-    """Takes no more."""
+    """Accepts no more calls."""
     self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _without_collection(function: Callable[..., T], *args: Any) -> T:
-  """A call that makes many objects, and no cycles.
+  """Calls a function that makes many objects and no cycles.
 
-  A collection among a million of them stops all threads for a tenth of a
-  second, and finds nothing.
+  The garbage collector would look at 300,000 lists again and again, for 400 ms
+  in which no other thread runs, and find nothing.
   """
   gc.disable()
   try:
@@ -178,15 +182,15 @@ class Service:
   """Answers requests with a model.
 
   Args:
-    model: to be served.
-    name: of it.
-    slots: texts that are written at once.
+    model: the model to serve.
+    name: of the model.
+    slots: texts that are generated at once.
     limits: what is refused.
-    log: where to say what happens.
+    log: takes note of what happens.
 
   Attributes:
-    capacity: of the tables of constraints.
-    compiler: where constraints are compiled.
+    capacity: states of constraints that the device has room for.
+    compiler: compiles constraints.
     searching: held by the beam search that is under way.
 
   Raises:
@@ -213,18 +217,16 @@ class Service:
     self.metrics.promised.set(limits.max_wait)
     self.metrics.step.set(model.trained.meta.step)
 
-  # --- its life ---
+  # --- start and end ---
 
   async def start(self) -> None:
-    """Compiles everything and measures how fast texts are written."""
-    loop = asyncio.get_running_loop()
-    model = self.model
-
-    def make() -> Engine:
-      return model.engine(self._slots, self.limits)
-
+    """Compiles everything and measures how fast texts are generated."""
     self._worker = await asyncio.to_thread(
-      Worker, make, loop, self._on_turn, self._on_error
+      Worker,
+      functools.partial(self.model.engine, self._slots, self.limits),
+      asyncio.get_running_loop(),
+      self._on_turn,
+      self._on_error,
     )
     self._worker.start()
     await self._probe()
@@ -250,7 +252,7 @@ class Service:
         left -= sum(bool(piece.finish_reason) for _, piece in event)
 
   async def stop(self) -> None:
-    """Ends everything; what is not finished is told so."""
+    """Ends everything; unfinished requests get an error."""
     if self._worker is not None:
       await asyncio.to_thread(self._worker.stop)
     self.compiler.close()
@@ -259,23 +261,19 @@ class Service:
 
   @property
   def lingers(self) -> bool:
-    """Whether something is computed that nothing can end."""
+    """Whether a thread is at work that cannot be stopped."""
     return self.compiler.busy or self._side.busy
 
   def end_all(self) -> None:
-    """Ends what is under way, as the grace is over."""
+    """Ends what is under way with an error."""
     if self._worker is not None:
       self._worker.end_all()
 
   async def reload(self, trained: Trained) -> None:
-    """Serves another checkpoint; what is under way goes on with the old."""
+    """Serves another checkpoint; requests under way finish with the old one."""
     model = await asyncio.to_thread(Model.of, trained)
-    slots, limits = self._slots, self.limits
-
-    def make() -> Engine:
-      return model.engine(slots, limits)
-
-    # Compiled here, while the engine of the other goes on.
+    make = functools.partial(model.engine, self._slots, self.limits)
+    # Compiled here, while the other engine goes on.
     self.running.replace(make, await asyncio.to_thread(make))
     self.model = model
     self.metrics.reloads.inc()
@@ -284,7 +282,7 @@ class Service:
 
   @property
   def running(self) -> Worker:
-    """What runs jobs, once it is started."""
+    """The worker, once the service is started."""
     assert self._worker is not None, 'start it first'
     return self._worker
 
@@ -305,15 +303,15 @@ class Service:
   # --- beside the event loop ---
 
   async def aside(self, size: int, function: Callable[..., T], *args: Any) -> T:
-    """The result of a call: of a large one in a thread, of a small one here.
+    """Calls a function, in a thread if that may take long.
 
-    No single operation of the interpreter may take long in it, as no other
-    thread goes on meanwhile.
+    No single operation of the interpreter in it may take long, since no other
+    thread runs meanwhile.
 
     Args:
       size: bytes to which the time is in proportion.
-      function: what is called.
-      *args: with these.
+      function: called with the other arguments.
+      *args: arguments of the function.
     """
     if size <= _SMALL:
       return function(*args)
@@ -328,13 +326,13 @@ class Service:
     told: Callable[[float], Any] = lambda done: None,
     held: asyncio.Lock | None = None,
   ) -> T:
-    """What a search or a score needs, in turns with the others in their thread.
+    """Runs a search or a score in their thread, in turns with the others.
 
     Args:
-      steps: yields how much each has done.
-      speed: that is measured by it.
+      steps: yields how much each step has done.
+      speed: takes note of how fast the steps are.
       told: called with how much was done in each turn.
-      held: by one at a time.
+      held: a lock to hold until the end.
 
     Raises:
       ApiError: 429; 400 for what a step finds wrong with its input.
@@ -356,12 +354,11 @@ class Service:
   # --- scores ---
 
   async def score(self, body: ScoreBody) -> list[dict[str, Any]]:
-    """The figures of each text, as `craft score` has them.
+    """The metrics of each text, as `craft score` reports them.
 
     Raises:
       ApiError: any.
     """
-    convert.check_model(body.model, self.name)
     trained = self.model.trained
     texts = [body.text] if isinstance(body.text, str) else body.text
     if not 1 <= len(texts) <= self.limits.max_texts:
@@ -378,7 +375,7 @@ class Service:
         param='stride',
       )
     stride = body.stride or max(context // 2, 1)
-    # A token is at most as many ids as it has bytes, and one is given.
+    # A character is at most as many ids as it has bytes; BOS comes before.
     scored = sum(
       num_reads(_most_ids(trained, text) + 1, context, stride)
       for text in texts
@@ -416,7 +413,7 @@ class Service:
 
 
 def _most_ids(trained: Trained, text: str) -> int:
-  """Ids of a text, or more if it has characters that the model lacks."""
+  """An upper bound of the ids of a text."""
   if trained.vocabulary.kind == 'char':
     return len(text)
   return len(text.encode())

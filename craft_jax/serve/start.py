@@ -1,4 +1,4 @@
-"""From a run directory to a server that runs."""
+"""Starts a server of a run directory."""
 
 import argparse
 import asyncio
@@ -22,7 +22,7 @@ from craft_jax.serve.logs import Log
 from craft_jax.serve.middleware import LOOPBACK, Guard
 from craft_jax.serve.service import Model, Service
 
-_OTHER_FILES = 256  # beside connections
+_OTHER_FILES = 256  # open besides connections
 
 
 def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
@@ -30,7 +30,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
 
   Args:
     args: the flags of `craft serve`.
-    keys: that are let in; none lets everybody in.
+    keys: API keys that are accepted; without any, everybody has access.
     limits: what is refused.
 
   Raises:
@@ -66,7 +66,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
   async def all() -> None:
     await service.start()
     gc.collect()
-    gc.freeze()  # what lives as long as the server is not looked at again
+    gc.freeze()  # collections skip what lives as long as the server
     watcher = asyncio.create_task(_follow(args, service, log, passed_over))
     try:
       await server.serve(app, service, args.host, args.port, ready)
@@ -90,7 +90,7 @@ def start(args: argparse.Namespace, keys: Sequence[str], limits: Limits) -> int:
 
 
 def _allow_files(connections: int) -> None:
-  """Raises the soft limit of open files, where connections need more."""
+  """Raises the soft limit of open files if connections need more."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = connections + _OTHER_FILES
   if hard != resource.RLIM_INFINITY:
@@ -110,7 +110,7 @@ def _load(
 
 
 def _once(log: Log, event: str) -> checkpoint.Warn:
-  """Notes an error, but never twice."""
+  """A function that logs an error, but never twice."""
   noted = set[str]()
 
   def note(error: str) -> None:
@@ -127,7 +127,7 @@ async def _follow(
   log: Log,
   passed_over: checkpoint.Warn,
 ) -> None:
-  """Takes newer checkpoints as they come."""
+  """Loads newer checkpoints as they appear."""
   if not args.reload:
     return
   not_reloaded = _once(log, 'not reloaded')
@@ -140,11 +140,11 @@ async def _follow(
       )
       if step in (refused, service.model.trained.meta.step):
         continue
-      refused = step  # loaded once, if it is
+      refused = step  # do not try it twice
       trained = await asyncio.to_thread(_load, args, step)
       if trained.vocabulary != service.model.trained.vocabulary:
         not_reloaded(f'step {step} has another vocabulary')
       else:
         await service.reload(trained)
-    except Exception as e:  # the one that is served still is
+    except Exception as e:  # the old one is still served
       not_reloaded(repr(e))

@@ -1,8 +1,8 @@
 """The thread that owns the engine: commands in, pieces of text out.
 
-One queue leads in, `call_soon_threadsafe` out. The thread takes what has come,
-has the engine do a dispatch and gives on what the dispatch before has written.
-Nothing else ever touches an engine.
+One queue leads in, `call_soon_threadsafe` out. The thread executes the commands
+that have come, runs a dispatch of the engine and passes on what the dispatch
+before has generated. Nothing else ever touches an engine.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from craft_jax.inference.engine.scheduler import Full
 from craft_jax.inference.sampling.output import Piece
 from craft_jax.serve.errors import ApiError, closing
 
-# Of a job: its prompts' numbers and their pieces, or what ended it.
+# The numbers of a job's prompts and their pieces, or what ended the job.
 Event = list[tuple[int, Piece]] | ApiError
 
 
@@ -30,21 +30,24 @@ class Job:
   Attributes:
     requests: one per prompt.
     events: what came of them, for the event loop.
+    handles: of the requests that are not finished, with their engine; of the
+      worker's thread.
   """
 
   def __init__(self, requests: Sequence[Request]):
     self.requests = requests
     self.events: asyncio.Queue[Event] = asyncio.Queue()
+    self.handles: set[tuple[Engine, int]] = set()
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-  """What one dispatch did, for the figures.
+  """What one dispatch did, for the metrics.
 
   Attributes:
     seconds: since the one before.
-    dispatches: 1, or 0 as it says only that there is nothing to do.
-    tokens: written.
+    dispatches: 1, or 0 where there is nothing to do any more.
+    tokens: generated.
     busy: slots that are in use.
     slots: that there are.
     waiting: requests without a slot.
@@ -62,8 +65,8 @@ class Worker:
   """Runs jobs on an engine.
 
   Args:
-    make: an engine that is ready; called again when one has failed.
-    loop: that jobs are awaited in.
+    make: makes an engine; called again when one has failed.
+    loop: in which jobs are awaited.
     on_turn: called in the loop after each dispatch.
     on_error: called in the loop with what a dispatch raised.
   """
@@ -78,10 +81,9 @@ class Worker:
     self._make, self._loop = make, loop
     self._on_turn, self._on_error = on_turn, on_error
     self._engine = make()
-    # Those that finish what they have begun, and have been replaced.
+    # Engines that have been replaced, and finish what they have begun.
     self._old: list[Engine] = []
     self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    self._places: dict[Job, tuple[Engine, dict[int, int]]] = {}
     self._jobs: dict[tuple[Engine, int], tuple[Job, int]] = {}
     self._stopped = False
     self._broken = False  # the engine failed, and so did making another
@@ -89,32 +91,32 @@ class Worker:
     self._thread = threading.Thread(target=self._run, name='engine')
 
   def start(self) -> None:
-    """Begins."""
+    """Starts the thread."""
     self._thread.start()
 
   def stop(self) -> None:
-    """Ends after the dispatch under way; what is not finished is told so."""
+    """Ends after the dispatch under way; unfinished jobs get an error."""
     self._commands.put(self._end)
     self._thread.join()
 
   def submit(self, job: Job) -> None:
-    """Takes a job; its events tell the rest."""
+    """Starts a job; the rest comes as its events."""
     self._commands.put(lambda: self._submit(job))
 
   def cancel(self, job: Job) -> None:
-    """Ends a job, of which nothing more is told."""
+    """Ends a job, without an event."""
     self._commands.put(lambda: self._cancel(job))
 
   def end_all(self) -> None:
-    """Has every job under way end with an error."""
+    """Ends every job under way with an error."""
     self._commands.put(lambda: self._fail_jobs(closing(), self._engines()))
 
   def replace(self, make: Callable[[], Engine], engine: Engine) -> None:
-    """New jobs go to another engine; the others are finished where they are.
+    """Gives new jobs to another engine; the others finish where they are.
 
     Args:
-      make: as of `Worker`.
-      engine: that it has made, and nobody else uses.
+      make: makes an engine; called when one has failed.
+      engine: one that it has made, and nobody else uses.
     """
 
     def swap() -> None:
@@ -155,29 +157,28 @@ class Worker:
     if self._broken:
       self._tell(job, _failed())
       return
-    engine, handles = self._engine, dict[int, int]()
-    self._places[job] = engine, handles
+    engine = self._engine
     try:
       for number, request in enumerate(job.requests):
-        handle = engine.submit(request)
-        handles[number] = handle
-        self._jobs[engine, handle] = job, number
+        place = engine, engine.submit(request)
+        job.handles.add(place)
+        self._jobs[place] = job, number
     except Full as e:
       self._cancel(job)
       self._tell(job, ApiError(429, str(e), code='server_busy', retry_after=1))
     except UserError as e:
       self._cancel(job)
       self._tell(job, ApiError(400, str(e)))
-    except Exception as e:  # as of a dispatch: it is the device's
+    except Exception as e:  # an error of the device, as in a dispatch
+      if not job.handles:
+        self._tell(job, _failed())
       self._fail(engine, e)
 
   def _cancel(self, job: Job) -> None:
-    if job not in self._places:
-      return  # it has ended by itself
-    engine, handles = self._places.pop(job)
-    for handle in handles.values():
+    while job.handles:  # none if it has ended by itself
+      engine, handle = place = job.handles.pop()
+      self._jobs.pop(place, None)
       engine.cancel(handle)
-      self._jobs.pop((engine, handle), None)
 
   def _step(self, engine: Engine) -> None:
     try:
@@ -186,28 +187,19 @@ class Worker:
       self._fail(engine, e)
       return
     events: dict[Job, list[tuple[int, Piece]]] = {}
-    tokens = 0
     for handle, piece in pieces:
       job, number = self._jobs[engine, handle]
-      tokens += len(piece.ids)
       events.setdefault(job, []).append((number, piece))
-    for job, of in events.items():
-      self._forget_finished(job, {number for number, _ in of})
+    for handle in {handle for handle, _ in pieces}:
+      if not engine.is_known(handle):  # all of its samples are finished
+        job, _ = self._jobs.pop((engine, handle))
+        job.handles.remove((engine, handle))
     if events:
       self._loop.call_soon_threadsafe(_deliver, events)
-    self._tell_turn(1, tokens)
-
-  def _forget_finished(self, job: Job, numbers: set[int]) -> None:
-    """Forgets requests all of whose samples are finished, then their job."""
-    engine, handles = self._places[job]
-    for number in numbers:
-      if not engine.is_known(handles[number]):
-        del self._jobs[engine, handles.pop(number)]
-    if not handles:
-      del self._places[job]
+    self._tell_turn(1, sum(len(piece.ids) for _, piece in pieces))
 
   def _fail(self, engine: Engine, error: BaseException) -> None:
-    """A device call failed: its requests end, another engine takes over."""
+    """Ends the requests of a failed engine, and has another one take over."""
     self._loop.call_soon_threadsafe(self._on_error, error)
     self._fail_jobs(_failed(), [engine])
     if engine is self._engine:
@@ -216,27 +208,24 @@ class Worker:
       self._old.remove(engine)
 
   def _renew(self) -> None:
-    """Another engine for one that has failed; if that fails, at a next job."""
+    """Makes an engine for one that has failed, or tries again at a next job."""
     try:
       self._engine, self._broken = self._make(), False
-    except Exception as e:  # the thread goes on, or nobody is told anything
+    except Exception as e:  # the thread goes on, or no job would get an error
       self._broken = True
       self._loop.call_soon_threadsafe(self._on_error, e)
 
   def _fail_jobs(self, error: ApiError, engines: Sequence[Engine]) -> None:
-    for job, (engine, _) in list(self._places.items()):
-      if engine in engines:
-        try:
-          self._cancel(job)
-        except Exception as e:  # of an engine that has failed
-          self._places.pop(job, None)
-          self._loop.call_soon_threadsafe(self._on_error, e)
-        self._tell(job, error)
-    self._jobs = {
-      key: value
-      for key, value in self._jobs.items()
-      if value[0] in self._places
-    }
+    jobs = dict.fromkeys(
+      job for (engine, _), (job, _) in self._jobs.items() if engine in engines
+    )
+    for job in jobs:
+      try:
+        self._cancel(job)
+      except Exception as e:  # of an engine that has failed
+        self._loop.call_soon_threadsafe(self._on_error, e)
+      self._tell(job, error)
+    self._jobs = {k: v for k, v in self._jobs.items() if v[0] not in jobs}
 
   def _end(self) -> None:
     self._fail_jobs(closing(), self._engines())

@@ -20,7 +20,6 @@ def _held(service):
   worker, admission = service.running, service.admission
   store = worker._engine._device.store
   return {
-    'places': len(worker._places),
     'jobs': len(worker._jobs),
     'engine': len(worker._engine._jobs),
     'old engines': len(worker._old),
