@@ -25,7 +25,7 @@ from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.prefill import Prefix
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.slots import Slots
-from craft_jax.inference.sampling.speculation import FIRST_HIT, Drafts
+from craft_jax.inference.sampling.speculation import FIRST_ACCEPTANCE, Drafts
 from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
 from craft_jax.types import Params
@@ -85,7 +85,7 @@ def place(
   one = Slots(
     cache=prefix.cache,
     segment_B=prefix.segment_B,
-    hit_B=jnp.full(1, FIRST_HIT, jnp.float32),
+    acceptance_B=jnp.full(1, FIRST_ACCEPTANCE, jnp.float32),
     settings=RowSettings(option=option, key_B=key_B, **wide),
     **{f'{name}_B': field[name] for name in _FIELDS},
   )

@@ -17,7 +17,7 @@ from craft_jax.data.text.utf8 import begins_character
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.constraint_tables import Tables, restrict
 from craft_jax.inference.sampling.logits import RowSettings, choose, penalize
-from craft_jax.inference.sampling.speculation import FIRST_HIT
+from craft_jax.inference.sampling.speculation import FIRST_ACCEPTANCE
 from craft_jax.model.cache import Cache
 from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
@@ -39,7 +39,7 @@ class Slots:
     chars_B: characters written so far.
     state_B: of the constraint, in the tables.
     left_B: tokens that may still be written.
-    hit_B: share of the drafts that were met lately.
+    acceptance_B: share of the drafts that were accepted lately.
     settings: how each row chooses.
   """
 
@@ -50,7 +50,7 @@ class Slots:
   chars_B: Int[Array, 'B']
   state_B: Int[Array, 'B']
   left_B: Int[Array, 'B']
-  hit_B: Float[Array, 'B']
+  acceptance_B: Float[Array, 'B']
   settings: RowSettings
 
 
@@ -85,7 +85,7 @@ def open_slots(
     chars_B=jnp.zeros(B, jnp.int32),
     state_B=state_B,
     left_B=left_B,
-    hit_B=jnp.full(B, FIRST_HIT, jnp.float32),
+    acceptance_B=jnp.full(B, FIRST_ACCEPTANCE, jnp.float32),
     settings=RowSettings(key_B=key_B, **settings),
   )
 

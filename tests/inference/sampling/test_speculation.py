@@ -195,7 +195,7 @@ def test_a_forced_run_is_one_turn(toy):
   assert plain.count_B.tolist() == [1]
 
 
-def test_drafts_of_all_layers_are_all_met(toy):
+def test_drafts_of_all_layers_are_all_accepted(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
     assert written.count_B.tolist() == [16, 16]  # all that is asked for
@@ -282,19 +282,19 @@ def test_forced_tokens_are_those_of_the_automaton():
 
 def test_a_pass_is_made_where_more_is_expected_of_it_than_it_costs():
   draft_BD = jnp.array([[4, 5, -1, 6], [-1, 4, 5, 6], [1, 2, 3, 4]])
-  hit_B = jnp.array([0.5, 1.0, 1.0])
-  expected_B = drafts_lib.expected(draft_BD, hit_B)
+  acceptance_B = jnp.array([0.5, 1.0, 1.0])
+  expected_B = drafts_lib.expected(draft_BD, acceptance_B)
   assert expected_B.tolist() == [1.75, 0, 5]
 
 
 def test_drafts_that_fail_are_soon_not_read_ahead(toy):
-  """And those that are met again are, as they are looked at all the same."""
-  hit_B = jnp.full(1, drafts_lib.FIRST_HIT)
+  """Once drafts would be accepted again, they are, as all are compared."""
+  acceptance_B = jnp.full(1, drafts_lib.FIRST_ACCEPTANCE)
   paid = []
-  for met in [False] * 6 + [True] * 12:
-    expected_B = drafts_lib.expected(jnp.zeros((1, 7), jnp.int32), hit_B)
+  for accepted in [False] * 6 + [True] * 12:
+    expected_B = drafts_lib.expected(jnp.zeros((1, 7), jnp.int32), acceptance_B)
     paid.append(float(expected_B[0]) > drafts_lib.pass_cost(1, HERE.name))
-    hit_B = drafts_lib.learned(hit_B, jnp.array([met]))
+    acceptance_B = drafts_lib.learned(acceptance_B, jnp.array([accepted]))
   assert paid[0] and not paid[6] and paid[-1]
 
 
