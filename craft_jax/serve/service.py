@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from craft_jax.errors import UserError
 from craft_jax.inference import surprisal
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.engine.engine import Engine
 from craft_jax.inference.engine.requests import Request as EngineRequest
 from craft_jax.inference.engine.resident_constraints import Capacity
 from craft_jax.inference.load import Trained
-from craft_jax.inference.sampling.generate import decoding_params
 from craft_jax.inference.score import num_reads
 from craft_jax.serve import convert
 from craft_jax.serve.admission import Admission, Limits, Speed, Work

@@ -71,17 +71,12 @@ class _Given(NamedTuple):
     return jnp.minimum(read_B, _room(slots) - slots.cache.length_B)
 
   def still(
-    self,
-    slots: Slots,
-    written: Written,
-    live_B: Bool[Array, 'B'],
-    wrote_B: Bool[Array, 'B'],
+    self, slots: Slots, written: Written, live_B: Bool[Array, 'B']
   ) -> Bool[Array, 'B']:
-    """Which of the live rows go on, some of which have just written."""
-    last_B, ends = slots.last_B, (self.vocabulary.bos, self.vocabulary.eos)
-    ended_B = wrote_B & ((last_B == ends[0]) | (last_B == ends[1]))
+    """Which of the live rows go on."""
     fits_B = slots.cache.length_B < _room(slots)
-    return live_B & ~ended_B & (written.count_B < self.limit_B) & fits_B
+    more_B = written.count_B < self.limit_B
+    return live_B & ~slots.ended_B & more_B & fits_B
 
 
 @functools.partial(
@@ -101,7 +96,7 @@ def decode(
   num_top: int = 0,
   drafts: Drafts | None = None,
 ) -> tuple[Slots, Written]:
-  """Writes into every row that has a limit and room in its cache.
+  """Writes into every row that goes on: it has a limit, room and no end yet.
 
   The trip count is traced, so any number of steps is one executable.
 
@@ -141,8 +136,7 @@ def decode(
     i, *loop = carry
     return i + 1, *turn(given, tuple(loop))
 
-  all_B = jnp.ones(shape[0], bool)
-  live_B = given.still(slots, written, all_B, ~all_B)
+  live_B = given.still(slots, written, jnp.ones(shape[0], bool))
   start = (jnp.zeros((), jnp.int32), slots, live_B, written)
   _, slots, _, written = jax.lax.while_loop(more, body, start)
   return slots, written
@@ -157,7 +151,7 @@ def _narrow(given: _Given, loop: _Loop) -> _Loop:
   slots, live_B, written = loop
   slots, *new = given.step(slots, live_B, num_top=given.num_top)
   written = _append(written, live_B, *new)
-  return slots, given.still(slots, written, live_B, live_B), written
+  return slots, given.still(slots, written, live_B), written
 
 
 class _Looked(NamedTuple):
@@ -186,7 +180,7 @@ def _turn(given: _Given, loop: _Loop) -> _Loop:
     read_B = given.read_B(slots, written, count_B)
     slots, after = _verify(given, slots, written, looked.draft_BD, read_B)
     slots = _learned(slots, written, after, looked)
-    live_B = given.still(slots, after, live_B, count_B > 0)
+    live_B = given.still(slots, after, live_B)
     return _look(given, (slots, live_B, after))
 
   looked = jax.lax.while_loop(

@@ -16,7 +16,6 @@ from craft_jax.inference.sampling import slots as slots_lib
 from craft_jax.inference.sampling import speculation as drafts_lib
 from craft_jax.inference.sampling.decode import decode
 from craft_jax.inference.sampling.generate import decoding_params, generate
-from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import Drafts
 from craft_jax.model.build import build
@@ -151,24 +150,21 @@ def opened(model, params, texts, settings=WARM, constraint=None):
   tables, start_B = tables_lib.stack(
     [constraint] * B, CHARS.size, jax.devices()[0]
   )
-  arrays = setting_arrays([settings] * B, CHARS.size)
-  zero_B = jnp.zeros(B, jnp.uint32)
-  slots = slots_lib.open_slots(
-    model,
-    jnp.array([len(prompt) for prompt in prompts]),
-    jnp.asarray(start_B),
-    jnp.full(B, 99),
-    jax.tree.map(jnp.asarray, arrays),
-    zero_B,
-    zero_B + jnp.arange(B, dtype=jnp.uint32),
-  )
+  rows = [
+    slots_lib.EMPTY
+    | {'last': int(prompt[-1]), 'position': len(prompt), 'left': 99}
+    | {'state': start_B[i], 'sample': i}
+    for i, prompt in enumerate(prompts)
+  ]
+  packed = slots_lib.pack(rows, [settings] * B, CHARS.size)
+  packed = jax.tree.map(jnp.asarray, packed)
+  slots = slots_lib.open_slots(model, packed)
   window_BT = np.zeros((B, CONTEXT), np.int32)
   for row_T, prompt in zip(window_BT, prompts, strict=True):
     row_T[: len(prompt) - 1] = prompt[:-1]
-  slots = slots_lib.read(
-    model, CHARS, params, slots, jnp.asarray(window_BT),
-    jnp.array([len(prompt) - 1 for prompt in prompts]),
-    jnp.array([int(prompt[-1]) for prompt in prompts]), jnp.ones(B, bool),
+  slots = slots_lib.fill(
+    model, CHARS, params, slots, packed, jnp.asarray(window_BT),
+    jnp.array([len(prompt) - 1 for prompt in prompts]), jnp.ones(B, bool),
   )  # fmt: skip
   return tables, slots
 
