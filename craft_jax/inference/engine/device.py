@@ -163,9 +163,8 @@ class Device:
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
     self.store = tables_lib.TableStore(capacity, self._device, constraints)
     self._num_slots = slots
-    self._slots = slots_lib.open_slots(
-      model, self._put(self._packed([_NONE] * slots))
-    )
+    zero = self._put(np.zeros((), np.int32))
+    self._slots = slots_lib.open_slots(model, vocabulary.size, slots, zero)
 
   @functools.cached_property
   def empty(self) -> Prefix:

@@ -130,10 +130,27 @@ def _fields(packed: Packed) -> dict[str, Any]:
   }
 
 
-@functools.partial(jax.jit, static_argnames='model')
-def open_slots(model: Model, packed: Packed) -> Slots:
-  """Slots of which nothing has been read."""
-  B = packed.int_WB.shape[1]
+@functools.partial(
+  jax.jit, static_argnames=('model', 'vocabulary_size', 'slots')
+)
+def open_slots(
+  model: Model, vocabulary_size: int, slots: int, zero: Int[Array, '']
+) -> Slots:
+  """Slots without texts.
+
+  Args:
+    model: the model.
+    vocabulary_size: V.
+    slots: B.
+    zero: 0, on the device that is to have them.
+  """
+  B = slots
+  packed = Packed(
+    jnp.zeros((len(_FIELDS) + len(_KEY) + len(_INTS), B), jnp.int32) + zero,
+    jnp.zeros((len(_FLOATS), B)),
+    jnp.zeros((B, vocabulary_size)),
+    jnp.zeros(B, bool),
+  )
   cache, segment_B = model.init_cache(B, model.context), jnp.zeros(B, jnp.int32)
   return Slots(cache=cache, segment_B=segment_B, **_fields(packed))
 

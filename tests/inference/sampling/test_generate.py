@@ -398,10 +398,8 @@ def test_without_the_most_likely_the_program_has_no_search(toy):
 
 
 def _opened(model, params):
-  tables, start_B = tables_lib.stack([None], CHARS.size, jax.devices()[0])
-  row = slots_lib.EMPTY | {'position': 1, 'state': start_B[0], 'left': 99}
-  packed = slots_lib.pack([row], [WARM], CHARS.size)
-  slots = slots_lib.open_slots(model, jax.tree.map(jnp.asarray, packed))
+  tables, _ = tables_lib.stack([None], CHARS.size, jax.devices()[0])
+  slots = slots_lib.open_slots(model, CHARS.size, 1, jnp.int32(0))
   return slots, tables
 
 

@@ -158,7 +158,7 @@ def opened(model, params, texts, settings=WARM, constraint=None):
   ]
   packed = slots_lib.pack(rows, [settings] * B, CHARS.size)
   packed = jax.tree.map(jnp.asarray, packed)
-  slots = slots_lib.open_slots(model, packed)
+  slots = slots_lib.open_slots(model, CHARS.size, B, jnp.int32(0))
   window_BT = np.zeros((B, CONTEXT), np.int32)
   for row_T, prompt in zip(window_BT, prompts, strict=True):
     row_T[: len(prompt) - 1] = prompt[:-1]
