@@ -20,6 +20,11 @@ def bucket(length: int, context: int) -> int:
   return min(padded, context)
 
 
+def newer_half(context: int) -> int:
+  """Tokens that are kept of a full window when it slides."""
+  return max(context // 2, 1)
+
+
 def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
   """Windows that cover targets 1 to `num_tokens - 1`.
 

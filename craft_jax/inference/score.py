@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from craft_jax.data.text import utf8
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.data.windows import bucket, num_eval_windows
+from craft_jax.data.windows import bucket, newer_half, num_eval_windows
 from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
@@ -65,7 +65,7 @@ def check_stride(stride: int, context: int) -> int:
   """
   if not 0 <= stride <= context:
     raise ValueError(f'stride {stride} is not between 0 and context {context}')
-  return stride or max(context // 2, 1)
+  return stride or newer_half(context)
 
 
 def window_reads(length: int, context: int) -> int:

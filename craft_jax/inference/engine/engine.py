@@ -10,6 +10,7 @@ import numpy as np
 from craft_jax.constrain import Automaton
 from craft_jax.data.text.utf8 import begins_character
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import newer_half
 from craft_jax.errors import UserError
 from craft_jax.inference.engine.device import Device, PrefixCache, Text
 from craft_jax.inference.engine.device import Row as Wrote
@@ -355,7 +356,7 @@ class Engine:
   def _slide(self, slot: int, sample: Sample) -> None:
     """Has the newer half of the window read; the host knows all of the rest."""
     row = sample.row
-    row.window = row.window[-max(self._context // 2, 1) :]
+    row.window = row.window[-newer_half(self._context) :]
     ids = np.array(sample.ids)
     begins = np.ones(len(ids), bool)
     if self._vocabulary.kind == 'byte':
@@ -384,9 +385,11 @@ class Engine:
     room = self._context + 1 - length
     if self._vocabulary.kind == 'char' and chars <= room:
       return chars, False
-    # A character is at least one token, so a dispatch that is waited for need
-    # not write more.
-    return min(room, chars) if self._batch else room, request.slide
+    if self._batch:
+      # A character is at least one token: more may be needed than this, but
+      # that is known before the next dispatch.
+      return min(room, chars), True
+    return room, request.slide
 
   def _constraint(
     self, request: Request, room: int
