@@ -5,10 +5,10 @@ import sys
 from typing import Any
 
 from craft_jax.errors import UserError
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.load import Trained
 from craft_jax.inference.sampling import request as request_lib
 from craft_jax.inference.sampling.answers import Answers, prepare
-from craft_jax.inference.sampling.generate import decoding_params
 from craft_jax.inference.sampling.request import Request
 from craft_jax.inference.sampling.speculation import Drafts
 from craft_jax.types import Params

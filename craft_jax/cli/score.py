@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
   texts = _texts(args)
 
   from craft_jax.inference.load import load_model
-  from craft_jax.inference.score import check_stride
+  from craft_jax.inference.score import stride_of
   from craft_jax.inference.surprisal import score_texts
 
   trained = load_model(args.workdir, args.step, not args.no_ema, args.weights)
@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     adaptation=adaptation,
     cache=args.cache,
   )
-  stride = check_stride(args.stride, context)
+  stride = stride_of(args.stride, context)
   title = (
     f'{args.workdir}, step {trained.meta.step}, windows of {context} that '
     f'advance by {stride}'

@@ -20,17 +20,40 @@ def bucket(length: int, context: int) -> int:
   return min(padded, context)
 
 
+def newer_half(context: int) -> int:
+  """Tokens that are kept of a full window when it slides."""
+  return max(context // 2, 1)
+
+
+def checked_stride(stride: int, context: int, default: int) -> int:
+  """The stride: tokens by which a window advances, the new ones in it.
+
+  So a token is predicted from at least `context - stride` earlier ones, once
+  that many exist.
+
+  Args:
+    stride: from 1 to the context, where windows do not overlap; 0 is not given.
+    context: tokens of a window.
+    default: where it is not given.
+
+  Raises:
+    ValueError: out of range.
+  """
+  if not 0 <= stride <= context:
+    raise ValueError(f'stride {stride} is not between 0 and context {context}')
+  return stride or default
+
+
 def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
   """Windows that cover targets 1 to `num_tokens - 1`.
 
   Args:
     num_tokens: length of the split, at least 2.
     context: T, targets per window.
-    stride: new targets per window after the first; 0 is `context`, that is
-      windows that do not overlap.
+    stride: see `checked_stride`; by default the context.
   """
   rest = max(num_tokens - 1 - context, 0)
-  return 1 + -(-rest // (stride or context))
+  return 1 + -(-rest // checked_stride(stride, context, context))
 
 
 def eval_batches(
@@ -55,9 +78,7 @@ def eval_batches(
     vocabulary: of the tokens.
     context: T.
     batch_size: B.
-    stride: from 1 to `context`; 0 is `context`. With less, a character is
-      predicted from at least `context - stride` earlier ones, once that many
-      exist.
+    stride: see `checked_stride`; by default the context.
     documents: number the documents of a window in `segment_BT`.
 
   Raises:
@@ -65,9 +86,7 @@ def eval_batches(
   """
   if len(tokens) < 2:
     raise ValueError(f'{len(tokens)} tokens hold no target')
-  if not 0 <= stride <= context:
-    raise ValueError(f'stride {stride} is not between 0 and context {context}')
-  stride = stride or context
+  stride = checked_stride(stride, context, context)
   total = num_eval_windows(len(tokens), context, stride)
   for first in range(0, total, batch_size):
     window = np.arange(first, first + batch_size)[:, None]

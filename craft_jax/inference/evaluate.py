@@ -15,7 +15,7 @@ from craft_jax.data.corpus import Corpus, Split
 from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.character_classes import classes_of, sizes_of
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.data.windows import eval_batches
+from craft_jax.data.windows import checked_stride, eval_batches
 from craft_jax.errors import UserError
 from craft_jax.inference import dynamic_evaluation, metrics, score
 from craft_jax.inference.load import Trained, load_model
@@ -248,7 +248,7 @@ def adaptive_figures(
     trained: the model; its parameters stay as they are.
     split: tokens.
     withheld: why bits per byte cannot be given.
-    stride: new tokens per window; 0 is the context.
+    stride: see `checked_stride`; by default the context.
     adaptation: see `dynamic.adaptive_nats`, also for the names.
     cache: see there.
 
@@ -257,7 +257,7 @@ def adaptive_figures(
     same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
   """
   model, vocabulary = trained.model, trained.vocabulary
-  stride = stride or model.context
+  stride = checked_stride(stride, model.context, model.context)
   static = None
   if cache:
     static = score.token_nats(

@@ -10,10 +10,10 @@ from craft_jax.config.settings import Config
 from craft_jax.data.text import utf8
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.load import Trained, load_model
 from craft_jax.inference.sampling import speculation
 from craft_jax.inference.sampling.answers import Answers, Sample, prepare
-from craft_jax.inference.sampling.generate import decoding_params
 from craft_jax.inference.sampling.request import Request, field_name
 from craft_jax.inference.surprisal import score_texts
 from craft_jax.runs import checkpoint

@@ -16,7 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from craft_jax.data.text import utf8
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.data.windows import bucket, num_eval_windows
+from craft_jax.data.windows import (
+  bucket,
+  checked_stride,
+  newer_half,
+  num_eval_windows,
+)
 from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
@@ -57,15 +62,9 @@ class _Row(NamedTuple):
   skip: int
 
 
-def check_stride(stride: int, context: int) -> int:
-  """The stride, half of the context for 0.
-
-  Raises:
-    ValueError: not from 0 to the context.
-  """
-  if not 0 <= stride <= context:
-    raise ValueError(f'stride {stride} is not between 0 and context {context}')
-  return stride or max(context // 2, 1)
+def stride_of(stride: int, context: int) -> int:
+  """`checked_stride` of a score, by default half of the context."""
+  return checked_stride(stride, context, newer_half(context))
 
 
 def window_reads(length: int, context: int) -> int:
@@ -75,7 +74,7 @@ def window_reads(length: int, context: int) -> int:
 
 def num_reads(length: int, context: int, stride: int = 0) -> int:
   """Tokens that are read to score a text of `length` ids, each as often."""
-  stride = check_stride(stride, context)
+  stride = stride_of(stride, context)
   windows = num_eval_windows(length, context, stride)
   return windows * window_reads(length, context)
 
@@ -121,7 +120,7 @@ def score_pieces(
     model: its `apply`.
     params: on one device.
     texts: ids, each at least 2 with the given one.
-    stride: from 1 to the context; 0 is half of the context.
+    stride: see `stride_of`.
     separator: id between documents, at which attention stops under
       `model.documents`; None where a text is one document.
     num_top: K, most likely tokens to report beside each.
@@ -133,7 +132,7 @@ def score_pieces(
   Raises:
     ValueError: a text without a token to score, or an impossible stride.
   """
-  stride = check_stride(stride, model.context)
+  stride = stride_of(stride, model.context)
   if any(len(tokens) < 2 for tokens in texts):
     raise ValueError('every text needs a token after the given one')
   before: tuple[list[_Row], Any] | None = None

@@ -55,7 +55,7 @@ def score_texts(
   Args:
     trained: the model.
     texts: name and bytes, taken as they are; none empty.
-    stride: new tokens per window; 0 is half of the context.
+    stride: see `score.stride_of`.
     each: keep the scores of single characters too.
     adaptation: adds figures of weights that adapt, to each text on its own.
     cache: adds figures of counts beside the model.
@@ -85,7 +85,7 @@ def score_steps(
 
   `most_reads` is as of `score.score_pieces`.
   """
-  stride = score.check_stride(stride, trained.cfg.model.context)
+  stride = score.stride_of(stride, trained.cfg.model.context)
   vocabulary = trained.vocabulary
   start = start_tokens(vocabulary, trained.meta.documents)
   read = [_read(vocabulary, name, data) for name, data in texts]

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from craft_jax.errors import UserError
 from craft_jax.inference import surprisal
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.engine.engine import Engine
 from craft_jax.inference.engine.requests import Request as EngineRequest
 from craft_jax.inference.engine.resident_constraints import Capacity
 from craft_jax.inference.load import Trained
-from craft_jax.inference.sampling.generate import decoding_params
-from craft_jax.inference.score import num_reads
+from craft_jax.inference.score import num_reads, stride_of
 from craft_jax.serve import convert
 from craft_jax.serve.admission import Admission, Limits, Speed, Work
 from craft_jax.serve.errors import ApiError
@@ -374,7 +374,7 @@ class Service:
         f'stride={body.stride} is more than the context of {context}',
         param='stride',
       )
-    stride = body.stride or max(context // 2, 1)
+    stride = stride_of(body.stride, context)
     # A character is at most as many ids as it has bytes; BOS comes before.
     scored = sum(
       num_reads(_most_ids(trained, text) + 1, context, stride)

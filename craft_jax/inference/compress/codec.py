@@ -10,7 +10,7 @@ import numpy as np
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.compress import coder
 from craft_jax.inference.compress import loop as loop_lib
-from craft_jax.inference.sampling.generate import decoding_params
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.sampling.prompt import start_tokens
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params

@@ -10,8 +10,9 @@ import numpy as np
 from craft_jax.constrain import Automaton
 from craft_jax.data.text.utf8 import begins_character
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import newer_half
 from craft_jax.errors import UserError
-from craft_jax.inference.engine.device import Device, PrefixCache
+from craft_jax.inference.engine.device import Device, PrefixCache, Text
 from craft_jax.inference.engine.device import Row as Wrote
 from craft_jax.inference.engine.requests import Job, Request, Sample, check
 from craft_jax.inference.engine.resident_constraints import Capacity
@@ -65,6 +66,13 @@ class Engine:
       near-ties do not.
     constraint_memory: bytes of the tables of constraints on the device. A
       request whose constraint has no room beside those in use waits for it.
+    batch: all requests that there will be, which are submitted. Each of their
+      samples has a slot and their constraints just the tables they need.
+      Windows that are due are read together, which is faster, but then a text
+      depends on its neighbours by rounding; and each dispatch is waited for, so
+      that none writes more than the texts need. Sizes above that are not of
+      a dispatch (`slots`, `chunk` to `prefix_bytes`, `constraint_memory`) say
+      nothing then.
 
   Attributes:
     capacity: of these tables.
@@ -87,25 +95,45 @@ class Engine:
     num_top: int = 0,
     drafts: Drafts | None = FORCED,
     constraint_memory: int = CONSTRAINT_MEMORY,
+    batch: Sequence[Request] = (),
   ):
     self._vocabulary, self._context = vocabulary, model.context
+    self._batch = bool(batch)
     steps = steps or (4 if model.policy.platform.name == 'cpu' else 16)
+    columns = _AHEAD * steps if drafts and not batch else steps
+    constraints = [
+      request.settings.constraint
+      for request in batch
+      if request.settings.constraint is not None
+    ]
+    if batch:
+      slots, chunk = sum(request.samples for request in batch), self._context
+      waiting, reading = len(batch), slots * chunk
+      self.capacity = Capacity.of(constraints, vocabulary)
+    else:
+      self.capacity = Capacity(constraint_memory, vocabulary)
     self._chunk = min(chunk, self._context)
-    columns = _AHEAD * steps if drafts else steps
     reading = max(reading, self._chunk)
-    limits = Limits(slots, steps, columns, self._chunk, reading, waiting)
-    self.capacity = Capacity(constraint_memory, vocabulary)
+    limits = Limits(
+      slots, steps, columns, self._chunk, reading, waiting,
+      max(Limits.waiting_tokens, reading),
+    )  # fmt: skip
     self._device = Device(
-      model, params, vocabulary, slots, columns, num_top, drafts, self.capacity
-    )
+      model, params, vocabulary, slots, columns, num_top, drafts,
+      self.capacity, constraints,
+    )  # fmt: skip
     self._num_top = num_top
-    self.prefixes = PrefixCache(prefix_bytes, self._device.prefix_bytes)
+    self.prefixes = PrefixCache(
+      0 if batch else prefix_bytes // self._device.prefix_bytes
+    )
     self.scheduler = Scheduler(limits, self._known, self._place)
     self._jobs: dict[int, Job] = {}
     self._running: dict[int, Sample] = {}
     self._number = 0
     # The dispatch that nobody has looked at, and whose tokens it writes.
     self._issued: tuple[Any, dict[int, Sample]] | None = None
+    for request in batch:
+      self.submit(request)
 
   @property
   def busy(self) -> bool:
@@ -124,7 +152,7 @@ class Engine:
     room = self._context + 1 - len(window)
     automaton, begin, left = self._constraint(request, room)
     self.capacity.check(automaton)
-    budget, slides = self._budget(request, room, request.max_chars)
+    budget, slides = self._budget(request, len(window), request.max_chars)
     handle, self._number = self._number, self._number + 1
     job = Job(
       request, window, automaton, begin, None, left, None, request.samples
@@ -153,21 +181,29 @@ class Engine:
 
   @jax_settings.pinned()
   def step(self) -> list[tuple[int, Piece]]:
-    """Issues the next dispatch, then waits for the one before.
+    """Issues the next dispatch, then waits for the one before, or for itself.
 
     Returns:
       What that one added: the request's number, and a `Piece` whose `row` is
       the number of the sample, counted from 0.
     """
     plan = self.scheduler.plan()
-    for read in plan.reads:
-      self._read(read)
-    for insert in plan.inserts:
-      self._insert(insert)
+    if self._batch:
+      if plan.inserts:
+        self._device.fill(
+          {one.slot: self._text(self._sample(one)) for one in plan.inserts}
+        )
+    else:
+      for read in plan.reads:
+        self._read(read)
+      for insert in plan.inserts:
+        self._insert(insert)
     before, self._issued = self._issued, None
     if plan.steps:
       out = self._device.decode(plan.decode, plan.steps)
       self._issued = out, {slot: self._running[slot] for slot in plan.decode}
+    if self._batch:
+      before, self._issued = self._issued, None
     if before is None:
       return []
     out, writers = before
@@ -231,26 +267,39 @@ class Engine:
     self.prefixes.keep(job.window[: read.stop], job.prefix)
 
   def _insert(self, insert: Insert) -> None:
-    job = self._jobs[insert.job]
-    request = job.request
+    sample = self._sample(insert)
     if insert.again:
-      sample = self._running[insert.slot]
       prefix, sample.prefix = sample.prefix, None
     else:
-      row = Row(
-        job.window.tolist(),
-        decoder_after(self._vocabulary, request.prompt, request.settings),
-        request.max_chars,
-        request.settings.stop,
-      )
-      sample = Sample(insert.job, job, insert.sample, row, job.begin)
-      job.begun.append(sample)
-      self._running[insert.slot] = sample
-      prefix = job.prefix
+      prefix = sample.job.prefix
       if insert.last:
-        job.prefix = None
+        sample.job.prefix = None
+    self._device.insert(
+      insert.slot, prefix or self._device.empty, self._text(sample)
+    )
+
+  def _sample(self, insert: Insert) -> Sample:
+    """The sample whose window is due; it begins if it has not."""
+    if insert.again:
+      return self._running[insert.slot]
+    job = self._jobs[insert.job]
+    request = job.request
+    row = Row(
+      job.window.tolist(),
+      decoder_after(self._vocabulary, request.prompt, request.settings),
+      request.max_chars,
+      request.settings.stop,
+    )
+    sample = Sample(insert.job, job, insert.sample, row, job.begin)
+    job.begun.append(sample)
+    self._running[insert.slot] = sample
+    return sample
+
+  def _text(self, sample: Sample) -> Text:
+    """What the device is to know of a text."""
+    job, request = sample.job, sample.job.request
     assert job.first is not None, 'it has no place'
-    fields = {
+    row = {
       'last': sample.row.window[-1],
       'position': len(request.prompt) + sample.written,
       'chars': sample.chars,
@@ -259,9 +308,7 @@ class Engine:
       'seed': request.seed,
       'sample': request.first_sample + sample.number,
     }
-    self._device.insert(
-      insert.slot, prefix or self._device.empty, fields, request.settings
-    )
+    return Text(sample.row.window, row, request.settings)
 
   # --- what came of it ---
 
@@ -270,8 +317,9 @@ class Engine:
     row, number = sample.row, sample.number
     ids, logprobs = wrote.ids, wrote.logprobs
     ends = (self._vocabulary.bos, self._vocabulary.eos)
+    whole = _WHOLE if self._vocabulary.kind == 'byte' else 0
     # None at all where drafts had filled its context before it was told.
-    if ids and (row.stop or row.chars_left <= len(ids) + _WHOLE):
+    if ids and (row.stop or row.chars_left < len(ids) + whole):
       # It may end here: token by token, what follows its end is not taken,
       # however many tokens were written at once.
       parts = []
@@ -294,6 +342,10 @@ class Engine:
         piece = dataclasses.replace(
           piece, text=piece.text + row.held, finish_reason='length'
         )
+    elif row.live and self._batch:
+      self.scheduler.renew(
+        slot, *self._budget(sample.job.request, len(row.window), row.chars_left)
+      )
     if not row.live:
       self.scheduler.finish(sample.handle, number)
       sample.job.unfinished -= 1
@@ -304,7 +356,7 @@ class Engine:
   def _slide(self, slot: int, sample: Sample) -> None:
     """Has the newer half of the window read; the host knows all of the rest."""
     row = sample.row
-    row.window = row.window[-max(self._context // 2, 1) :]
+    row.window = row.window[-newer_half(self._context) :]
     ids = np.array(sample.ids)
     begins = np.ones(len(ids), bool)
     if self._vocabulary.kind == 'byte':
@@ -314,16 +366,29 @@ class Engine:
     if sample.job.automaton is not None:
       sample.state = sample.job.automaton.walk(sample.ids, sample.state)
     sample.ids = []
-    room = self._context + 1 - len(row.window)
-    budget, slides = self._budget(sample.job.request, room, row.chars_left)
-    self.scheduler.slide(slot, len(row.window) - 1, budget, slides)
+    self.scheduler.slide(
+      slot,
+      len(row.window) - 1,
+      *self._budget(sample.job.request, len(row.window), row.chars_left),
+    )
 
   def _budget(
-    self, request: Request, room: int, chars: int
+    self, request: Request, length: int, chars: int
   ) -> tuple[int, bool]:
-    """Tokens that a text can need in this window, and if it may need more."""
+    """Tokens that a text can need in this window, and if it may need more.
+
+    Args:
+      request: what is asked for.
+      length: of the window so far.
+      chars: still to write.
+    """
+    room = self._context + 1 - length
     if self._vocabulary.kind == 'char' and chars <= room:
       return chars, False
+    if self._batch:
+      # A character is at least one token: more may be needed than this, but
+      # that is known before the next dispatch.
+      return min(room, chars), True
     return room, request.slide
 
   def _constraint(

@@ -15,7 +15,8 @@ from craft_jax.errors import UserError
 from craft_jax.inference.sampling.constraint_tables import (
   Tables,
   columns,
-  empty_tables,
+  num_states,
+  stack,
   state_bytes,
 )
 
@@ -47,6 +48,16 @@ class Capacity:
         f'constraint_memory={self.memory} has no room for a constraint; give '
         f'at least {least} bytes'
       )
+
+  @classmethod
+  def of(
+    cls, constraints: Iterable[Automaton], vocabulary: Vocabulary
+  ) -> 'Capacity':
+    """That of tables with room for these constraints at once, or more."""
+    size = vocabulary.size
+    always = valid_utf8(vocabulary) if vocabulary.kind == 'byte' else None
+    states = num_states([always, *constraints], size)
+    return cls(states * state_bytes(size), vocabulary)
 
   @property
   def num_states(self) -> int:
@@ -110,6 +121,7 @@ class TableStore:
   Args:
     capacity: of the tables.
     device: where the tables are.
+    constraints: that are written at once; there has to be room for them.
 
   Attributes:
     capacity: of the tables.
@@ -117,18 +129,25 @@ class TableStore:
       reads them before.
   """
 
-  def __init__(self, capacity: Capacity, device: jax.Device):
+  def __init__(
+    self,
+    capacity: Capacity,
+    device: jax.Device,
+    constraints: Iterable[Automaton] = (),
+  ):
     self.capacity = capacity
     self._device = device
     # From the one unused for longest to the newest.
     self._parts: collections.OrderedDict[Automaton, _Part] = (
       collections.OrderedDict()
     )
-    zero = jax.device_put(np.int32(0), device)
-    size = capacity.vocabulary.size
-    self.tables = empty_tables(zero, capacity.num_states, size)
-    if capacity.always is not None:
-      self._write(capacity.always, 1)
+    held = [capacity.always, *dict.fromkeys(constraints)]
+    self.tables, starts = stack(
+      held, capacity.vocabulary.size, device, capacity.num_states
+    )
+    for automaton, start in zip(held, starts.tolist(), strict=True):
+      if automaton not in (None, capacity.always):
+        self._parts[automaton] = _Part(start, automaton.num_states)
 
   @property
   def num_held(self) -> int:

@@ -168,6 +168,7 @@ class Scheduler:
     self._free = list(range(limits.slots))[::-1]
     self._jobs: dict[int, _Job] = {}
     self._waiting: collections.deque[_Job] = collections.deque()
+    self._waiting_tokens = 0
     self._tenants: dict[int, _Tenant] = {}
     self._windows: list[_Window] = []
 
@@ -217,7 +218,7 @@ class Scheduler:
         f'{len(self._waiting)} requests are waiting, which is the limit; '
         'send it again when some are finished'
       )
-    tokens = length + sum(job.prompt.length for job in self._waiting)
+    tokens = length + self._waiting_tokens
     if self._waiting and tokens > self.limits.waiting_tokens:
       raise Full(
         f'the prompts that wait would have {tokens} tokens, more than '
@@ -226,6 +227,7 @@ class Scheduler:
     new = _Job(job, _Window(job, None, length), budget, slides, samples)
     self._jobs[job] = new
     self._waiting.append(new)
+    self._waiting_tokens += length
 
   def cancel(self, job: int) -> bool:
     """Forgets a request and frees its slots; whether there was one."""
@@ -234,6 +236,7 @@ class Scheduler:
       return False
     if gone.started < gone.samples:
       self._waiting.remove(gone)
+      self._waiting_tokens -= gone.prompt.length
     self._windows = [w for w in self._windows if w.job != job]
     for slot in sorted(s for s in gone.slots.values() if s is not None):
       self._vacate(slot)
@@ -266,11 +269,16 @@ class Scheduler:
     """
     tenant = self._tenants[slot]
     assert tenant.window is None, 'it is being read'
-    tenant.window = _Window(tenant.job.id, slot, length)
-    tenant.left, tenant.slides, tenant.again = budget, slides, True
+    tenant.window, tenant.again = _Window(tenant.job.id, slot, length), True
+    self.renew(slot, budget, slides)
     # Before all prompts: who has begun is not to wait for who has not.
     index = sum(window.slot is not None for window in self._windows)
     self._windows.insert(index, tenant.window)
+
+  def renew(self, slot: int, budget: int, slides: bool) -> None:
+    """Gives a sample another budget in place of the rest, as of `submit`."""
+    tenant = self._tenants[slot]
+    tenant.left, tenant.slides = budget, slides
 
   def plan(self) -> Plan:
     """What to do now; it counts as done."""
@@ -310,6 +318,7 @@ class Scheduler:
       job.started += 1
       if job.started == job.samples:
         self._waiting.popleft()
+        self._waiting_tokens -= job.prompt.length
 
   def _chunks(self) -> Iterator[Read]:
     """Chunks in turn, as many as the bound allows.

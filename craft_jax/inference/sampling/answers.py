@@ -11,12 +11,12 @@ from craft_jax.data.text.streaming import StreamDecoder
 from craft_jax.data.text.vocabulary import SPECIALS, Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.inference import score
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.load import Trained
 from craft_jax.inference.sampling.beam_search import check_search, search_steps
 from craft_jax.inference.sampling.generate import (
   Piece,
   check_request,
-  decoding_params,
   generate,
   top_bucket,
 )

@@ -18,11 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from craft_jax.constrain.automaton import Automaton
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import bucket
 from craft_jax.errors import UserError
 from craft_jax.inference import score
+from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.sampling import constraint_tables as tables_lib
 from craft_jax.inference.sampling import prefill as prefix_lib
-from craft_jax.inference.sampling.generate import bucket, decoding_params
 from craft_jax.inference.sampling.output import constraint_of, decoder_after
 from craft_jax.inference.sampling.prefill import CHUNK, Prefix
 from craft_jax.inference.sampling.settings import SampleSettings

@@ -1,7 +1,6 @@
 """Constraints of many requests as one array on the device."""
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import flax.struct
 import jax
@@ -45,24 +44,6 @@ def state_bytes(vocabulary_size: int) -> int:
   return 4 * vocabulary_size + 1 + 4 + 4
 
 
-@functools.partial(jax.jit, static_argnames=('num_states', 'vocabulary_size'))
-def empty_tables(
-  zero: Int[Array, ''], num_states: int, vocabulary_size: int
-) -> Tables:
-  """Tables of free text, with room for so many states, the first included.
-
-  `zero` is what it says, and not known to the compiler, which would otherwise
-  work the tables out and keep them in the program.
-  """
-  R, V = num_states, vocabulary_size
-  return Tables(
-    jnp.full((R, V), zero + _NONE).at[0].set(0),
-    jnp.full(R, zero > 0).at[0].set(True),
-    jnp.full(R, zero),
-    jnp.full(R, zero + _NONE),
-  )
-
-
 def columns(automaton: Automaton, start: int) -> tuple[np.ndarray, ...]:
   """The rows of an automaton whose first state is row `start`: as `Tables`."""
   allowed = automaton.next_state >= 0
@@ -75,29 +56,34 @@ def columns(automaton: Automaton, start: int) -> tuple[np.ndarray, ...]:
   )
 
 
+def num_states(
+  automata: Iterable[Automaton | None], vocabulary_size: int
+) -> int:
+  """A power of two of states that has room for these constraints.
+
+  It is large enough for most, which then have the same shapes: one executable
+  serves them all.
+  """
+  least = 1 << max(_ENTRIES // vocabulary_size, 1).bit_length() - 1
+  rows = 1 + sum(a.num_states for a in {*automata} if a is not None)
+  return max(least, 1 << (rows - 1).bit_length())
+
+
 def stack(
   automata: Sequence[Automaton | None],
   vocabulary_size: int,
   device: jax.Device,
+  R: int = 0,
 ) -> tuple[Tables, np.ndarray]:
-  """The tables on a device, and the first state of each text.
-
-  R is a power of two with room to spare, so that other constraints have the
-  same shapes: an executable serves them all.
+  """The tables on a device, and the state in which each text begins.
 
   Args:
-    automata: of each text; None is no constraint. Equal ones are stored once.
+    automata: None is no constraint. Equal ones are stored once.
     vocabulary_size: V.
     device: where the tables are put.
+    R: states of the tables; 0 is `num_states`.
   """
-  starts: dict[Automaton | None, int] = {None: 0}
-  rows = 1
-  for automaton in automata:
-    if automaton not in starts:
-      starts[automaton] = rows
-      rows += automaton.num_states if automaton else 0
-  least = 1 << max(_ENTRIES // vocabulary_size, 1).bit_length() - 1
-  R = max(least, 1 << (rows - 1).bit_length())
+  R = R or num_states(automata, vocabulary_size)
   arrays = (
     np.full((R, vocabulary_size), _NONE, np.int32),
     np.zeros(R, bool),
@@ -105,11 +91,15 @@ def stack(
     np.full(R, _NONE, np.int32),
   )
   arrays[0][0], arrays[1][0] = 0, True
-  for automaton, start in starts.items():
-    if automaton is not None:
-      part = slice(start, start + automaton.num_states)
-      for array, column in zip(arrays, columns(automaton, start), strict=True):
-        array[part] = column
+  starts: dict[Automaton | None, int] = {None: 0}
+  end = 1
+  for automaton in automata:
+    if automaton not in starts:
+      assert automaton is not None
+      starts[automaton], end = end, end + automaton.num_states
+      rows = columns(automaton, starts[automaton])
+      for array, column in zip(arrays, rows, strict=True):
+        array[starts[automaton] : end] = column
   tables = Tables(*jax.device_put(arrays, device))
   return tables, np.array([starts[a] for a in automata], np.int32)
 

@@ -71,17 +71,12 @@ class _Given(NamedTuple):
     return jnp.minimum(read_B, _room(slots) - slots.cache.length_B)
 
   def still(
-    self,
-    slots: Slots,
-    written: Written,
-    live_B: Bool[Array, 'B'],
-    wrote_B: Bool[Array, 'B'],
+    self, slots: Slots, written: Written, live_B: Bool[Array, 'B']
   ) -> Bool[Array, 'B']:
-    """Which of the live rows go on, some of which have just written."""
-    last_B, ends = slots.last_B, (self.vocabulary.bos, self.vocabulary.eos)
-    ended_B = wrote_B & ((last_B == ends[0]) | (last_B == ends[1]))
+    """Which of the live rows go on."""
     fits_B = slots.cache.length_B < _room(slots)
-    return live_B & ~ended_B & (written.count_B < self.limit_B) & fits_B
+    more_B = written.count_B < self.limit_B
+    return live_B & ~slots.ended_B & more_B & fits_B
 
 
 @functools.partial(
@@ -101,7 +96,7 @@ def decode(
   num_top: int = 0,
   drafts: Drafts | None = None,
 ) -> tuple[Slots, Written]:
-  """Writes into every row that has a limit and room in its cache.
+  """Writes into every row that goes on: it has a limit, room and no end yet.
 
   The trip count is traced, so any number of steps is one executable.
 
@@ -141,8 +136,7 @@ def decode(
     i, *loop = carry
     return i + 1, *turn(given, tuple(loop))
 
-  all_B = jnp.ones(shape[0], bool)
-  live_B = given.still(slots, written, all_B, ~all_B)
+  live_B = given.still(slots, written, jnp.ones(shape[0], bool))
   start = (jnp.zeros((), jnp.int32), slots, live_B, written)
   _, slots, _, written = jax.lax.while_loop(more, body, start)
   return slots, written
@@ -157,7 +151,7 @@ def _narrow(given: _Given, loop: _Loop) -> _Loop:
   slots, live_B, written = loop
   slots, *new = given.step(slots, live_B, num_top=given.num_top)
   written = _append(written, live_B, *new)
-  return slots, given.still(slots, written, live_B, live_B), written
+  return slots, given.still(slots, written, live_B), written
 
 
 class _Looked(NamedTuple):
@@ -186,7 +180,7 @@ def _turn(given: _Given, loop: _Loop) -> _Loop:
     read_B = given.read_B(slots, written, count_B)
     slots, after = _verify(given, slots, written, looked.draft_BD, read_B)
     slots = _learned(slots, written, after, looked)
-    live_B = given.still(slots, after, live_B, count_B > 0)
+    live_B = given.still(slots, after, live_B)
     return _look(given, (slots, live_B, after))
 
   looked = jax.lax.while_loop(
@@ -201,8 +195,8 @@ def _look(given: _Given, loop: _Loop) -> _Looked:
   drafts = given.drafts
   assert drafts is not None
   slots, draft_BD, forced_B = _draft(given, slots, live_B)
-  hit_B = jnp.where(forced_B, 1.0, slots.hit_B)
-  expected_B = jnp.where(live_B, drafts_lib.expected(draft_BD, hit_B), 0)
+  acceptance_B = jnp.where(forced_B, 1.0, slots.acceptance_B)
+  expected_B = jnp.where(live_B, drafts_lib.expected(draft_BD, acceptance_B), 0)
   platform = given.model.policy.platform.name
   cost = drafts.cost or drafts_lib.pass_cost(len(live_B), platform)
   pays = jnp.sum(expected_B) > cost * jnp.sum(live_B)
@@ -210,13 +204,15 @@ def _look(given: _Given, loop: _Loop) -> _Looked:
 
 
 def _learned(slots, before, after, looked):
-  """The slots, knowing of each row's first draft whether it was met."""
+  """The slots, knowing of each row's first draft whether it was accepted."""
   count_B = before.count_B
   first_B = after.token_BC[jnp.arange(len(count_B)), count_B]
-  hit_B = drafts_lib.learned(slots.hit_B, first_B == looked.draft_BD[:, 0])
+  acceptance_B = drafts_lib.learned(
+    slots.acceptance_B, first_B == looked.draft_BD[:, 0]
+  )
   unsure_B = (looked.count_B > 0) & ~looked.forced_B
-  hit_B = jnp.where(unsure_B, hit_B, slots.hit_B)
-  return dataclasses.replace(slots, hit_B=hit_B)
+  acceptance_B = jnp.where(unsure_B, acceptance_B, slots.acceptance_B)
+  return dataclasses.replace(slots, acceptance_B=acceptance_B)
 
 
 def _append(written, live_B, token_B, log_B, top) -> Written:
@@ -282,8 +278,8 @@ def _write_ahead(given, slots, live_B):
 def _verify(given, slots, written, draft_BD, read_B):
   """Reads the newest token and drafts after it, and writes what follows.
 
-  That is a draft for as long as one is met, and then one token more. `read_B`
-  is how many tokens a row reads, and the most that it writes.
+  Those are the accepted drafts, and then one token more. `read_B` is how many
+  tokens a row reads, and the most that it writes.
   """
   model, vocabulary, params, tables, *_ = given
   start_B = slots.cache.length_B
@@ -300,8 +296,8 @@ def _verify(given, slots, written, draft_BD, read_B):
     )  # fmt: skip
     written = _append(written, live_B, token_B, *new)
     # Past the last draft nothing is read, so the row is done by then anyway.
-    met_B = token_B == draft_BD[:, jnp.minimum(i, draft_BD.shape[1] - 1)]
-    return i + 1, slots, live_B & met_B & (i + 1 < read_B), written
+    accepted_B = token_B == draft_BD[:, jnp.minimum(i, draft_BD.shape[1] - 1)]
+    return i + 1, slots, live_B & accepted_B & (i + 1 < read_B), written
 
   start = (jnp.zeros((), jnp.int32), slots, read_B > 0, written)
   _, slots, _, after = jax.lax.while_loop(

@@ -1,26 +1,16 @@
-"""The host side: prompts in, pieces of text out, dispatch by dispatch."""
+"""Prompts in, pieces of text out: an engine whose requests are all known."""
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 
 from craft_jax.data.text.vocabulary import Vocabulary
-from craft_jax.data.windows import bucket
 from craft_jax.errors import UserError
-from craft_jax.inference.sampling import constraint_tables as tables_lib
-from craft_jax.inference.sampling import slots as slots_lib
-from craft_jax.inference.sampling.decode import decode
-from craft_jax.inference.sampling.output import (
-  Piece,
-  Row,
-  constraint_of,
-  decoder_after,
-  most_likely,
-  setting_arrays,
-)
+from craft_jax.inference.engine.device import decoding_params
+from craft_jax.inference.engine.engine import Engine
+from craft_jax.inference.engine.requests import Request
+from craft_jax.inference.sampling.output import Piece
 from craft_jax.inference.sampling.prompt import encode_prompt
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import FORCED, Drafts
@@ -28,37 +18,6 @@ from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
 STEPS_PER_DISPATCH = 32
-
-
-def decoding_params(model: Model, params: Params) -> Params:
-  """The parameters on one device, arranged by `Model.for_decoding`.
-
-  Args:
-    model: the model.
-    params: float32, replicated or sharded over devices of this process; or
-      what this function gave, which it then gives back.
-  """
-  if model.is_for_decoding(params):
-    return params
-  leaf = jax.tree.leaves(params)[0]
-  if not isinstance(leaf, jax.Array):
-    raise TypeError(f'params must be JAX arrays, not {type(leaf).__name__}')
-  device = min(leaf.addressable_shards, key=lambda s: s.device.id).device
-
-  def place(leaf):
-    if leaf.is_fully_replicated and not leaf.is_fully_addressable:
-      leaf = leaf.addressable_data(0)
-    return jax.device_put(leaf, device)
-
-  # Gathering shards is meant, and may pass through the host.
-  with jax.transfer_guard('allow'):
-    params = jax.tree.map(place, params)
-  return _for_decoding(model, params)
-
-
-@functools.partial(jax.jit, static_argnames='model')
-def _for_decoding(model: Model, params: Params) -> Params:
-  return model.for_decoding(params)
 
 
 def generate(
@@ -115,10 +74,17 @@ def generate(
   numbers = _per_prompt('row numbers', first_row, number)
   for each in zip(wanted, seeds, chars, strict=True):
     check_request(*each)
-  params = decoding_params(model, params)
-  return _generate(
-    model, params, vocabulary, prompts, wanted, seeds, chars, numbers,
-    steps_per_dispatch, num_top, _useful(drafts, wanted),
+  batch = [
+    Request(
+      prompts[i], chars[i], wanted[i], seeds[i], first_sample=numbers[i],
+      num_top=num_top, slide=True,
+    )
+    for i in range(number)
+  ]  # fmt: skip
+  return _pieces(
+    model, decoding_params(model, params), vocabulary,
+    steps=steps_per_dispatch, num_top=top_bucket(num_top, vocabulary.size),
+    drafts=_useful(drafts, wanted), batch=batch,
   )  # fmt: skip
 
 
@@ -160,105 +126,16 @@ def check_request(settings: SampleSettings, seed: int, max_chars: int) -> None:
     )
 
 
-def _generate(
-  model, params, vocabulary, prompts, settings, seeds, max_chars, numbers,
-  capacity, num_top, drafts,
-):  # fmt: skip
-  device = next(iter(jax.tree.leaves(params)[0].devices()))
-  context = model.context
-  ends = (vocabulary.bos, vocabulary.eos)
-  rows = []
-  for prompt, wanted, chars in zip(prompts, settings, max_chars, strict=True):
-    window = prompt[-context:].tolist()
-    decoder = decoder_after(vocabulary, prompt, wanted)
-    rows.append(Row(window, decoder, chars, wanted.stop))
-  automata, state_B, left_B = _constraints(vocabulary, rows, settings)
-  tables, start_B = tables_lib.stack(automata, vocabulary.size, device)
-  slots = slots_lib.open_slots(
-    model,
-    *jax.device_put(
-      (
-        np.array([len(prompt) for prompt in prompts], np.int32),
-        start_B + state_B,
-        left_B,
-        setting_arrays(settings, vocabulary.size),
-        np.array(seeds, np.uint32),
-        np.array(numbers, np.uint32),
-      ),
-      device,
-    ),
-  )
-  unread = np.ones(len(rows), bool)
-  while any(row.live for row in rows):
-    for i, row in enumerate(rows):
-      if row.live and len(row.window) > context:
-        row.window = row.window[-max(context // 2, 1) :]
-        unread[i] = True
-    if unread.any():
-      slots = _read(model, vocabulary, params, slots, rows, unread, device)
-      unread[:] = False
-    # A character is at least one token, so no row is done before this.
-    limit_B = np.array(
-      [min(capacity, row.chars_left) if row.live else 0 for row in rows],
-      np.int32,
-    )
-    limit_B, num_steps = jax.device_put((limit_B, limit_B.max()), device)
-    slots, written = decode(
-      model, vocabulary, params, tables, slots, limit_B, num_steps, capacity,
-      top_bucket(num_top, vocabulary.size), drafts,
-    )  # fmt: skip
-    count, *out = jax.tree.map(
-      np.ndarray.tolist, jax.tree.leaves(jax.device_get(written))
-    )
-    ids, logprobs, *top = out
-    pieces = [
-      row.take(i, ids[i][: count[i]], logprobs[i][: count[i]], ends)
-      for i, row in enumerate(rows) if row.live
-    ]  # fmt: skip
-    yield [_with_top(piece, top, num_top) for piece in pieces]
+def _pieces(*args, **more) -> Iterator[list[Piece]]:
+  engine = Engine(*args, **more)  # takes no memory before the first piece
+  while engine.busy:
+    yield [dataclasses.replace(piece, row=row) for row, piece in engine.step()]
 
 
 def top_bucket(num_top: int, vocabulary_size: int) -> int:
   """How many the device finds: a number of few, since each is a program."""
   buckets = (0, min(20, vocabulary_size), vocabulary_size)
   return next(n for n in buckets if num_top <= n)
-
-
-def _with_top(piece, top, num_top):
-  """The piece with the first `num_top` of the most likely tokens."""
-  if not num_top:
-    return piece
-  found = most_likely(top[1][piece.row], top[0][piece.row], num_top)
-  return dataclasses.replace(piece, top=found[: len(piece.ids)])
-
-
-def _constraints(vocabulary, rows, settings):
-  """`constraint_of` each row: the automata, then two arrays."""
-  found = [
-    constraint_of(vocabulary, wanted, row.decoder, row.chars_left)
-    for row, wanted in zip(rows, settings, strict=True)
-  ]
-  automata, state_B, left_B = zip(*found, strict=True)
-  return automata, np.array(state_B, np.int32), np.array(left_B, np.int32)
-
-
-def _read(model, vocabulary, params, slots, rows, which_B, device):
-  """Reads the windows of the rows `which_B`, each but for its newest token."""
-  longest = max(
-    len(row.window) - 1
-    for row, which in zip(rows, which_B, strict=True)
-    if which
-  )
-  T = bucket(longest, model.context)
-  window_BT = np.full((len(rows), T), vocabulary.pad, np.int32)
-  length_B = np.zeros(len(rows), np.int32)
-  last_B = np.zeros(len(rows), np.int32)
-  for i in np.flatnonzero(which_B):
-    *read, last_B[i] = rows[i].window
-    window_BT[i, : len(read)] = read
-    length_B[i] = len(read)
-  arrays = jax.device_put((window_BT, length_B, last_B, which_B.copy()), device)
-  return slots_lib.read(model, vocabulary, params, slots, *arrays)
 
 
 def sample_text(

@@ -129,7 +129,7 @@ def decoder_after(
   A constraint is of whole characters, and never completes that one.
   """
   decoder = StreamDecoder(vocabulary)
-  if settings.constraint is None:
+  if settings.constraint is None and vocabulary.kind == 'byte':
     decoder.feed(prompt[-_UTF8_TAIL:])
   return decoder
 

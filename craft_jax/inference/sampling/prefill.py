@@ -1,4 +1,4 @@
-"""Prompts as the model has read them, in bounded pieces."""
+"""Reading windows into a cache: the one prefill."""
 
 import functools
 
@@ -20,10 +20,10 @@ CHUNK = 256
 
 @flax.struct.dataclass
 class Prefix:
-  """What the model has read of one window.
+  """What the model has read of some windows.
 
   Attributes:
-    cache: of one row, as long as the context.
+    cache: as long as the context.
     segment_B: document number of the last token.
   """
 
@@ -33,7 +33,7 @@ class Prefix:
 
 @functools.partial(jax.jit, static_argnames='model')
 def empty_prefix(model: Model) -> Prefix:
-  """Nothing read yet."""
+  """Of one window nothing has been read."""
   return Prefix(model.init_cache(1, model.context), jnp.zeros(1, jnp.int32))
 
 
@@ -45,7 +45,7 @@ def read(
   ids: np.ndarray,
   longest: int,
 ) -> Prefix:
-  """Reads further tokens of a window, without waiting for the device.
+  """Reads further tokens of one window, without waiting for the device.
 
   Args:
     model: the model.
@@ -72,15 +72,15 @@ def read_chunk(
   chunk_BT: Int[Array, 'B T'],
   length_B: Int[Array, 'B'],
 ) -> Prefix:
-  """The program of `read`. The prefix stays, others may go on it.
+  """Reads further tokens of some windows; the prefix itself stays as it is.
 
   Args:
     model: the model.
     vocabulary: its tokens.
     params: its parameters.
     prefix: what was read before.
-    chunk_BT: the tokens, one row, padded to any T.
-    length_B: how many they are.
+    chunk_BT: the tokens, padded to any T.
+    length_B: how many they are; a window of 0 stays as it is.
   """
   real_BT = jnp.arange(chunk_BT.shape[1])[None] < length_B[:, None]
   begins_BT = ((chunk_BT == vocabulary.bos) & real_BT).astype(jnp.int32)

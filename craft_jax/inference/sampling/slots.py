@@ -1,4 +1,4 @@
-"""The device side of sampling: slots, reading into them, a step of them.
+"""The device side of sampling: slots, texts put into them, a step of them.
 
 A slot is a row of every array below. Its output depends on its own row alone,
 up to the rounding of products of other shapes (docs/sampling.md).
@@ -6,18 +6,24 @@ up to the rounding of products of other shapes (docs/sampling.md).
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from craft_jax.data.text.utf8 import begins_character
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.inference.sampling.constraint_tables import Tables, restrict
 from craft_jax.inference.sampling.logits import RowSettings, choose, penalize
-from craft_jax.inference.sampling.speculation import FIRST_HIT
+from craft_jax.inference.sampling.options import SLOTS
+from craft_jax.inference.sampling.output import setting_arrays
+from craft_jax.inference.sampling.prefill import Prefix, read_chunk
+from craft_jax.inference.sampling.settings import SampleSettings
+from craft_jax.inference.sampling.speculation import FIRST_ACCEPTANCE
 from craft_jax.model.cache import Cache
 from craft_jax.model.protocol import Model
 from craft_jax.runtime import keys
@@ -25,6 +31,16 @@ from craft_jax.types import Params
 
 # The logarithms of the highest probabilities, falling, and whose they are.
 Top = tuple[Float[Array, 'B K'], Int[Array, 'B K']]
+
+# What a text has beside its settings, its key as two numbers.
+_FIELDS = ('last', 'position', 'chars', 'state', 'left')
+_KEY = ('seed', 'sample')
+# Options of one number each travel in two arrays: to the device an array costs
+# about as much as a kilobyte more in it.
+_FLOATS = tuple(name for name, dtype in SLOTS.items() if dtype == 'float32')
+_INTS = tuple(name for name in SLOTS if name not in _FLOATS)
+# The row of a slot that has no text.
+EMPTY = dict.fromkeys((*_FIELDS, *_KEY), 0)
 
 
 @flax.struct.dataclass
@@ -39,7 +55,8 @@ class Slots:
     chars_B: characters written so far.
     state_B: of the constraint, in the tables.
     left_B: tokens that may still be written.
-    hit_B: share of the drafts that were met lately.
+    ended_B: whether the newest token has ended the text.
+    acceptance_B: share of the drafts that were accepted lately.
     settings: how each row chooses.
   """
 
@@ -50,92 +67,159 @@ class Slots:
   chars_B: Int[Array, 'B']
   state_B: Int[Array, 'B']
   left_B: Int[Array, 'B']
-  hit_B: Float[Array, 'B']
+  ended_B: Bool[Array, 'B']
+  acceptance_B: Float[Array, 'B']
   settings: RowSettings
 
 
-@functools.partial(jax.jit, static_argnames=('model',))
+class Packed(NamedTuple):
+  """Texts in few arrays, on their way to the device; see `pack`.
+
+  Attributes:
+    int_WB: int32, whole numbers of each row.
+    float_RB: float32, the other numbers.
+    bias_BV: float32, see `RowSettings`.
+    end_B: bool, see `RowSettings`.
+  """
+
+  int_WB: Any
+  float_RB: Any
+  bias_BV: Any
+  end_B: Any
+
+
+def pack(
+  rows: Sequence[Mapping[str, int]],
+  settings: Sequence[SampleSettings],
+  vocabulary_size: int,
+) -> Packed:
+  """The texts of some rows as NumPy arrays.
+
+  Args:
+    rows: of each the fields of `Slots` that the host knows, by their names
+      without the dim, and `seed` and `sample`, of which its key is
+      `fold_in(key(seed), sample)`.
+    settings: of each.
+    vocabulary_size: V.
+  """
+  columns = setting_arrays(settings, vocabulary_size)
+  option = columns.pop('option')
+  key_WB = np.array([[row[n] for row in rows] for n in _KEY], np.uint32)
+  ints = [[row[name] for row in rows] for name in _FIELDS]
+  ints += [*key_WB.view(np.int32), *(option[name] for name in _INTS)]
+  floats = [option[name] for name in _FLOATS]
+  return Packed(np.array(ints, np.int32), np.array(floats), **columns)
+
+
+def _fields(packed: Packed) -> dict[str, Any]:
+  """The fields of `Slots` but for what the model has read."""
+  field = dict(zip((*_FIELDS, *_KEY, *_INTS), packed.int_WB, strict=True))
+  field |= dict(zip(_FLOATS, packed.float_RB, strict=True))
+  seed_B, sample_B = (
+    jax.lax.bitcast_convert_type(field[name], jnp.uint32) for name in _KEY
+  )
+  key_B = jax.vmap(jax.random.fold_in)(
+    jax.vmap(keys.from_seed)(seed_B), sample_B
+  )
+  option = {name: field[name].astype(dtype) for name, dtype in SLOTS.items()}
+  return {
+    **{f'{name}_B': field[name] for name in _FIELDS},
+    'ended_B': jnp.zeros(len(key_B), bool),
+    'acceptance_B': jnp.full(len(key_B), FIRST_ACCEPTANCE, jnp.float32),
+    'settings': RowSettings(option, packed.bias_BV, packed.end_B, key_B),
+  }
+
+
+@functools.partial(
+  jax.jit, static_argnames=('model', 'vocabulary_size', 'slots')
+)
 def open_slots(
-  model: Model,
-  position_B: Int[Array, 'B'],
-  state_B: Int[Array, 'B'],
-  left_B: Int[Array, 'B'],
-  settings: dict[str, Any],
-  seed_B: UInt[Array, 'B'],
-  row_B: UInt[Array, 'B'],
+  model: Model, vocabulary_size: int, slots: int, zero: Int[Array, '']
 ) -> Slots:
-  """Slots that have read nothing; the key of a row is `fold_in(seed, row)`.
+  """Slots without texts.
 
   Args:
     model: the model.
-    position_B: tokens of each prompt.
-    state_B: where its constraint begins.
-    left_B: tokens it may write.
-    settings: the fields of `RowSettings` but for the keys.
-    seed_B: of each row.
-    row_B: numbers of the rows.
+    vocabulary_size: V.
+    slots: B.
+    zero: 0, on the device that is to have them.
   """
-  B = position_B.shape[0]
-  key_B = jax.vmap(jax.random.fold_in)(jax.vmap(keys.from_seed)(seed_B), row_B)
-  return Slots(
-    cache=model.init_cache(B, model.context),
-    last_B=jnp.zeros(B, jnp.int32),
-    segment_B=jnp.zeros(B, jnp.int32),
-    position_B=position_B,
-    chars_B=jnp.zeros(B, jnp.int32),
-    state_B=state_B,
-    left_B=left_B,
-    hit_B=jnp.full(B, FIRST_HIT, jnp.float32),
-    settings=RowSettings(key_B=key_B, **settings),
+  B = slots
+  packed = Packed(
+    jnp.zeros((len(_FIELDS) + len(_KEY) + len(_INTS), B), jnp.int32) + zero,
+    jnp.zeros((len(_FLOATS), B)),
+    jnp.zeros((B, vocabulary_size)),
+    jnp.zeros(B, bool),
   )
+  cache, segment_B = model.init_cache(B, model.context), jnp.zeros(B, jnp.int32)
+  return Slots(cache=cache, segment_B=segment_B, **_fields(packed))
+
+
+@functools.partial(jax.jit, donate_argnames='slots')
+def place(
+  slots: Slots, prefix: Prefix, packed: Packed, slot: Int[Array, '']
+) -> Slots:
+  """The slots with a text in one of them; the number is traced.
+
+  Args:
+    slots: donated.
+    prefix: what the model has read of its window.
+    packed: of one row.
+    slot: where to.
+  """
+
+  def put(all_B, one_B):
+    if not jax.dtypes.issubdtype(all_B.dtype, jax.dtypes.prng_key):
+      one_B = one_B.astype(all_B.dtype)
+    return jax.lax.dynamic_update_slice_in_dim(all_B, one_B, slot, 0)
+
+  one = Slots(cache=prefix.cache, segment_B=prefix.segment_B, **_fields(packed))
+  return jax.tree.map(put, slots, one)
 
 
 @functools.partial(
   jax.jit, static_argnames=('model', 'vocabulary'), donate_argnames='slots'
 )
-def read(
+def fill(
   model: Model,
   vocabulary: Vocabulary,
   params: Params,
   slots: Slots,
+  packed: Packed,
   window_BT: Int[Array, 'B T'],
   length_B: Int[Array, 'B'],
-  last_B: Int[Array, 'B'],
   which_B: Bool[Array, 'B'],
 ) -> Slots:
-  """Gives the rows of `which_B` a new window; the prefill.
+  """Puts texts into the slots of `which_B` and reads their windows together.
 
   Args:
     model: the model.
     vocabulary: its tokens.
     params: its parameters.
     slots: donated.
-    window_BT: the window without its newest token, padded to any T.
-    length_B: tokens of the row in `window_BT`.
-    last_B: the newest token.
-    which_B: the other rows stay as they are.
+    packed: of all slots.
+    window_BT: the windows without their newest tokens, padded to any T.
+    length_B: tokens of each in `window_BT`; 0 outside `which_B`.
+    which_B: the other slots stay as they are.
   """
-  old = slots.cache
-  # The other rows read nothing: what is written past their length is as
-  # unspecified as what it replaces.
-  cache = dataclasses.replace(old, length_B=jnp.where(which_B, 0, old.length_B))
-  real_BT = jnp.arange(window_BT.shape[1])[None] < length_B[:, None]
-  segment_BT = jnp.cumsum((window_BT == vocabulary.bos) & real_BT, axis=1)
-  # The logits are not used, so the head is compiled away.
-  cache, _ = model.extend(
-    params,
-    cache,
-    window_BT,
-    jnp.where(which_B, length_B, 0),
-    segment_BT.astype(jnp.int32),
+  # The others read nothing: what is written past their length is as unspecified
+  # as what it replaces.
+  kept_B = jnp.where(which_B, 0, slots.cache.length_B)
+  before = Prefix(
+    dataclasses.replace(slots.cache, length_B=kept_B),
+    jnp.where(which_B, 0, slots.segment_B),
   )
+  prefix = read_chunk(model, vocabulary, params, before, window_BT, length_B)
+
+  def put(new, old):
+    return jnp.where(which_B.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+  new = {
+    name: jax.tree.map(put, field, getattr(slots, name))
+    for name, field in _fields(packed).items()
+  }
   return dataclasses.replace(
-    slots,
-    cache=cache,
-    last_B=jnp.where(which_B, last_B, slots.last_B),
-    segment_B=jnp.where(
-      which_B, segment_BT[:, -1].astype(jnp.int32), slots.segment_B
-    ),
+    slots, cache=prefix.cache, segment_B=prefix.segment_B, **new
   )
 
 
@@ -243,6 +327,7 @@ def follow(
   slots = dataclasses.replace(
     slots,
     last_B=jnp.where(live_B, token_B, slots.last_B),
+    ended_B=slots.ended_B | (live_B & ~writes_B),
     position_B=slots.position_B + live_B,
     chars_B=slots.chars_B + (writes_B & begins_V[token_B]),
     state_B=jnp.where(writes_B, next_BV[row_B, token_B], slots.state_B),

@@ -1,8 +1,8 @@
 """Drafts of the next tokens, cheap to make and then read in one pass.
 
 A draft never decides anything. What follows is chosen as it would have been
-without one, by the same noise; a draft that is met has its token read already,
-the first that is not ends the run. So the worst a draft can do is cost time.
+without one, by the same noise; an accepted draft has been read already, and the
+first rejected one ends the run. So the worst a draft can do is cost time.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from craft_jax.inference.sampling.constraint_tables import Tables
 _NONE = -1
 # Tokens looked at, so that of several places the one that agrees longest wins.
 _LONGEST_MATCH = 16
-# Of a row whose drafts have not been seen yet, the share that is met.
-FIRST_HIT = 0.7
-_NEWEST = 0.2  # weight of the newest draft in that share
+# Acceptance rate of a row that has had no drafts yet.
+FIRST_ACCEPTANCE = 0.7
+_NEWEST = 0.2  # weight of the newest draft in that rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,23 +169,24 @@ def counts(draft_BD: Int[Array, 'B D']) -> Int[Array, 'B']:
 
 
 def expected(
-  draft_BD: Int[Array, 'B D'], hit_B: Float[Array, 'B']
+  draft_BD: Int[Array, 'B D'], acceptance_B: Float[Array, 'B']
 ) -> Float[Array, 'B']:
   """Tokens that a pass is expected to write; 0 for a row without a draft.
 
   Args:
     draft_BD: the drafts.
-    hit_B: share of them that is met; the first that is not ends the run.
+    acceptance_B: share of them that is accepted; the first rejected one
+      ends the run.
   """
   D = draft_BD.shape[1]
   is_draft_BD = jnp.cumprod(draft_BD >= 0, axis=1)
-  reach_BD = hit_B[:, None] ** jnp.arange(1, D + 1)[None]
-  met_B = jnp.sum(reach_BD * is_draft_BD, axis=1)
-  return jnp.where(draft_BD[:, 0] >= 0, 1 + met_B, 0.0)
+  reach_BD = acceptance_B[:, None] ** jnp.arange(1, D + 1)[None]
+  accepted_B = jnp.sum(reach_BD * is_draft_BD, axis=1)
+  return jnp.where(draft_BD[:, 0] >= 0, 1 + accepted_B, 0.0)
 
 
 def learned(
-  hit_B: Float[Array, 'B'], met_B: Bool[Array, 'B']
+  acceptance_B: Float[Array, 'B'], accepted_B: Bool[Array, 'B']
 ) -> Float[Array, 'B']:
-  """The share that is met after one draft more, read ahead or not."""
-  return (1 - _NEWEST) * hit_B + _NEWEST * met_B
+  """The acceptance rate after one draft more, read ahead or not."""
+  return (1 - _NEWEST) * acceptance_B + _NEWEST * accepted_B

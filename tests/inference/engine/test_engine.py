@@ -18,7 +18,9 @@ from craft_jax.inference.engine.engine import Engine
 from craft_jax.inference.engine.requests import Request
 from craft_jax.inference.engine.scheduler import Full
 from craft_jax.inference.sampling import prefill as prefix_lib
+from craft_jax.inference.sampling import slots as slots_lib
 from craft_jax.inference.sampling.constraint_tables import state_bytes
+from craft_jax.inference.sampling.decode import decode
 from craft_jax.inference.sampling.generate import decoding_params, generate
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import FORCED, Drafts
@@ -298,7 +300,7 @@ def test_logits_after_a_prompt_in_any_chunks(changes):
     )[1], prefix  # fmt: skip
 
   want, _ = logits(32)
-  cache = device_lib.PrefixCache(1 << 20, 1 << 10)
+  cache = device_lib.PrefixCache(1 << 10)
   for chunk in (1, 4, 16):
     got, prefix = logits(chunk)
     np.testing.assert_allclose(got, want, atol=1e-4)
@@ -394,8 +396,8 @@ def test_cancelling_leaves_the_others_alone(toy):
 
 def caches():
   programs = (
-    prefix_lib.empty_prefix, prefix_lib.read_chunk, device_lib.place,
-    device_lib.decode, tables_lib.write_rows,
+    prefix_lib.empty_prefix, prefix_lib.read_chunk, slots_lib.place, decode,
+    tables_lib.write_rows,
   )  # fmt: skip
   return [program._cache_size() for program in programs]
 

@@ -11,12 +11,12 @@ import pytest
 from craft_jax.config.settings import Model
 from craft_jax.constrain import compile_regex, compile_without
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.data.windows import bucket
 from craft_jax.errors import UserError
 from craft_jax.inference.sampling import constraint_tables as tables_lib
 from craft_jax.inference.sampling import slots as slots_lib
 from craft_jax.inference.sampling.decode import decode
 from craft_jax.inference.sampling.generate import (
-  bucket,
   decoding_params,
   generate,
   sample_text,
@@ -202,7 +202,7 @@ def test_settings_of_rows_do_not_mix(toy):
 def test_other_settings_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   texts(*toy, prompts)
-  programs = (slots_lib.open_slots, slots_lib.read, decode)
+  programs = (slots_lib.open_slots, slots_lib.fill, decode)
   before = [program._cache_size() for program in programs]
   for settings in (GREEDY, WARM, SampleSettings(2.0, 3, 0.4)):
     for chars in (3, 40):
@@ -263,7 +263,7 @@ def test_other_constraints_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   first = dataclasses.replace(WARM, constraint=compile_regex('[no]+', CHARS))
   texts(*toy, prompts, [first, WARM])
-  programs = (slots_lib.open_slots, slots_lib.read, decode)
+  programs = (slots_lib.open_slots, slots_lib.fill, decode)
   before = [program._cache_size() for program in programs]
   for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
     automaton = compile_regex(pattern, CHARS)
@@ -399,16 +399,8 @@ def test_without_the_most_likely_the_program_has_no_search(toy):
 
 
 def _opened(model, params):
-  tables, start_B = tables_lib.stack([None], CHARS.size, jax.devices()[0])
-  slots = slots_lib.open_slots(
-    model,
-    jnp.ones(1, jnp.int32),
-    jnp.asarray(start_B, jnp.int32),
-    jnp.full(1, 99, jnp.int32),
-    jax.tree.map(jnp.asarray, setting_arrays([WARM], CHARS.size)),
-    jnp.zeros(1, jnp.uint32),
-    jnp.zeros(1, jnp.uint32),
-  )
+  tables, _ = tables_lib.stack([None], CHARS.size, jax.devices()[0])
+  slots = slots_lib.open_slots(model, CHARS.size, 1, jnp.int32(0))
   return slots, tables
 
 

@@ -16,7 +16,6 @@ from craft_jax.inference.sampling import slots as slots_lib
 from craft_jax.inference.sampling import speculation as drafts_lib
 from craft_jax.inference.sampling.decode import decode
 from craft_jax.inference.sampling.generate import decoding_params, generate
-from craft_jax.inference.sampling.output import setting_arrays
 from craft_jax.inference.sampling.settings import SampleSettings
 from craft_jax.inference.sampling.speculation import Drafts
 from craft_jax.model.build import build
@@ -152,24 +151,21 @@ def opened(model, params, texts, settings=WARM, constraint=None):
   tables, start_B = tables_lib.stack(
     [constraint] * B, CHARS.size, jax.devices()[0]
   )
-  arrays = setting_arrays([settings] * B, CHARS.size)
-  zero_B = jnp.zeros(B, jnp.uint32)
-  slots = slots_lib.open_slots(
-    model,
-    jnp.array([len(prompt) for prompt in prompts]),
-    jnp.asarray(start_B),
-    jnp.full(B, 99),
-    jax.tree.map(jnp.asarray, arrays),
-    zero_B,
-    zero_B + jnp.arange(B, dtype=jnp.uint32),
-  )
+  rows = [
+    slots_lib.EMPTY
+    | {'last': int(prompt[-1]), 'position': len(prompt), 'left': 99}
+    | {'state': start_B[i], 'sample': i}
+    for i, prompt in enumerate(prompts)
+  ]
+  packed = slots_lib.pack(rows, [settings] * B, CHARS.size)
+  packed = jax.tree.map(jnp.asarray, packed)
+  slots = slots_lib.open_slots(model, CHARS.size, B, jnp.int32(0))
   window_BT = np.zeros((B, CONTEXT), np.int32)
   for row_T, prompt in zip(window_BT, prompts, strict=True):
     row_T[: len(prompt) - 1] = prompt[:-1]
-  slots = slots_lib.read(
-    model, CHARS, params, slots, jnp.asarray(window_BT),
-    jnp.array([len(prompt) - 1 for prompt in prompts]),
-    jnp.array([int(prompt[-1]) for prompt in prompts]), jnp.ones(B, bool),
+  slots = slots_lib.fill(
+    model, CHARS, params, slots, packed, jnp.asarray(window_BT),
+    jnp.array([len(prompt) - 1 for prompt in prompts]), jnp.ones(B, bool),
   )  # fmt: skip
   return tables, slots
 
@@ -197,7 +193,7 @@ def test_a_forced_run_is_one_turn(toy):
 
 
 @pytest.mark.slow
-def test_drafts_of_all_layers_are_all_met(toy):
+def test_drafts_of_all_layers_are_all_accepted(toy):
   for settings in (COLD, WARM):
     written = one_turn(toy, ['a', 'the'], Drafts(layers=2), settings)
     assert written.count_B.tolist() == [16, 16]  # all that is asked for
@@ -285,19 +281,19 @@ def test_forced_tokens_are_those_of_the_automaton():
 
 def test_a_pass_is_made_where_more_is_expected_of_it_than_it_costs():
   draft_BD = jnp.array([[4, 5, -1, 6], [-1, 4, 5, 6], [1, 2, 3, 4]])
-  hit_B = jnp.array([0.5, 1.0, 1.0])
-  expected_B = drafts_lib.expected(draft_BD, hit_B)
+  acceptance_B = jnp.array([0.5, 1.0, 1.0])
+  expected_B = drafts_lib.expected(draft_BD, acceptance_B)
   assert expected_B.tolist() == [1.75, 0, 5]
 
 
 def test_drafts_that_fail_are_soon_not_read_ahead(toy):
-  """And those that are met again are, as they are looked at all the same."""
-  hit_B = jnp.full(1, drafts_lib.FIRST_HIT)
+  """Once drafts would be accepted again, they are, as all are compared."""
+  acceptance_B = jnp.full(1, drafts_lib.FIRST_ACCEPTANCE)
   paid = []
-  for met in [False] * 6 + [True] * 12:
-    expected_B = drafts_lib.expected(jnp.zeros((1, 7), jnp.int32), hit_B)
+  for accepted in [False] * 6 + [True] * 12:
+    expected_B = drafts_lib.expected(jnp.zeros((1, 7), jnp.int32), acceptance_B)
     paid.append(float(expected_B[0]) > drafts_lib.pass_cost(1, HERE.name))
-    hit_B = drafts_lib.learned(hit_B, jnp.array([met]))
+    acceptance_B = drafts_lib.learned(acceptance_B, jnp.array([accepted]))
   assert paid[0] and not paid[6] and paid[-1]
 
 
