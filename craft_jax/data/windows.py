@@ -1,4 +1,4 @@
-"""Windows to read and score: all of a text but its first token, once."""
+"""Evaluation windows, which score every token but the first exactly once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,22 +12,22 @@ _SMALLEST_BUCKET = 16
 
 
 def bucket(length: int, context: int) -> int:
-  """The padded length of a window: a power of two, at most the context.
+  """Padded length of a window: a power of two, at most the context.
 
-  One compiled program serves all lengths of a bucket.
+  All lengths that are padded alike share a compiled program.
   """
   padded = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
   return min(padded, context)
 
 
 def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
-  """Windows that cover targets 1 to `num_tokens - 1`.
+  """Number of windows that cover targets 1 to `num_tokens - 1`.
 
   Args:
-    num_tokens: length of the split, at least 2.
+    num_tokens: tokens of the split, at least 2.
     context: T, targets per window.
-    stride: new targets per window after the first; 0 is `context`, that is
-      windows that do not overlap.
+    stride: new targets per window after the first; 0 means `context`, so that
+      windows do not overlap.
   """
   rest = max(num_tokens - 1 - context, 0)
   return 1 + -(-rest // (stride or context))
@@ -42,26 +42,25 @@ def eval_batches(
   stride: int = 0,
   documents: bool = False,
 ) -> Iterator[Batch]:
-  """Yields full NumPy batches, in order; the same ones every time.
+  """Yields NumPy batches of evaluation windows, in order.
 
-  Window k starts at `k * stride` and predicts the `context` tokens that
-  follow its start. The first counts them all, a later one the last `stride`,
-  so every target from 1 to N - 1 counts exactly once. Separators between
-  documents are no characters: as targets they weigh 0. What is past the end,
-  and rows that fill up the last batch, hold PAD and weigh 0.
+  Window k starts at token `k * stride` and predicts the `context` tokens that
+  follow. The first window scores all of them and later ones the last `stride`,
+  so that every target from 1 to N - 1 is scored exactly once. Separators
+  between documents have weight 0 as targets. Positions past the end, and rows
+  that fill up the last batch, are PAD with weight 0.
 
   Args:
-    tokens: the split, `[N]`, N at least 2.
-    vocabulary: of the tokens.
-    context: T.
-    batch_size: B.
-    stride: from 1 to `context`; 0 is `context`. With less, a character is
-      predicted from at least `context - stride` earlier ones, once that many
-      exist.
-    documents: number the documents of a window in `segment_BT`.
+    tokens: tokens of the split, `[N]`, N at least 2.
+    vocabulary: vocabulary of the tokens.
+    context: T, targets per window.
+    batch_size: rows per batch.
+    stride: from 1 to `context`; 0 means `context`. After the first window, each
+      token is predicted from at least `context - stride` earlier ones.
+    documents: whether `segment_BT` numbers the documents of a window.
 
   Raises:
-    ValueError: too few tokens, or an impossible stride.
+    ValueError: there are fewer than 2 tokens, or the stride is out of range.
   """
   if len(tokens) < 2:
     raise ValueError(f'{len(tokens)} tokens hold no target')

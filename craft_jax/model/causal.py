@@ -127,7 +127,7 @@ def _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
   for start, end in blocks(q_BTNH.shape[1], policy.platform.name):
     q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
     logits_BKGS = product('BKGH,BKSH->BKGS', policy, q_BKGH, k_BKTH[:, :, :end])
-    logits_BNTS = _apart(logits_BKGS, q_BNTH, end - start)
+    logits_BNTS = _ungrouped(logits_BKGS, q_BNTH, end - start)
     if slopes:
       logits_BNTS -= _distances(slopes, start, end)
     mask_BTS = (
@@ -139,7 +139,7 @@ def _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
     y_BKGH = product(
       'BKGS,BKSH->BKGH', policy, weights_BKGS, v_BKTH[:, :, :end]
     )
-    y.append(_apart(y_BKGH, q_BNTH, end - start))
+    y.append(_ungrouped(y_BKGH, q_BNTH, end - start))
     weights.append(weights_BKGS)
   y_BTNH = jnp.concatenate(y, axis=2).swapaxes(1, 2)
   return y_BTNH, (q_BNTH, k_BKTH, v_BKTH, weights)
@@ -166,7 +166,7 @@ def _backward(policy, slopes, kept, grad_BTNH):
     of_q_BKGH = product(
       'BKGS,BKSH->BKGH', policy, of_logits_BKGS, k_BKTH[:, :, :end]
     )
-    queries.append(_apart(of_q_BKGH, q_BNTH, end - start))
+    queries.append(_ungrouped(of_q_BKGH, q_BNTH, end - start))
     rest = ((0, 0), (0, 0), (0, T - end), (0, 0))
     of_k_BKSH = product('BKGH,BKGS->BKSH', policy, q_BKGH, of_logits_BKGS)
     of_v_BKSH = product('BKGS,BKGH->BKSH', policy, weights_BKGS, grad_BKGH)
@@ -190,7 +190,7 @@ def _grouped(x_BNTX, k_BKTH):
   return x_BNTX.reshape(B, k_BKTH.shape[1], -1, X)
 
 
-def _apart(x_BKGX, q_BNTH, rows):
+def _ungrouped(x_BKGX, q_BNTH, rows):
   """Inverts `_grouped`, to `[B, N, rows, X]`."""
   B, _, _, X = x_BKGX.shape
   return x_BKGX.reshape(B, q_BNTH.shape[1], rows, X)

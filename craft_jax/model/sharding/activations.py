@@ -13,12 +13,7 @@ from craft_jax.model.sharding import rules
 
 
 def spread(x: Shaped[Array, '...'], dims: str) -> Shaped[Array, '...']:
-  """Constrains the sharding of an activation and of its gradient.
-
-  Args:
-    x: activation.
-    dims: a letter per dim, such as 'BTD'.
-  """
+  """Constrains the sharding of an activation, with dims such as 'BTD'."""
   mesh = _mesh()
   return x if mesh is None else _pin(x, rules.activation_spec(dims), mesh)
 

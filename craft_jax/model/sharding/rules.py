@@ -38,22 +38,15 @@ def activation_spec(dims: str) -> PartitionSpec:
 
 
 def kept_spec(rule: Rule, ndim: int) -> PartitionSpec:
-  """PartitionSpec in which a parameter, or one layer's slice of it, is stored.
+  """PartitionSpec in which a parameter is stored.
 
-  Args:
-    rule: mesh axis of each dim of the parameter.
-    ndim: number of dims; one less than in `rule` for a slice of one layer.
+  `ndim` is one less than the length of `rule` for a slice of one layer.
   """
   return PartitionSpec(*rule[len(rule) - ndim :])
 
 
 def used_spec(rule: Rule, ndim: int) -> PartitionSpec:
-  """PartitionSpec in which a parameter is used: `kept_spec` without `fsdp`.
-
-  Args:
-    rule: mesh axis of each dim of the parameter.
-    ndim: number of dims; one less than in `rule` for a slice of one layer.
-  """
+  """PartitionSpec in which a parameter is used: `kept_spec` without `fsdp`."""
   kept = kept_spec(rule, ndim)
   return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in kept))
 
