@@ -203,7 +203,7 @@ class Decoder:
       params['head'] = self._head.init(head_key, x_BTD)['params']
     return params
 
-  # --- a whole window ---
+  # --- full windows ---
 
   def apply(
     self,
@@ -256,7 +256,7 @@ class Decoder:
     x_BTD, _ = self._scan(block, x_BTD, params['blocks'])
     return self._logits(params, x_BTD)
 
-  # --- a piece at a time ---
+  # --- with a KV cache ---
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens."""
@@ -359,7 +359,7 @@ class Decoder:
     """Whether `params` were returned by `for_decoding`."""
     return isinstance(params['blocks'], tuple)
 
-  # --- what only the model knows ---
+  # --- facts about the architecture ---
 
   def is_hidden_matrix(self, names: tuple[str, ...]) -> bool:
     """Whether the path is that of a block's kernel, shape `[L, in, out]`."""

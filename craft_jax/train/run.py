@@ -1,4 +1,4 @@
-"""A run from start to end: opened, handed to the loop, its ending noted."""
+"""A run from start to end: opens it, runs the loop, records how it ended."""
 
 import contextlib
 import dataclasses
@@ -48,7 +48,7 @@ from craft_jax.train.step import make_train_step
 from craft_jax.train.step_metrics import StepMetrics
 from craft_jax.types import Params
 
-_ALLOCATING = 'allocating the state'  # until there is a loop
+_ALLOCATING = 'allocating the state'  # while there is no loop yet
 _PLACES = (
   'data.path', 'data.valid_path', 'data.test_path', 'data.tfds_dir',
   'data.cache_dir',
@@ -62,22 +62,22 @@ def train(
   quiet: bool = False,
   interrupts: Interrupts | None = None,
 ) -> dict[str, Any]:
-  """Trains to `train.steps` or `train.stop_at_step`, from where `workdir` is.
+  """Trains until `train.steps` or `train.stop_at_step`; resumes if possible.
 
   Args:
-    cfg: the run.
-    workdir: its folder.
-    quiet: no progress.
-    interrupts: entered by the caller; by default for the time of the call.
+    cfg: run settings.
+    workdir: run directory, local or `gs://` or `s3://`.
+    quiet: whether to hide progress.
+    interrupts: entered context of signal handlers; None makes one.
 
   Returns:
-    The summary: figures of the last evaluation (`val_...`), `step`, `params`,
-    `chars_per_second`, `train_seconds`, `compile_seconds`.
+    The summary: metrics of the last evaluation (`val_...`), `step`, `params`,
+    `chars_per_second`, `train_seconds`, `compile_seconds` and others.
 
   Raises:
-    UserError: see `open_setup`.
-    OutOfMemory: memory is short.
-    RunFailed: a bad step that ends the run, or a signal came.
+    UserError: settings, text or run directory are invalid.
+    OutOfMemory: the run needs more memory than there is.
+    RunFailed: a bad step ended the run, or a signal did after saving.
     Interrupted: a signal came before there was anything to save.
   """
   if interrupts is None:
@@ -91,7 +91,7 @@ def train(
       summary = loop.run()
     except BaseException as e:
       doing = loop.progress.doing or 'training' if loop else _ALLOCATING
-      error = _noted(e, setup, doing)
+      error = _record_failure(e, setup, doing)
       if error is e:
         raise
       raise error from e
@@ -100,7 +100,7 @@ def train(
 
 
 def open_loop(setup: Setup, quiet: bool, interrupts: Interrupts) -> Loop:
-  """The loop of an opened run, handed what it evaluates and samples with."""
+  """Makes the loop of an opened run."""
   evaluate = Evaluator(
     setup.cfg, setup.model, setup.corpus.vocabulary, setup.mesh
   )
@@ -108,10 +108,10 @@ def open_loop(setup: Setup, quiet: bool, interrupts: Interrupts) -> Loop:
 
 
 def _sampler(setup: Setup) -> Callable[[Params], str | None]:
-  """Draws prompt and continuation by `log.sample_...`. All processes.
+  """Makes a function that draws the sample of `log.sample_...` settings.
 
-  The same for the same parameters, whenever it is drawn; None where no sample
-  is asked for, or this is not the first process.
+  All processes must call it; it returns None except in process 0, or if no
+  sample is configured. The sample depends on the parameters alone.
   """
   log = setup.cfg.log
 
@@ -133,14 +133,16 @@ def _sampler(setup: Setup) -> Callable[[Params], str | None]:
   return draw_sample
 
 
-def _noted(error: BaseException, setup: Setup, doing: str) -> BaseException:
-  """Writes how a run failed; the error to raise."""
+def _record_failure(
+  error: BaseException, setup: Setup, doing: str
+) -> BaseException:
+  """Records in the run directory how a run failed; returns what to raise."""
   if out_of_memory.is_shortage(error):
     needed = out_of_memory.asked_bytes(str(error))
     error = out_of_memory.shortage(setup, doing, needed)
   stopped = getattr(error, 'code', None) == INTERRUPTED
   stopped = stopped or isinstance(error, KeyboardInterrupt)
-  with contextlib.suppress(UserError):  # the first error is to be told
+  with contextlib.suppress(UserError):  # report the first error
     if isinstance(error, OutOfMemory):
       facts = {name: error.facts[name] for name in ('doing', 'bytes')}
       setup.run_dir.update(out_of_memory=facts)
@@ -152,7 +154,7 @@ def _noted(error: BaseException, setup: Setup, doing: str) -> BaseException:
 
 
 def _finish(setup: Setup, step: int) -> None:
-  """Writes that a run is done, or how far it got."""
+  """Records that a run is finished, or the step at which it stopped."""
   run_dir = setup.run_dir
   if step == setup.cfg.train.steps:
     run_dir.finish(layout.FINISHED, 'finished')
@@ -163,15 +165,15 @@ def _finish(setup: Setup, step: int) -> None:
 
 
 def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
-  """Opens a new run, or continues the one in `workdir`. All processes.
+  """Opens a new run, or resumes the one in `workdir`.
 
-  Sets the number of CPU devices, so it must come before anything that
-  touches a JAX backend.
+  All processes must call it. Sets the number of CPU devices, so that it must
+  come before JAX initializes a backend.
 
   Raises:
-    UserError: a mistake in settings, text or folder; the run in `workdir` has
-      other identity settings or another corpus, or is going on; or another
-      process of this run had such a mistake, or has other settings or text.
+    UserError: settings, text or folder are invalid; the run in `workdir` has
+      other identity settings or another corpus, or is still running; another
+      process raised such an error, or has other settings or text.
   """
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
   distributed.check_program('the config', _comparable(cfg))
@@ -181,8 +183,8 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   platform = platform_of(mesh.devices.flat[0])
   build(cfg.model, 1, platform).check_tensor(mesh.shape['tensor'])
   with contextlib.ExitStack() as stack:
-    lock = distributed.opened_by_all(lambda: _own(workdir, stack))
-    found = distributed.told_by_first(lambda: _look(workdir))
+    lock = distributed.opened_by_all(lambda: _take_lock(workdir, stack))
+    found = distributed.told_by_first(lambda: _saved(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
     cfg = _with_precision(cfg, platform, before)
     corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
@@ -259,8 +261,8 @@ def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   )
 
 
-def _look(workdir: epath.PathLike) -> dict[str, Any]:
-  """What is saved: facts of the last whole step, and the least loss of all."""
+def _saved(workdir: epath.PathLike) -> dict[str, Any]:
+  """Metadata of the last complete checkpoint, and the best loss so far."""
   if not checkpoint.steps(workdir):
     return {'last': None, 'best_loss': math.inf}
   last = checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
@@ -272,7 +274,7 @@ def _sha256(text: str) -> str:
 
 
 def _comparable(cfg: Config) -> str:
-  """The settings that all processes must share: not where a host has files."""
+  """Settings that all processes must share as JSON: all but local paths."""
   flat = config_lib.flatten(cfg)
   return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
 
@@ -280,14 +282,16 @@ def _comparable(cfg: Config) -> str:
 def _check_reach(workdir: epath.PathLike) -> None:
   if distributed.several() and staging.is_staged(workdir):
     raise UserError(
-      f'{workdir}: a run of several processes cannot be kept there, since each '
-      'saves its part through its own disk; use gs:// or a file system that '
-      'all hosts share'
+      f'{workdir}: a run of several processes cannot be saved there, since '
+      'each writes its part through its own disk; use gs:// or a file system '
+      'that all hosts share'
     )
 
 
-def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
-  """Takes the run directory for this run."""
+def _take_lock(
+  workdir: epath.PathLike, stack: contextlib.ExitStack
+) -> Lock | None:
+  """Locks the run directory in process 0."""
   run_dir_lib.check_ours(workdir)
   if not distributed.is_first():
     return None
@@ -308,7 +312,7 @@ def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
 
 
 def _check_prompt(cfg: Config, corpus: Corpus) -> None:
-  """Refuses an impossible prompt now, not after training."""
+  """Checks early that `log.sample_prompt` can be encoded."""
   try:
     corpus.vocabulary.encode(cfg.log.sample_prompt)
   except UserError as e:
@@ -318,7 +322,7 @@ def _check_prompt(cfg: Config, corpus: Corpus) -> None:
 def _with_precision(
   cfg: Config, platform: Platform, before: Meta | None
 ) -> Config:
-  """The config with `model.precision` decided: once, for the whole run."""
+  """Resolves `model.precision`; a resumed run keeps the saved precision."""
   precision = cfg.model.precision
   if precision == 'auto' and before:
     precision = before.config.model.precision
