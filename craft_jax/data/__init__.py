@@ -1,1 +1,1 @@
-"""Text from its source to batches: sources, splits, token arrays, windows."""
+"""From text to batches: sources, cleaning, splits, token arrays, windows."""

@@ -1,10 +1,9 @@
-"""Windows of a resident corpus, and windows to batches. Pure and jittable.
+"""Pure, jittable functions from token arrays to batches.
 
-`batch_at` is the contract of the whole program: a batch is a function of the
-seed, the data index and the global batch size. `windows_at` and
-`numpy_windows_at` are its two halves that touch the corpus, on the device and
-on the host; they share `craft_jax.data.index` and give identical numbers.
-`to_batch` is the rest, the same for both.
+A batch is a function of the seed, the data index and the global batch size.
+`windows_at` cuts windows from a corpus on the device and `numpy_windows_at`
+from one on the host; both give identical numbers. `to_batch` makes batches of
+them.
 """
 
 import dataclasses
@@ -26,18 +25,18 @@ ALL = slice(None)
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """What turns windows into batches; hashable, so a static argument.
+  """Settings of `to_batch`; hashable, to be a static argument of `jax.jit`.
 
   Attributes:
-    num_text_tokens: ids below this are text.
-    bos: id between documents.
-    unk: id that stands for a hidden input.
-    documents: number the documents of a window in `segment_BT`.
-    case_rate: share of input letters given a random case.
-    noise_rate: share of input tokens replaced by a random one.
-    span_rate: share of input tokens hidden in spans.
+    num_text_tokens: ids below this are text, others are special tokens.
+    bos: id of the token between documents.
+    unk: id that replaces masked inputs.
+    documents: whether `segment_BT` numbers the documents of a window.
+    case_rate: fraction of input letters given a random case.
+    noise_rate: fraction of input tokens replaced by a random token.
+    span_rate: fraction of input tokens masked in spans.
     span_length: tokens per span.
-    swapped: id of the other case of each id; empty without case_rate.
+    swapped: id of the other case of each id; empty if case_rate is 0.
   """
 
   num_text_tokens: int
@@ -52,12 +51,12 @@ class Recipe:
 
   @property
   def augments(self) -> bool:
-    """Whether inputs are changed at all."""
+    """Whether inputs are augmented at all."""
     return bool(self.case_rate or self.noise_rate or self.span_rate)
 
 
 def recipe_of(cfg: Config, vocabulary: Vocabulary) -> Recipe:
-  """The `Recipe` of a run."""
+  """Collects the `Recipe` of a run from its settings and vocabulary."""
   d = cfg.data
   return Recipe(
     num_text_tokens=vocabulary.num_text_tokens,
@@ -73,10 +72,10 @@ def recipe_of(cfg: Config, vocabulary: Vocabulary) -> Recipe:
 
 
 def swapped_case(vocabulary: Vocabulary) -> tuple[int, ...]:
-  """The other case of each id, or the id itself; `size` entries.
+  """The id of the other case of each id, or the id itself.
 
-  Letters pair up if each is the other's only other case and both are in the
-  vocabulary: 'ß' and 'ŉ' stay. Of bytes, the ASCII letters do.
+  Letters are swapped if both are in the vocabulary and each is the other's only
+  other case, unlike 'ß' and 'ŉ'. Of bytes, only ASCII letters are swapped.
   """
   if vocabulary.kind == 'byte':
     tokens = [chr(i) if i < 128 else '' for i in range(256)]
@@ -101,15 +100,15 @@ def windows_at(
   order: str,
   seed: int,
 ) -> Int[Array, 'B S']:
-  """The windows of step `data_index`, from a corpus on the device.
+  """Cuts the windows of batch `data_index` from a corpus on the device.
 
   Args:
     tokens: the training split, uint8 or uint16 `[N]`, N below 2**31.
-    data_index: traced integer scalar.
-    batch_size: B, over all devices and hosts.
+    data_index: number of the batch, an integer scalar that may be traced.
+    batch_size: global batch size B.
     context: T; a window holds S = T + 1 tokens.
-    order: 'crops' or 'windows'.
-    seed: of the run.
+    order: 'crops' (any offset) or 'windows' (multiples of `context`).
+    seed: seed of the run.
 
   Returns:
     int32 `[B, T + 1]`.
@@ -131,7 +130,7 @@ def numpy_windows_at(
   seed: int,
   rows: slice = ALL,
 ) -> np.ndarray:
-  """`windows_at` on the host; `rows` picks some of the batch.
+  """`windows_at` on the host, for some `rows` of the batch.
 
   Returns:
     int32 `[rows, T + 1]`.
@@ -144,16 +143,15 @@ def numpy_windows_at(
 def to_batch(
   window_BS: Int[Array, 'B S'], key: PRNGKeyArray, recipe: Recipe
 ) -> Batch:
-  """Inputs, targets, weights and segments of windows of T + 1 tokens.
+  """Makes inputs, targets, weights and segments of windows of T + 1 tokens.
 
-  Targets are never changed, and every target counts, BOS included: a model
-  must learn where a document ends. Augmentation changes inputs that are text;
-  specials stay, so documents stay apart.
+  Every target has weight 1, BOS included, since a model must learn where a
+  document ends. Augmentation changes neither targets nor special tokens.
 
   Args:
-    window_BS: int32 `[B, T + 1]`.
-    key: of this batch, i.e. already folded with the data index.
-    recipe: see there.
+    window_BS: windows of T + 1 tokens, int32.
+    key: PRNG key of this batch, already folded with the data index.
+    recipe: documents and augmentation.
   """
   x_BT, y_BT = window_BS[:, :-1], window_BS[:, 1:]
   if recipe.documents:
@@ -171,11 +169,11 @@ def to_batch(
 def augment(
   x_BT: Int[Array, 'B T'], key: PRNGKeyArray, recipe: Recipe
 ) -> Int[Array, 'B T']:
-  """Random case, then noise, then hidden spans; a rate of 0 skips a part."""
+  """Applies random case, then noise, then span masking to input tokens."""
   case_key, noise_key, token_key, span_key = jax.random.split(key, 4)
   shape = x_BT.shape
   if recipe.case_rate:
-    # A random case is the other one half of the time.
+    # A random case differs from the given one half of the time.
     swap_BT = jax.random.bernoulli(case_key, recipe.case_rate / 2, shape)
     table_V = jnp.asarray(recipe.swapped, jnp.int32)
     x_BT = jnp.where(swap_BT, table_V[x_BT], x_BT)
@@ -192,11 +190,12 @@ def augment(
 def _spans(
   key: PRNGKeyArray, shape: tuple[int, ...], rate: float, length: int
 ) -> Array:
-  """Bool `[B, T]`: positions under a span; each with probability `rate`.
+  """Random span mask, bool `[B, T]`; each position is True at `rate`.
 
-  A span starts at a position with probability p. A position stays clear if
-  none of the `length` starts that reach it happens: (1 - p)^length = 1 - rate.
-  Spans may overlap, and may begin before the window.
+  A span starts at each position with probability p, where
+  (1 - p)^length = 1 - rate: a position is unmasked if no span starts at it or
+  at one of the `length - 1` positions before it. Spans may overlap and may
+  begin before the window.
   """
   batch, context = shape
   p = -math.expm1(math.log1p(-rate) / length)
@@ -217,10 +216,17 @@ def batch_at(
   seed: int,
   recipe: Recipe,
 ) -> Batch:
-  """The batch of step `data_index`; see `windows_at` and `to_batch`.
+  """The batch with number `data_index`, from a corpus on the device.
 
   Args:
-    key: of the run; folded with the data index here.
+    tokens: the training split, uint8 or uint16 `[N]`, N below 2**31.
+    key: PRNG key of the run, folded with the data index here.
+    data_index: number of the batch, an integer scalar that may be traced.
+    batch_size: global batch size B.
+    context: T, targets per row.
+    order: 'crops' (any offset) or 'windows' (multiples of `context`).
+    seed: seed of the run.
+    recipe: documents and augmentation.
   """
   window_BS = windows_at(
     tokens,

@@ -1,8 +1,7 @@
-"""Prepared token arrays on disk: written whole or not at all, checked on use.
+"""Cache of prepared token arrays: written atomically, verified on load.
 
-An entry is a folder: one `.npy` per split and `corpus.json`, which holds the
-facts of the corpus with the size and sha256 of each array, under a sha256 of
-its own.
+An entry is a folder with one `.npy` per split and `corpus.json`, which holds
+facts about the corpus, size and sha256 of each array, and its own sha256.
 """
 
 import hashlib
@@ -25,9 +24,9 @@ Entry = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def load(folder: pathlib.Path, warn: bool = True) -> Entry | None:
-  """The facts and the memory-mapped, read-only arrays of an entry.
+  """Loads the facts and the memory-mapped, read-only arrays of an entry.
 
-  None if there is no entry, or if it is damaged, which is logged under `warn`.
+  Returns None if there is no entry or it is damaged; logs damage if `warn`.
   """
   if not folder.is_dir():
     return None
@@ -52,22 +51,21 @@ def _load_array(path: pathlib.Path, expected: dict[str, Any]) -> np.ndarray:
     raise ValueError(f'{path.name} has another size')
   if _file_digest(path) != expected['sha256']:
     raise ValueError(f'{path.name} does not match its sha256')
-  # The plain array type: indexing a memmap costs more.
+  # A plain array, because indexing an np.memmap is slower.
   return np.asarray(np.load(path, mmap_mode='r', allow_pickle=False))
 
 
 def store(
   folder: pathlib.Path, facts: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
-  """Writes an entry, in place of a damaged one if there is one.
+  """Writes an entry atomically, replacing a damaged one.
 
-  Of two processes that write the same entry the first wins: they are equal.
+  If two processes write the same entry, the first wins: both are equal.
 
   Raises:
     UserError: the folder cannot be written.
   """
-  # Not `tempfile`, whose folders only their owner can read: a cache may be
-  # shared.
+  # Not `tempfile`: only the owner can read its folders, and caches are shared.
   partial = folder.parent / f'.partial-{secrets.token_hex(8)}'
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +93,7 @@ def store(
 
 
 def _put(partial: pathlib.Path, folder: pathlib.Path) -> None:
-  """Renames the finished entry; a damaged one is moved out of its way."""
+  """Renames the finished entry into place, replacing a damaged one."""
   if load(folder, warn=False) is not None:
     return  # another process was faster, and may be reading
   if folder.exists():

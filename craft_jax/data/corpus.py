@@ -1,4 +1,4 @@
-"""What training and evaluation read: a corpus and its splits."""
+"""A corpus, its splits and its facts, as training and evaluation use them."""
 
 import dataclasses
 import pathlib
@@ -15,10 +15,10 @@ class Split:
 
   Attributes:
     name: 'train', 'valid' or 'test'.
-    tokens: ids, 1-D uint8 or uint16, read-only; BOS between documents.
-    num_chars: characters, separators excluded.
-    num_bytes: UTF-8 bytes of the text, separators excluded.
-    documents: how many, a document cut in two counts in both parts.
+    tokens: token ids, 1-D uint8 or uint16, read-only; BOS between documents.
+    num_chars: number of characters, without separators.
+    num_bytes: number of UTF-8 bytes of the text, without separators.
+    documents: number of documents; one cut in two counts in both splits.
   """
 
   name: str
@@ -30,24 +30,24 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-  """What training and evaluation read.
+  """A prepared corpus.
 
   Attributes:
-    train: the split that vocabularies are made from.
-    valid: the split that is evaluated during training.
-    test: or None.
-    vocabulary: of the tokens.
-    fingerprint: sha256 over the tokens of every split (the cleaned text, as
-      tokens), their counts and the vocabulary.
-    valid_fingerprint: sha256 over the documents of the validation split as
-      UTF-8, the same for every vocabulary.
-    withheld: '' or why bits per byte cannot be given.
-    documents: how many there are in all parts together.
-    summary: one line for people.
+    train: training split; the vocabulary is built from it.
+    valid: validation split, evaluated during training.
+    test: test split, or None.
+    vocabulary: vocabulary of the token ids.
+    fingerprint: sha256 over the tokens of every split, their counts and the
+      vocabulary.
+    valid_fingerprint: sha256 over the validation documents as UTF-8, which does
+      not depend on the vocabulary.
+    withheld: reason why bits per byte cannot be reported, or ''.
+    documents: number of documents in all splits together.
+    summary: one line for the user.
     report: a row per cleaning step: name, changed, lossy, example.
-    notes: what the reader should know, one sentence each.
-    folder: where the prepared arrays are.
-    reused: whether they were there before.
+    notes: notes for the user, one sentence each.
+    folder: folder of the prepared arrays.
+    reused: whether the arrays were already in the cache.
   """
 
   train: Split
@@ -66,6 +66,6 @@ class Corpus:
 
   @property
   def splits(self) -> tuple[Split, ...]:
-    """The parts that there are."""
+    """The splits that exist, in order."""
     parts = (self.train, self.valid, self.test)
     return tuple(part for part in parts if part is not None)

@@ -1,4 +1,4 @@
-"""One file from the network, checked before it is put in place."""
+"""Downloads a file and verifies it before it is put in place."""
 
 import hashlib
 import http.client
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from craft_jax.errors import UserError
 
-TIMEOUT = 20.0  # seconds without a byte
+TIMEOUT = 20.0  # seconds without receiving a byte
 _CHUNK = 1 << 20
 
 
@@ -23,23 +23,23 @@ def fetch(
   remedy: str = '',
   timeout: float = TIMEOUT,
 ) -> None:
-  """Makes `path` the file at `url`; a good copy that is there is kept.
+  """Downloads `url` to `path`, unless `path` already is the expected file.
 
   Args:
-    url: http, https or file.
-    path: target; its folder is made.
-    sha256: of the file, in hexadecimal.
-    remedy: what else the user can do, for error messages.
-    timeout: seconds without an answer.
+    url: http, https or file URL.
+    path: target file; its folder is created.
+    sha256: expected digest of the file, in hexadecimal.
+    remedy: alternative for the user, appended to error messages.
+    timeout: seconds without receiving a byte.
 
   Raises:
-    UserError: no connection, another file than expected, or a target that
-      cannot be written. `path` is then as it was.
+    UserError: the download fails, its digest differs, or the target cannot be
+      written. `path` is then unchanged.
   """
   if path.is_file() and _digest(path) == sha256:
     return
   remedy = f', {remedy}' if remedy else ''
-  # Not `tempfile`, whose files only their owner can read.
+  # Not `tempfile`: only the owner can read its files.
   partial = path.parent / f'.partial-{secrets.token_hex(8)}'
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def fetch(
 
 
 def _copy(url: str, file: BinaryIO, timeout: float) -> str:
-  """Writes the answer to `file`; its sha256."""
+  """Writes the response to `file` and returns its sha256."""
   digest = hashlib.sha256()
   with urllib.request.urlopen(url, timeout=timeout) as answer:
     while chunk := answer.read(_CHUNK):

@@ -1,8 +1,8 @@
-"""Windows of a corpus too large for the device: the Grain path.
+"""Windows of a corpus that is too large for the device, by Grain.
 
-The same numbers as `craft_jax.data.batch.windows_at`, read from the
-memory-mapped array by threads ahead of need. A stream holds no state that a
-checkpoint must keep: it starts at any data index.
+Threads prefetch the windows of `craft_jax.data.batch.numpy_windows_at` from a
+memory-mapped array. A stream can start at any data index, so that checkpoints
+need no iterator state.
 """
 
 import time
@@ -20,13 +20,12 @@ _MEGABYTE = 10**6
 
 
 def placement(cfg: Config, tokens: np.ndarray) -> str:
-  """'device' or 'grain' for this training split.
+  """Resolves `data.placement` to 'device' or 'grain' for a training split.
 
   'auto' puts up to `data.device_megabytes` on the device.
 
   Raises:
-    UserError: 'device' was asked for a corpus that its 32-bit positions
-      cannot address.
+    UserError: 'device' is set, but the corpus has 2**31 tokens or more.
   """
   if cfg.data.placement == 'grain':
     return 'grain'
@@ -43,10 +42,10 @@ def placement(cfg: Config, tokens: np.ndarray) -> str:
 
 
 class WindowSource:
-  """Random access by data index: a Grain data source of window batches.
+  """Grain data source of window batches with random access by data index.
 
-  Element i is `windows_at(data_index=i)`, or some rows of it, int32
-  `[rows, context + 1]`. Its length is the largest that sample numbers allow.
+  Element i holds the wanted rows of batch i, int32 `[rows, context + 1]`. The
+  length is the largest that 32-bit sample numbers allow.
   """
 
   def __init__(
@@ -60,12 +59,12 @@ class WindowSource:
     rows: slice = batch.ALL,
   ) -> None:
     """Args:
-    tokens: the training split.
-    batch_size: over all processes.
-    context: tokens of a window but one.
-    order: 'crops' or 'windows'.
-    seed: of the run.
-    rows: of the batch that are wanted here.
+    tokens: the training split, 1-D uint8 or uint16.
+    batch_size: global batch size.
+    context: targets per window, which holds one token more.
+    order: 'crops' (any offset) or 'windows' (multiples of `context`).
+    seed: seed of the run.
+    rows: rows of the global batch that this process needs.
     """
     self._tokens = tokens
     self._rows = rows
@@ -86,18 +85,18 @@ class WindowSource:
 
 
 class WindowStream(Iterator[np.ndarray]):
-  """Consecutive window batches from `start` on, read ahead.
+  """Iterator over window batches from `start` on, with prefetching.
 
   Attributes:
-    data_index: of the batch that `next` gives.
-    wait_seconds: time spent in `next` so far, which is what the training loop
-      waited for data; reset it by assignment.
+    data_index: number of the batch that `next` returns.
+    wait_seconds: time that the training loop has waited for data in `next`;
+      reset it by assignment.
   """
 
   def __init__(
     self, source: WindowSource, start: int = 0, prefetch: int = 4
   ) -> None:
-    """Reads up to `prefetch` batches ahead, in up to 4 threads."""
+    """Starts prefetching up to `prefetch` batches, in up to 4 threads."""
     self.data_index = start
     self.wait_seconds = 0.0
     options = grain.ReadOptions(
@@ -114,5 +113,5 @@ class WindowStream(Iterator[np.ndarray]):
     return window_BS
 
   def close(self) -> None:
-    """Stops the threads; the stream gives nothing more."""
+    """Stops the threads and ends the stream."""
     self._batches.close()

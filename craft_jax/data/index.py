@@ -1,12 +1,11 @@
-"""Where the windows of a batch start: arithmetic on unsigned 32-bit numbers.
+"""Shuffling without state: where each window starts, in uint32 arithmetic.
 
 Every training sequence has a number, its *sample*: `data_index * batch_size +
-row`. The samples of one epoch visit every possible start once, in an order
-that depends on the seed and the epoch alone. Nothing here is stored between
-batches, so a run goes on from any index, on any number of devices or hosts.
+row`. The samples of an epoch visit every possible start once, in an order that
+depends only on the seed and the epoch. A run can therefore resume from any data
+index, on any number of devices or hosts.
 
-Written once for NumPy and jax.numpy: `xp` is either module, and both give the
-same numbers.
+`xp` is numpy or jax.numpy; both give the same numbers.
 """
 
 from types import ModuleType
@@ -18,23 +17,26 @@ import numpy as np
 from craft_jax.errors import UserError
 
 ROUNDS = 24
-LIMIT = 2**32  # samples of a run, and tokens of a split, stay below this
+LIMIT = 2**32  # exclusive bound on samples per run and tokens per split
 
-# Constants of the finalizer "lowbias32" (Chris Wellons, hash-prospector) and
-# the golden ratio in 32 bits, which spreads small counters.
+# Constants of the hash "lowbias32" (Chris Wellons, hash-prospector), and the
+# golden ratio in 32 bits, which spreads small counters.
 _MIX_A, _MIX_B, _GOLDEN = 0x7FEB352D, 0x846CA68B, 0x9E3779B9
 
 
 def check_samples(
   steps: int, batch_size: int, num_tokens: int, context: int
 ) -> None:
-  """Raises `UserError` if sample numbers or positions leave 32 bits.
+  """Checks that sample numbers and positions fit 32 bits.
 
   Args:
-    steps: of the whole run, any rollback offset included.
+    steps: steps of the whole run, plus batches skipped by rollbacks.
     batch_size: sequences per step.
     num_tokens: tokens of the training split.
     context: targets per sequence.
+
+  Raises:
+    UserError: they do not, or the split is shorter than a window.
   """
   if steps * batch_size >= LIMIT:
     raise UserError(
@@ -56,7 +58,7 @@ def check_samples(
 
 
 def num_starts(num_tokens: int, context: int, order: str) -> int:
-  """Sequences in an epoch: every offset, or every whole window.
+  """Number of sequences in an epoch: every offset, or every whole window.
 
   Args:
     num_tokens: length of the token array.
@@ -76,18 +78,18 @@ def start_of(
   seed: int,
   xp: ModuleType,
 ) -> Any:
-  """First position of each sample.
+  """Position in the token array at which each sample starts.
 
   Args:
     sample: sample numbers, uint32, any shape.
     num_tokens: length of the token array, below 2**32.
     context: targets per sequence.
     order: 'crops' starts anywhere, 'windows' at multiples of `context`.
-    seed: of the run.
+    seed: seed of the run.
     xp: numpy or jax.numpy.
 
   Returns:
-    uint32 of the shape of `sample`, each at most `num_tokens - context - 1`.
+    uint32 in the shape of `sample`, at most `num_tokens - context - 1`.
   """
   n = num_starts(num_tokens, context, order)
   stride = 1 if order == 'crops' else context
@@ -97,26 +99,26 @@ def start_of(
 
 
 def permute(i: Any, n: int, key: Any, xp: ModuleType) -> Any:
-  """A bijection of `[0, n)` for each key.
+  """Applies a pseudorandom permutation of `[0, n)`, chosen by `key`.
 
   The swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012). A round
   pairs x with `(k - x) mod n`, and a hashed bit of the pair decides whether
-  the two trade places. Each round is its own inverse, so the whole is a
-  bijection for every n, without the rejected draws (and the loop of unknown
-  length) of a cipher on a power of two.
+  they are swapped. Each round is its own inverse, so the result is a bijection
+  for every n; a block cipher would need a power of two, and a loop of unknown
+  length to reject values past n.
 
   Args:
     i: uint32 in `[0, n)`, any shape.
-    n: from 1 to 2**32 - 1.
-    key: uint32 of the shape of `i`.
+    n: size of the range, from 1 to 2**32 - 1.
+    key: uint32 in the shape of `i`.
     xp: numpy or jax.numpy.
 
   Returns:
-    uint32 of the shape of `i`.
+    uint32 in the shape of `i`.
   """
   i, key = xp.asarray(i, xp.uint32), xp.asarray(key, xp.uint32)
   shape = i.shape
-  i, key = i.reshape(-1), key.reshape(-1)  # scalars overflow with a warning
+  i, key = i.reshape(-1), key.reshape(-1)  # NumPy warns when scalars overflow
   rounds = xp.arange(1, ROUNDS + 1, dtype=xp.uint32) * xp.uint32(_GOLDEN)
   keys = _mix(key[None, :] ^ rounds[:, None], xp)
   n = xp.uint32(n)
@@ -131,8 +133,8 @@ def permute(i: Any, n: int, key: Any, xp: ModuleType) -> Any:
     for round_key in keys:
       i = one_round(i, round_key)
   else:
-    # Six rounds to an iteration: all 24 in a row take 0.3 s to compile on a
-    # CPU, one by one they are 24 small kernels on a GPU.
+    # Six rounds per iteration: unrolled, all 24 take 0.3 s to compile on a CPU;
+    # not unrolled, they are 24 small kernels on a GPU.
     i, _ = jax.lax.scan(lambda x, k: (one_round(x, k), None), i, keys, unroll=6)
   return i.reshape(shape)
 
@@ -140,14 +142,14 @@ def permute(i: Any, n: int, key: Any, xp: ModuleType) -> Any:
 def samples_of(
   data_index: Any, batch_size: int, rows: slice, xp: ModuleType
 ) -> Any:
-  """Sample numbers of `rows` of a batch, uint32 `[rows]`."""
+  """Sample numbers of some rows of a batch, uint32 `[rows]`."""
   row = xp.arange(*rows.indices(batch_size), dtype=xp.uint32)
   first = xp.asarray(data_index).astype(xp.uint32).reshape(1)
   return first * xp.uint32(batch_size) + row
 
 
 def _mix(x: Any, xp: ModuleType) -> Any:
-  """A hash of 32 bits to 32 bits, itself a bijection."""
+  """The bijective 32-bit hash "lowbias32"."""
   x = x ^ (x >> xp.uint32(16))
   x = x * xp.uint32(_MIX_A)
   x = x ^ (x >> xp.uint32(15))
@@ -156,12 +158,12 @@ def _mix(x: Any, xp: ModuleType) -> Any:
 
 
 def _rotated(x: Any, xp: ModuleType) -> Any:
-  """The same bits in another place, so that pair and bit use other keys."""
+  """Rotates by 16 bits, to get a second key out of a round's key."""
   return (x << xp.uint32(16)) | (x >> xp.uint32(16))
 
 
 def _seed32(seed: int) -> int:
-  """Any seed in 32 bits; seeds below 2**32 stay distinct."""
+  """Folds a seed into 32 bits; seeds below 2**32 stay distinct."""
   folded = 0
   while seed:
     folded ^= seed & (LIMIT - 1)
@@ -170,5 +172,5 @@ def _seed32(seed: int) -> int:
 
 
 def window_index(start: Any, context: int, xp: ModuleType) -> Any:
-  """Positions of each sequence, uint32 `[rows, context + 1]`."""
+  """Positions of each sequence's tokens, uint32 `[rows, context + 1]`."""
   return start[:, None] + xp.arange(context + 1, dtype=xp.uint32)[None, :]

@@ -1,4 +1,4 @@
-"""From settings to token arrays: `open_corpus`."""
+"""Prepares token arrays from the settings: `open_corpus`."""
 
 import dataclasses
 import hashlib
@@ -19,35 +19,34 @@ from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.runtime import host_memory
 
-# Least bytes of memory at the peak for a byte of text, by vocabulary; measured
-# on plain English and Russian (docs/data.md). Text that needs more is let
-# through, text that needs this much and has less cannot be prepared.
+# Lower bounds on peak memory in bytes per byte of text, measured on English and
+# Russian (docs/data.md).
 _LEAST = {'byte': 4.6, 'char': 2.8}
-_LEAST_TEXT8 = 23.0  # `text8` takes the text apart word by word
+_LEAST_TEXT8 = 23.0  # the cleaning step `text8` splits the text into words
 
-# Raised when the same settings and bytes would give other arrays.
+# To be increased when the same settings and bytes give different arrays.
 _VERSION = 2
 
 
 def open_corpus(cfg: Config, vocabulary: Vocabulary | None = None) -> Corpus:
-  """The corpus of a config, from the cache or prepared now.
+  """Opens the corpus of a config from the cache, or prepares it.
 
-  Prepared arrays are found again by the bytes of the source and the settings
-  that matter to them, so a changed file or setting never meets stale arrays.
+  The cache key covers the bytes of the source and every setting that affects
+  the arrays, so that no change of either leads to stale arrays.
 
   Args:
-    cfg: `data` and `text` are read.
-    vocabulary: use this one, such as a checkpoint's, and build none.
+    cfg: run settings; `data` and `text` are read.
+    vocabulary: vocabulary to use, such as a checkpoint's; None builds one.
 
   Raises:
-    UserError: any mistake in the settings or the text.
+    UserError: the settings or the text are invalid.
   """
   cleaning.check_steps(cfg.text.clean)
   if cfg.text.vocabulary == 'byte' and vocabulary == Vocabulary.byte():
-    vocabulary = None  # what would be built: the same cache entry
+    vocabulary = None  # shares the cache entry of a byte vocabulary built here
   source = sources.open_source(cfg.data)
   sizes = [d.size for part in source.parts.values() for d in part]
-  _check_room(source, max(sizes, default=0))  # one at a time is read for it
+  _check_room(source, max(sizes, default=0))  # the key reads one at a time
   key = _cache_key(cfg, vocabulary, source)
   folder = sources.cache_folder(cfg.data) / 'corpora' / key[:32]
   entry = cache.load(folder)
@@ -70,10 +69,10 @@ def open_corpus(cfg: Config, vocabulary: Vocabulary | None = None) -> Corpus:
 
 
 def _check_room(source: Source, needed: int) -> None:
-  """Refuses to prepare what memory cannot hold: the kernel kills without word.
+  """Checks the available memory, since the kernel's OOM killer gives no reason.
 
   Raises:
-    UserError: `needed` bytes are more than this process can have.
+    UserError: this process cannot have `needed` bytes.
   """
   left = host_memory.host_room()
   if left is None or needed <= left.bytes:
@@ -89,7 +88,7 @@ def _check_room(source: Source, needed: int) -> None:
 def _cache_key(
   cfg: Config, vocabulary: Vocabulary | None, source: Source
 ) -> str:
-  """sha256 of everything that `_prepare` depends on."""
+  """sha256 of everything that the output of `_prepare` depends on."""
   flat = flatten(cfg)
   relevant = {
     name: flat[name]
@@ -118,7 +117,7 @@ def _cache_key(
 def _prepare(
   cfg: Config, vocabulary: Vocabulary | None, source: Source
 ) -> cache.Entry:
-  """Cleans, splits, encodes and counts."""
+  """Cleans, splits and encodes the text; returns facts and token arrays."""
   kind = vocabulary.kind if vocabulary else cfg.text.vocabulary
   parts, report = _cleaned_parts(cfg, kind, source)
   if vocabulary is None:
@@ -151,7 +150,7 @@ def _prepare(
 def _cleaned_parts(
   cfg: Config, kind: str, source: Source
 ) -> tuple[dict[str, list[Named]], list[cleaning.StepReport]]:
-  """The cleaned documents of each split, and the cleaning report."""
+  """Cleans and splits documents; returns them by split, and the report."""
   d = cfg.data
   parts: dict[str, list[Document]] = source.parts
   if 'all' in parts and d.split == 'file':
@@ -191,7 +190,7 @@ def _build_vocabulary(cfg: Config, train: list[Named]) -> Vocabulary:
 def _encode(
   part: str, documents: list[Named], vocabulary: Vocabulary
 ) -> np.ndarray:
-  """The tokens of a split: its documents with one BOS between two."""
+  """Encodes the documents of a split, separated by BOS."""
   bos = np.array([vocabulary.bos], vocabulary.dtype)
   pieces: list[np.ndarray] = []
   for name, text in documents:
@@ -204,7 +203,7 @@ def _encode(
 
 
 def _text_fingerprint(documents: list[Named]) -> str:
-  """sha256 over the texts, each with its length before it."""
+  """sha256 over the UTF-8 texts, each preceded by its length."""
   digest = hashlib.sha256()
   for _, text in documents:
     data = text if isinstance(text, bytes) else utf8.to_bytes(text)
@@ -222,7 +221,7 @@ def _withheld(
   arrays: dict[str, np.ndarray],
   vocabulary: Vocabulary,
 ) -> str:
-  """Why the bytes of the original text cannot be counted, or ''."""
+  """Why the original text's bytes cannot be counted, or ''."""
   lossy = [f'{r.name} changed {r.changed:,}' for r in report if r.lossy]
   if lossy:
     return f'cleaning was lossy ({", ".join(lossy)})'

@@ -1,7 +1,7 @@
-"""Where text comes from: lists of documents, in an order that never changes.
+"""Text sources, each a list of documents in a deterministic order.
 
-A source is listed first and read later, document by document, so a corpus
-that is already prepared costs one pass over its bytes and little memory.
+Documents are listed first and read later, one at a time, so that opening a
+corpus that is already prepared takes one pass over its bytes and little memory.
 """
 
 import dataclasses
@@ -32,17 +32,17 @@ SHAKESPEARE_URL = (
 SHAKESPEARE_SHA256 = (
   '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
 )
-_HEAD = 8192  # bytes looked at to tell text from binary
+_HEAD = 8192  # bytes inspected to tell text from binary files
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A text that ends: a file, or an example of a data set.
+  """A document: a file, or an example of a dataset.
 
   Attributes:
-    name: unique within its source, and the same on every machine.
-    read: its bytes; raises `UserError` if they cannot be read.
-    size: how many bytes; 0 where only reading tells.
+    name: name that is unique in its source and the same on every machine.
+    read: returns the bytes; raises `UserError` if they cannot be read.
+    size: number of bytes, or 0 if it is not known before reading.
   """
 
   name: str
@@ -52,13 +52,13 @@ class Document:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Documents before they are cleaned and cut.
+  """Documents before cleaning and splitting.
 
   Attributes:
-    title: for people.
-    parts: `{'all': [...]}` if the text is still to be split, else 'train',
-      'valid' and perhaps 'test'.
-    notes: what the reader should know, one sentence each.
+    title: name of the source for the user.
+    parts: `{'all': [...]}` if the text has yet to be split, otherwise 'train',
+      'valid' and optionally 'test'.
+    notes: notes for the user, one sentence each.
   """
 
   title: str
@@ -67,10 +67,10 @@ class Source:
 
 
 def open_source(data: Data) -> Source:
-  """Lists the documents that the settings name.
+  """Lists the documents of `data.source`.
 
   Raises:
-    UserError: nothing there, or not readable, or an unused `data.path`.
+    UserError: there is no readable text, or `data.path` would be ignored.
   """
   if data.path and data.source not in ('path', 'shakespeare'):
     raise UserError(
@@ -113,12 +113,11 @@ _GENERATED = re.compile(
 
 
 def stdlib_documents(root: str | os.PathLike[str]) -> list[Document]:
-  """The Python files of a standard library, sorted by relative path.
+  """Lists the Python files of a standard library, sorted by relative path.
 
-  Left out: tests, lib2to3 (a grammar in old Python), installed packages, what
-  the first 200 bytes call generated, what the installation wrote for its own
-  machine, empty files and files that are not UTF-8. `root` itself may stand
-  anywhere.
+  Excludes tests, lib2to3 (a grammar of Python 2), installed packages, generated
+  files (by their first 200 bytes), files that describe the installation, empty
+  files and files that are not UTF-8.
   """
   root = pathlib.Path(root)
   names = []
@@ -149,7 +148,7 @@ def _stdlib(data: Data) -> Source:
   if not documents:
     raise UserError(
       f'this Python has no sources of its standard library in {root}; train '
-      'on a text of yours with --config=text --config.data.path=my.txt'
+      'on your own text with --config=text --config.data.path=my.txt'
     )
   version = sysconfig.get_python_version()
   return Source(f'standard library of Python {version}', {'all': documents})
@@ -174,19 +173,22 @@ def _path(data: Data) -> Source:
 def documents_at(
   path: str, setting: str
 ) -> tuple[list[Document], tuple[str, ...]]:
-  """The documents at a file, under a folder or matching a glob, sorted.
+  """Lists the documents in a file, in a folder or matching a glob, sorted.
 
-  In a folder or glob each file is read once, by its real path; links are
-  followed. What is hidden is left out; so is, with a note, what is empty,
-  binary (a zero byte in its first 8 KiB), compressed, UTF-16 or UTF-32, a
-  link that leads nowhere, a pipe or a device.
+  In a folder or glob, symbolic links are followed, each file is read once and
+  hidden files are skipped. Files that are empty, binary (a zero byte in the
+  first 8 KiB), compressed, UTF-16 or UTF-32, as well as broken links, pipes and
+  devices, are skipped with a note.
 
   Args:
-    path: `~` is expanded; `**` in a glob matches any depth.
-    setting: name for error messages.
+    path: file, folder or glob; `~` is expanded and `**` matches any depth.
+    setting: name of the setting, for error messages.
+
+  Returns:
+    The documents, and notes for the user.
 
   Raises:
-    UserError: nothing there, or no text in it.
+    UserError: the path does not exist, or there is no text.
   """
   if not path:
     raise UserError(f'{setting} is empty; give a file, a folder or a glob')
@@ -204,7 +206,7 @@ def documents_at(
     if not head:
       raise UserError(f'{setting}={path} is empty; give a file with text')
     if kind := _foreign(head):
-      raise UserError(f'{setting}={path} is {kind[0]}, no text; {kind[1]}')
+      raise UserError(f'{setting}={path} is {kind[0]}, not text; {kind[1]}')
     read = functools.partial(read_file, full)
     return [Document(full.name, read, full.stat().st_size)], ()
   elif glob.has_magic(path):
@@ -241,18 +243,18 @@ def documents_at(
   return sorted(documents, key=lambda d: d.name), tuple(notes)
 
 
-_COPY = 'another name of a file that is read'
-_DANGLING = 'a link that leads nowhere'
-_SPECIAL = 'a pipe, socket or device'
+_COPY = 'duplicate'
+_DANGLING = 'broken link'
+_SPECIAL = 'pipe, socket or device'
 _NOT_READ = (_COPY, _DANGLING, _SPECIAL)
 
 
 def _files_below(root: pathlib.Path) -> list[pathlib.Path]:
-  """Everything under a folder that is no folder, behind links too."""
+  """All files below a folder, following links to folders."""
   files, seen = [], set()
   for folder, subfolders, names in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)
-    if real in seen:  # a link to a folder that is read, or a loop
+    if real in seen:  # a second link to this folder, or a loop of links
       subfolders.clear()
       continue
     seen.add(real)
@@ -262,7 +264,7 @@ def _files_below(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _globbed(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
-  """The folder before the first wildcard, and what matches but folders."""
+  """The folder before the first wildcard, and the files that match."""
   root = pattern
   while glob.has_magic(str(root)):
     root = root.parent
@@ -270,7 +272,7 @@ def _globbed(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
   if not found:
     matches = map(pathlib.Path, glob.glob(str(pattern)))
     return root, [path for path in matches if not path.is_dir()]
-  # `glob` goes round and round where a link leads to a folder above it.
+  # `glob` does not detect loops of links, so `**` is matched here.
   wanted = ('**', *pathlib.PurePath(after).parts)
   return root, [
     path
@@ -281,7 +283,7 @@ def _globbed(pattern: pathlib.Path) -> tuple[pathlib.Path, list[pathlib.Path]]:
 
 
 def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
-  """Whether the parts of a path match those of a glob; `**` is any number."""
+  """Whether path components match a glob's; `**` matches any number of them."""
   if not pattern:
     return not names
   if pattern[0] == '**':
@@ -299,10 +301,10 @@ def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
 def _texts_of(
   paths: Iterable[pathlib.Path],
 ) -> tuple[list[pathlib.Path], dict[str, list[pathlib.Path]]]:
-  """The texts among paths, each once; and what is left out, by why.
+  """Divides paths into text files and, by reason, skipped ones.
 
-  Of several names of one file the one that is no link counts, then the
-  shortest, then the first: the same on every machine.
+  Of several paths to one file, one that is not a link is kept, then the
+  shortest, then the first in order: the same choice on every machine.
   """
   texts, left, seen = [], dict[str, list[pathlib.Path]](), set()
 
@@ -324,7 +326,7 @@ def _texts_of(
 
 
 def _counted(left: Mapping[str, Sequence[pathlib.Path]]) -> str:
-  """`2 empty files (a.txt, b.txt)` of each reason."""
+  """Formats skipped paths by reason, such as '2 empty (a.txt, b.txt)'."""
   parts = []
   for why, paths in left.items():
     names = ', '.join(path.name for path in paths[:3])
@@ -334,7 +336,7 @@ def _counted(left: Mapping[str, Sequence[pathlib.Path]]) -> str:
 
 
 def _unfit(path: pathlib.Path) -> str:
-  """Why a path of a folder is no text; '' if it is one."""
+  """Why a path is not a text file, or '' if it is one."""
   if not path.exists():
     return _DANGLING
   if not path.is_file():  # opening a pipe would wait for its writer
@@ -349,8 +351,8 @@ def _unfit(path: pathlib.Path) -> str:
 
 _UNPACK = 'unpack it first, as with {}'
 _RECODE = 'save it as UTF-8, as with iconv -f {} -t UTF-8'
-# How a file begins that is no plain text, what it is, and the remedy.
-# UTF-32 is looked for before UTF-16, whose mark begins its own.
+# Magic bytes, what they mean, and the remedy. UTF-32 comes before UTF-16,
+# because the byte order mark of UTF-16 is a prefix of that of UTF-32.
 _MAGIC = (
   (b'\x1f\x8b', 'compressed with gzip', _UNPACK.format('gunzip')),
   (b'BZh', 'compressed with bzip2', _UNPACK.format('bunzip2')),
@@ -367,9 +369,9 @@ _MAGIC = (
 
 
 def _foreign(head: bytes) -> tuple[str, str] | None:
-  """What a file is by its first bytes, and the remedy, if it is no text."""
+  """File type by its first bytes, and the remedy, if it is not plain text."""
   if head.startswith(b'BZh') and head[4:10] != b'1AY&SY':
-    return None  # a text may begin so; a bzip2 block may not begin otherwise
+    return None  # plain text, since every bzip2 block begins with this magic
   for magic, kind, remedy in _MAGIC:
     if head.startswith(magic):
       return kind, remedy
@@ -377,17 +379,17 @@ def _foreign(head: bytes) -> tuple[str, str] | None:
 
 
 def read_file(path: str | os.PathLike[str], size: int = -1) -> bytes:
-  """The bytes of a file, or its first `size`.
+  """Reads a file, or its first `size` bytes.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: the file cannot be read.
   """
   try:
     with open(path, 'rb') as file:
       return file.read(size)
   except OSError as e:
     raise UserError(
-      f'cannot read {path}: {e.strerror or e}; mend it or leave it out'
+      f'cannot read {path}: {e.strerror or e}; fix it or exclude it'
     ) from e
 
 
@@ -418,7 +420,7 @@ def _shakespeare(data: Data) -> Source:
 
 
 def cache_folder(data: Data) -> pathlib.Path:
-  """Where prepared arrays and downloads go."""
+  """Folder for prepared arrays and downloads."""
   check_local(data.cache_dir, 'data.cache_dir')
   chosen = data.cache_dir or os.environ.get('CRAFT_CACHE')
   return pathlib.Path(chosen or '~/.cache/craft_jax').expanduser()
@@ -426,7 +428,7 @@ def cache_folder(data: Data) -> pathlib.Path:
 
 # --- TensorFlow Datasets -----------------------------------------------------
 
-# The names that data sets give to a part, the most usual first.
+# Names of splits in TFDS, most common first.
 _TFDS_PARTS = {
   'train': ('train',),
   'valid': ('validation', 'valid', 'dev'),
@@ -435,7 +437,7 @@ _TFDS_PARTS = {
 
 
 def _tfds(data: Data) -> Source:
-  """The data set's own parts under split='given', else its 'train' part."""
+  """Lists the dataset's own splits if `data.split=given`, else its 'train'."""
   builder = _tfds_builder(data)
   available = builder.info.splits
   _check_field(data, builder.info.features)
@@ -466,7 +468,7 @@ def _tfds(data: Data) -> Source:
 
 
 def _tfds_builder(data: Data) -> Any:
-  """The builder of a prepared array_record data set; no TensorFlow needed."""
+  """Opens a dataset prepared as array_record, without needing TensorFlow."""
   with extras.needed('data.source=tfds', 'tfds'):
     import importlib_resources  # noqa: F401
     import tensorflow_datasets as tfds
@@ -501,7 +503,7 @@ def _tfds_builder(data: Data) -> Any:
 
 
 def _check_field(data: Data, features: Any) -> None:
-  """Raises unless the field is one piece of text."""
+  """Raises `UserError` unless `data.tfds_field` is a scalar text feature."""
   name, field = data.tfds_name, data.tfds_field
   texts = [
     key

@@ -1,4 +1,4 @@
-"""Cutting documents into training, validation and test parts."""
+"""Divides documents into training, validation and test splits."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ T = TypeVar('T')
 
 
 def num_characters(text: Text) -> int:
-  """Code points; of bytes that are not UTF-8, the bytes."""
+  """Number of code points, or of bytes if `text` is not UTF-8."""
   if isinstance(text, str):
     return len(text)
   try:
@@ -24,7 +24,7 @@ def num_characters(text: Text) -> int:
 
 
 def cut(text: Text, position: int) -> tuple[Text, Text]:
-  """`text` before and after a number of characters (`num_characters`)."""
+  """Cuts `text` after `position` characters, as `num_characters` counts."""
   if isinstance(text, bytes):
     with contextlib.suppress(UnicodeDecodeError):
       position = len(text.decode('utf-8')[:position].encode('utf-8'))
@@ -34,14 +34,14 @@ def cut(text: Text, position: int) -> tuple[Text, Text]:
 def by_fraction(
   documents: Sequence[Named], valid: float, test: float
 ) -> dict[str, list[Named]]:
-  """Cuts the text at two places, counted in characters.
+  """Splits the text by fractions of its n characters; a test of 0 makes none.
 
-  Of n characters, training takes the first int(n (1 - valid - test)), which
-  is nanoGPT's rule, the test what follows int(n (1 - test)), and validation
-  what is between. A document may be cut in two; no character is.
+  Training gets the first int(n (1 - valid - test)) characters, as in nanoGPT,
+  the test split those from int(n (1 - test)) on, and validation those between.
+  Documents may be cut in two, but not characters.
 
   Raises:
-    UserError: a part that should hold text would be empty.
+    UserError: a split would be empty.
   """
   total = sum(num_characters(text) for _, text in documents)
   head, rest = _divide(documents, int(total * (1 - valid - test)))
@@ -61,7 +61,7 @@ def by_fraction(
 def _divide(
   documents: Sequence[Named], position: int
 ) -> tuple[list[Named], list[Named]]:
-  """The documents before and after `position` characters; none is empty."""
+  """Divides documents after `position` characters, dropping empty pieces."""
   for i, (name, text) in enumerate(documents):
     length = num_characters(text)
     if position < length:
@@ -75,14 +75,14 @@ def _divide(
 def by_file(
   documents: Sequence[Document], valid: float, test: float
 ) -> dict[str, list[Document]]:
-  """Gives whole documents to parts, by a hash of their names.
+  """Assigns whole documents to splits by a hash of their names.
 
-  A document's place depends on its own name, so adding files moves none of
-  the others, unless a part had no document: it then takes the one that came
-  closest, and needs at least one for each part.
+  `valid` and `test` are expected fractions; a test of 0 makes none. Adding
+  files does not move other documents, except that a split that would be empty
+  gets the document with the closest hash.
 
   Raises:
-    UserError: fewer documents than parts.
+    UserError: there are fewer documents than splits.
   """
   place = {d.name: _place(d.name) for d in documents}
   parts: dict[str, list[Document]] = {'train': [], 'valid': []}
@@ -111,6 +111,6 @@ def by_file(
 
 
 def _place(name: str) -> float:
-  """A number in [0, 1) that depends on the name alone."""
+  """Hashes a name to a number in [0, 1)."""
   digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
   return int.from_bytes(digest[:8], 'big') / 2**64

@@ -1,4 +1,4 @@
-"""What a corpus holds, as numbers and as lines to read."""
+"""Statistics of a corpus, as JSON and as text."""
 
 import unicodedata
 from typing import Any
@@ -10,12 +10,7 @@ from craft_jax.data.text import utf8
 
 
 def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
-  """Size, tokens, characters and cleaning of a corpus, ready for JSON.
-
-  Args:
-    corpus: to be described.
-    top: how many of the most and of the least frequent characters.
-  """
+  """Statistics as a dict for JSON, with `top` frequent and rare characters."""
   vocabulary = corpus.vocabulary
   rows, codes, counts = [], np.zeros(0, np.int64), np.zeros(0, np.int64)
   for split in corpus.splits:
@@ -61,7 +56,7 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
 
 
 def lines_of(facts: dict[str, Any]) -> list[str]:
-  """`facts_of` as plain lines."""
+  """Formats the result of `facts_of` as lines of text."""
   v = facts['vocabulary']
   lines = [
     facts['summary'],
@@ -69,7 +64,7 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     f'size         {facts["bytes"]:,} bytes, {facts["characters"]:,} '
     f'characters, {facts["distinct_characters"]:,} distinct',
     f'vocabulary   {v["kind"]}: {v["tokens"]:,} tokens and '
-    f'{v["size"] - v["tokens"]} specials, stored as {v["dtype"]}',
+    f'{v["size"] - v["tokens"]} special tokens, stored as {v["dtype"]}',
     f'fingerprint  {facts["fingerprint"]}',
     f'arrays       {facts["folder"]}',
     '',
@@ -109,7 +104,7 @@ def _cleaning_lines(report: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown(character: str) -> str:
-  """A character so that it can be told apart: itself, code point and name."""
+  """A character with its code point and Unicode name."""
   code = f'U+{ord(character):04X}'
   name = unicodedata.name(character, '') or _CONTROLS.get(character, 'unnamed')
   visible = character if character.isprintable() else repr(character)[1:-1]

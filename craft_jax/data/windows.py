@@ -1,4 +1,4 @@
-"""Windows to read and score: all of a text but its first token, once."""
+"""Evaluation windows, which score every token but the first exactly once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +12,9 @@ _SMALLEST_BUCKET = 16
 
 
 def bucket(length: int, context: int) -> int:
-  """The padded length of a window: a power of two, at most the context.
+  """Padded length of a window: a power of two, at most the context.
 
-  One compiled program serves all lengths of a bucket.
+  All lengths that are padded alike share a compiled program.
   """
   padded = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
   return min(padded, context)
@@ -45,10 +45,10 @@ def checked_stride(stride: int, context: int, default: int) -> int:
 
 
 def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
-  """Windows that cover targets 1 to `num_tokens - 1`.
+  """Number of windows that cover targets 1 to `num_tokens - 1`.
 
   Args:
-    num_tokens: length of the split, at least 2.
+    num_tokens: tokens of the split, at least 2.
     context: T, targets per window.
     stride: see `checked_stride`; by default the context.
   """
@@ -65,24 +65,24 @@ def eval_batches(
   stride: int = 0,
   documents: bool = False,
 ) -> Iterator[Batch]:
-  """Yields full NumPy batches, in order; the same ones every time.
+  """Yields NumPy batches of evaluation windows, in order.
 
-  Window k starts at `k * stride` and predicts the `context` tokens that
-  follow its start. The first counts them all, a later one the last `stride`,
-  so every target from 1 to N - 1 counts exactly once. Separators between
-  documents are no characters: as targets they weigh 0. What is past the end,
-  and rows that fill up the last batch, hold PAD and weigh 0.
+  Window k starts at token `k * stride` and predicts the `context` tokens that
+  follow. The first window scores all of them and later ones the last `stride`,
+  so that every target from 1 to N - 1 is scored exactly once. Separators
+  between documents have weight 0 as targets. Positions past the end, and rows
+  that fill up the last batch, are PAD with weight 0.
 
   Args:
-    tokens: the split, `[N]`, N at least 2.
-    vocabulary: of the tokens.
-    context: T.
-    batch_size: B.
+    tokens: tokens of the split, `[N]`, N at least 2.
+    vocabulary: vocabulary of the tokens.
+    context: T, targets per window.
+    batch_size: rows per batch.
     stride: see `checked_stride`; by default the context.
-    documents: number the documents of a window in `segment_BT`.
+    documents: whether `segment_BT` numbers the documents of a window.
 
   Raises:
-    ValueError: too few tokens, or an impossible stride.
+    ValueError: there are fewer than 2 tokens, or the stride is out of range.
   """
   if len(tokens) < 2:
     raise ValueError(f'{len(tokens)} tokens hold no target')

@@ -1,1 +1,1 @@
-"""Models: `build.build` gives a `protocol.Model`, which all else uses."""
+"""Models: `build.build` makes one, other packages see a `protocol.Model`."""

@@ -1,9 +1,9 @@
-"""Bytes of a transformer's activations, per token of a micro-batch.
+"""Activation memory of the transformer in bytes per token of a micro-batch.
 
-Of scanned layers the kept activations are what JAX's own differentiation asks
-to keep (a test compares them), of unrolled ones what XLA then keeps of it. The
-working set is an estimate: a compiler merges, fuses and reorders.
-docs/memory.md says how far the sum is from what was measured.
+For scanned layers the saved activations are the residuals that JAX's autodiff
+saves (a test compares them); for unrolled layers they are those that XLA still
+keeps after fusion. The working set is an estimate, because the compiler merges,
+fuses and reorders. docs/memory.md compares the sum with measurements.
 """
 
 from craft_jax.config.settings import Model as ModelConfig
@@ -19,18 +19,18 @@ def per_token(
   context: int,
   tensor: int,
 ) -> tuple[float, float, float]:
-  """Bytes kept for the backward pass, of the layer in it, and of the logits.
+  """Bytes saved for backward, of one layer's backward pass, and of the logits.
 
-  Outside the layers, the input of the last norm and its normalized self
-  (float32) and the input of the head are kept. The logits are all float32:
-  themselves, exponentials, gradient (and cap).
+  Outside the layers, the input and output of the final norm (float32) and the
+  input of the head are saved. The logits, their exponentials, their gradient
+  and, with `logit_cap`, the capped logits are float32.
 
   Args:
-    cfg: of the model.
-    policy: of its products.
-    vocabulary_size: V.
-    context: tokens of a row.
-    tensor: devices that share the layers.
+    cfg: model settings.
+    policy: precision of matrix products and the platform.
+    vocabulary_size: number of tokens in the vocabulary.
+    context: tokens per row.
+    tensor: size of the tensor-parallel mesh axis.
   """
   scanned = unrolled(cfg) < cfg.depth
   layer = _KEPT[cfg.remat](cfg, policy, context, tensor, scanned)
@@ -41,11 +41,11 @@ def per_token(
 
 
 def _working(cfg, policy, context, tensor) -> float:
-  """Of the layer that the backward pass is in.
+  """Bytes per token of the layer whose backward pass is running.
 
-  Gradients of the attention weights, which become those of the logits in
-  place and are rounded, of the hidden layer and of the stream; under remat also
-  what the layer would have kept without.
+  Gradients of the attention weights (reused in place for those of the attention
+  logits, and rounded), of the MLP's hidden layer and of the residual stream;
+  with rematerialisation also the layer's recomputed activations.
   """
   rounded = 0 if _item(policy) == 4 else _item(policy)
   square = _weights(cfg, policy, context, at_once=True)
@@ -57,15 +57,15 @@ def _working(cfg, policy, context, tensor) -> float:
 
 
 def _item(policy: Policy) -> int:
-  """Bytes of an operand of a product."""
+  """Bytes per element of a matrix product's operands."""
   return 4 if policy.precision == 'float32' else 2
 
 
 def _weights(cfg, policy, context, at_once: bool = False) -> float:
-  """Attention weights per token and layer, in numbers.
+  """Number of attention weights per token and layer.
 
-  What `causal` computes of the square, or of one block of it at a time; none
-  where cuDNN has a kernel, but for the normalizers.
+  Counts the part of the `[T, T]` square that `causal` computes, or its largest
+  block if `at_once`. cuDNN's fused kernel stores only the normalizers.
   """
   if fuses(policy, context, cfg.width // cfg.num_heads):
     return 2 * cfg.num_heads
@@ -76,28 +76,29 @@ def _weights(cfg, policy, context, at_once: bool = False) -> float:
 
 
 def _everything(cfg, policy, context, tensor, scanned: bool) -> float:
-  """Bytes per token and layer without rematerialisation.
+  """Bytes saved per token and layer without rematerialisation.
 
   With c bytes per operand (2 in bfloat16), D width, K H the keys' width, F
   hidden width, N heads, S context, K key/value heads:
 
-    whole on every device of `tensor`
+    replicated over `tensor`
       input and normalized input of both norms     4 x 4 D, and 4 scalars
       rounded inputs of query, key, value, in      c x 4 D (5 D with a gate)
         in float32 they are one array per norm     4 x 2 D
       dropped entries (dropout)                    2 D
-    split over `tensor`
+    sharded over `tensor`
       rounded queries, keys, values                c x (D + 2 K H)
       queries and keys before qk_norm, 2 scalars   4 x (D + K H + 2 N + 2 K)
       rounded attention weights                    c x N S, see `_weights`
       rounded output of the heads                  c x D
-      hidden layer, of scanned layers: the rounded activation c x F, and of
-        its derivatives relu2 one and a mask       5 x F
-        gelu and swiglu                            20 x F
-      of unrolled layers, where XLA computes derivatives again from inputs:
-        relu2 the input; gelu the rounded activation too; swiglu both inputs
-        and the gate                               4, c + 4, c + 12 x F
-      any other activation counts as gelu
+      hidden layer when layers are scanned: the rounded activation c x F, and
+        relu2: one derivative and a mask           5 x F
+        gelu and swiglu: their derivatives         20 x F
+      hidden layer when layers are unrolled (XLA recomputes derivatives):
+        relu2: the input                           4 x F
+        gelu: the input, rounded activation        (c + 4) x F
+        swiglu: both inputs, the gate, rounded     (c + 12) x F
+      any other activation is counted as gelu
   """
   c = _item(policy)
   D, N, F = cfg.width, cfg.num_heads, mlp_width(cfg)
@@ -116,10 +117,11 @@ def _everything(cfg, policy, context, tensor, scanned: bool) -> float:
 
 
 def _dots(cfg, policy, context, tensor, scanned: bool) -> float:
-  """Bytes per token and layer: float32 outputs of the products.
+  """Bytes saved per token and layer with `remat=dots`.
 
-  Whole: the stream, the output of attention. Split over `tensor`: queries,
-  keys, values, attention logits, the output of the heads, the hidden layer.
+  Float32 outputs of matrix products. Replicated: the residual stream and the
+  output of attention. Sharded over `tensor`: queries, keys, values, attention
+  logits, the output of the heads and the hidden layer.
   """
   del scanned
   D, N, F = cfg.width, cfg.num_heads, mlp_width(cfg)
@@ -130,7 +132,7 @@ def _dots(cfg, policy, context, tensor, scanned: bool) -> float:
 
 
 def _block(cfg, policy, context, tensor, scanned: bool) -> float:
-  """Bytes per token and layer: the float32 stream."""
+  """Bytes saved per token and layer with `remat=block`: the float32 input."""
   del policy, context, tensor, scanned
   return 4 * cfg.width
 

@@ -1,4 +1,4 @@
-"""Causal attention: over a whole window (`__call__`) or a cache (`extend`)."""
+"""Causal attention over a full window (`__call__`) or a KV cache (`extend`)."""
 
 import functools
 
@@ -14,7 +14,7 @@ from craft_jax.model.layers import Dense, rms_norm
 from craft_jax.model.precision import Policy, product, round_operand
 from craft_jax.model.sharding import activations, rules
 
-_MANY_ROWS = 16  # from which a bfloat16 product is worth rounding a cache for
+_MANY_ROWS = 16  # from here on, rounding a float32 cache to bfloat16 pays off
 
 
 def allowed(
@@ -22,12 +22,13 @@ def allowed(
   key_BS: Int[Array, '#B S'],
   window: Int[Array, ''] | int,
 ) -> Bool[Array, 'B T S']:
-  """Where the query at a position may look: not ahead, not past the window.
+  """Causal sliding-window attention mask, True where attention is allowed.
 
   Args:
     query_BT: positions of the queries.
     key_BS: positions of the keys.
-    window: tokens seen, the query's own included; 0 is all.
+    window: number of latest tokens visible, the query's own included; 0 makes
+      all earlier tokens visible.
   """
   distance_BTS = query_BT[:, :, None] - key_BS[:, None, :]
   near = (distance_BTS < window) | (jnp.asarray(window) == 0)
@@ -67,7 +68,7 @@ class Attention(nn.Module):
     position_BT: Int[Array, '#B T'],
     mask_BTS: Bool[Array, '#B T S'] | None,
   ) -> Float[Array, 'B T D']:
-    """Attention within a window; without a mask, to all that is before."""
+    """Attention within a window; fully causal if `mask_BTS` is None."""
     q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, token_BT, position_BT)
     slopes = []
     if self.cfg.position == 'alibi':
@@ -86,7 +87,7 @@ class Attention(nn.Module):
     k_BKSH: cache_lib.Stored,
     v_BKSH: cache_lib.Stored,
   ) -> tuple[Float[Array, 'B T D'], cache_lib.Stored, cache_lib.Stored]:
-    """Attention over the cache with the new tokens written into it."""
+    """Writes new keys and values to the KV cache, then attends over it."""
     q_BTNH, k_BTKH, v_BTKH = self._heads(x_BTD, token_BT, position_BT)
     start_B = position_BT[:, 0]
     k_BKTH, v_BKTH = (
@@ -118,12 +119,12 @@ class Attention(nn.Module):
     )
 
   def _read(self, q_BTNH, k_BKSH, v_BKSH, query_BT, mask_BTS):
-    """Attention over a cache."""
+    """Attends over a KV cache."""
     k_BKSH, k_scale_BK1S = cache_lib.parts(k_BKSH)
     v_BKSH, v_scale_BK1S = cache_lib.parts(v_BKSH)
     B, T, N, H = q_BTNH.shape
     K, S = self.num_kv, k_BKSH.shape[2]
-    # The query heads of one key/value head become further rows of its product.
+    # Query heads that share a key/value head become rows of one product.
     q_BNTH = (q_BTNH * H**-0.5).swapaxes(1, 2)
     q_BKGH = q_BNTH.reshape(B, K, N // K * T, H)
     logits_BKGS = self._product('BKGH,BKSH->BKGS', q_BKGH, k_BKSH)
@@ -141,10 +142,10 @@ class Attention(nn.Module):
     return y_BKGH.reshape(B, N, T, H).swapaxes(1, 2)
 
   def _product(self, spec, a_BKGX, cache_BKSH):
-    """A product with a cache, of rounded operands.
+    """Einsum of rounded operands with keys or values of the cache.
 
-    One that is kept in float32 is converted only where many rows make up for
-    it.
+    A float32 cache is rounded only if the product has enough rows to make up
+    for converting the whole cache.
     """
     a_BKGX = round_operand(a_BKGX, self.policy)
     if cache_BKSH.dtype == jnp.float32 and a_BKGX.shape[2] < _MANY_ROWS:
@@ -158,7 +159,7 @@ class Attention(nn.Module):
     return product(spec, self.policy, a_BKGX, cache_BKSH)
 
   def _joined(self, y_BTNH):
-    """The heads side by side, and the last product."""
+    """Concatenates the heads and applies the output projection."""
     y_BTNH = activations.spread(y_BTNH, 'BTNH')
     return self.output(y_BTNH.reshape(*y_BTNH.shape[:2], -1))
 

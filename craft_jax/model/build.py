@@ -1,4 +1,4 @@
-"""From settings to a model."""
+"""Builds the model that `model.architecture` names."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from craft_jax.model.transformer import Decoder
 
 Build = Callable[[ModelConfig, int, Policy, str], Model]
 
-# What `model.architecture` names.
+# Values of `model.architecture`.
 ARCHITECTURES: dict[str, Build] = {'transformer': Decoder}
 
 
@@ -20,17 +20,17 @@ def build(
   platform: Platform,
   cache: str = 'auto',
 ) -> Model:
-  """The model of the settings.
+  """Builds a model from its settings.
 
   Args:
-    cfg: of the run.
-    vocabulary_size: V.
-    platform: of the devices that it will run on.
-    cache: how keys and values are kept, one of `settings.CACHES`; 'auto' is
-      what changes no number and is fastest.
+    cfg: model settings.
+    vocabulary_size: number of tokens in the vocabulary.
+    platform: platform of the devices that the model will run on.
+    cache: dtype of the KV cache, one of `settings.CACHES`; 'auto' is the
+      fastest that leaves the results unchanged.
 
   Raises:
-    UserError: no such architecture.
+    UserError: the architecture is unknown.
   """
   make = ARCHITECTURES.get(cfg.architecture)
   if make is None:

@@ -1,4 +1,4 @@
-"""What a model has read: static shapes, one row per sequence."""
+"""The KV cache: arrays of static shape with one row per sequence."""
 
 from typing import Any
 
@@ -9,24 +9,24 @@ from jaxtyping import Array, Float, Int, Num
 
 from craft_jax.model.quantize import Quantized, quantized
 
-# Keys or values of a layer: in int8 each position of a head has a scale.
+# Keys or values of a layer; in int8 there is a scale per head and position.
 Stored = Float[Array, 'B K S H'] | Quantized
 
 
 @flax.struct.dataclass
 class Cache:
-  """Everything read so far.
+  """The state of a model after reading some tokens.
 
-  With a lower `length_B` a row has read less: what architectures keep has an
-  entry per position, and no entry depends on later ones.
+  Lowering `length_B` rolls a row back: every architecture keeps one entry per
+  position, and no entry depends on later ones.
 
   Attributes:
-    layers: what the architecture keeps, arrays whose first dim is B. The
-      transformer has a pair of keys, rotated where it rotates, and values for
-      each layer: stacked, each step would copy those of all.
+    layers: the architecture's own arrays, with B as first dim. The transformer
+      has a tuple of keys (after RoPE) and values per layer; one stacked array
+      would be copied whole at each step.
     token_BS: the cached tokens.
-    segment_BS: document number of each.
-    length_B: tokens held per row; entries past it are unspecified.
+    segment_BS: document number of each cached token.
+    length_B: number of cached tokens per row; entries past it are unspecified.
   """
 
   layers: Any
@@ -36,7 +36,7 @@ class Cache:
 
 
 def empty(shape: tuple[int, int, int, int], dtype: str) -> Stored:
-  """Room for `[B, K, S, H]` numbers."""
+  """Zeros of shape `[B, K, S, H]`, quantized if `dtype` is int8."""
   x_BKSH = jnp.zeros(shape, dtype)
   if dtype == 'int8':
     return Quantized(x_BKSH, jnp.zeros(shape[:-1], jnp.float32))
@@ -46,7 +46,7 @@ def empty(shape: tuple[int, int, int, int], dtype: str) -> Stored:
 def parts(
   stored: Stored,
 ) -> tuple[Num[Array, 'B K S H'], Float[Array, 'B K 1 S'] | float]:
-  """What products read, and what their numbers are to be multiplied by."""
+  """Stored values, and the scale to multiply products with them by."""
   if isinstance(stored, Quantized):
     return stored.values, stored.scale[:, :, None]
   return stored, 1.0
@@ -55,10 +55,9 @@ def parts(
 def write(
   old: Stored, new_BKTH: Float[Array, 'B K T H'], start_B: Int[Array, 'B']
 ) -> Stored:
-  """Writes each row at its own start; what would fall off the end is dropped.
+  """Writes each row at its own start; entries past the end are dropped.
 
-  A plain dynamic-update-slice would shift such a write back onto valid
-  entries.
+  A dynamic-update-slice would shift such a write back onto valid entries.
   """
 
   def row(old_KS, new_KT, start):

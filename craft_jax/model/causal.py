@@ -1,13 +1,12 @@
-"""Attention of a whole window on itself.
+"""Causal self-attention of a full window.
 
-On NVIDIA GPUs cuDNN does it where it can. Elsewhere it is done here, a block of
-queries at a time.
+NVIDIA GPUs use cuDNN's fused kernel where it supports the shapes. Elsewhere
+attention is computed here, one block of queries at a time.
 
-A block reads the keys up to its own end only, so of the square above the
-diagonal little is computed: with n blocks (n + 1) / 2n of all. The backward
-pass is written here, because of each block it needs nothing but the rounded
-weights: differentiated by JAX, the masks, the logits and the unrounded weights
-are kept and read again.
+A block reads keys up to its own end only, which skips most of the square above
+the diagonal: n blocks compute (n + 1) / 2n of it. The backward pass is written
+by hand, because it needs only the rounded weights of each block; JAX's autodiff
+would also save the masks, the logits and the unrounded weights.
 """
 
 import functools
@@ -20,18 +19,18 @@ from jaxtyping import Array, Bool, Float
 
 from craft_jax.model.precision import Policy, product, round_operand
 
-MASKED = -1e30  # finite: a row with nothing allowed stays free of NaN
-# On a CPU, smaller blocks save less than their calls cost; more of them make
-# programs long.
+MASKED = -1e30  # finite, so that a fully masked row does not become NaN
+# On a CPU, smaller blocks save less than their overhead costs, and more blocks
+# take long to compile.
 _ROWS, _MOST = 64, 8
 
 
 def blocks(length: int, platform: str) -> list[tuple[int, int]]:
-  """First query and end of each block; on accelerators there is one.
+  """Start and end of each block of queries; accelerators use a single block.
 
   Args:
-    length: of the window.
-    platform: JAX's name.
+    length: tokens in the window.
+    platform: JAX's platform name, such as 'cpu'.
   """
   if platform != 'cpu':
     return [(0, length)]
@@ -40,15 +39,14 @@ def blocks(length: int, platform: str) -> list[tuple[int, int]]:
 
 
 def fuses(policy: Policy, length: int, head_dim: int) -> bool:
-  """Whether cuDNN has a kernel for it, which never writes the weights.
+  """Whether cuDNN's fused kernel, which never stores the weights, applies.
 
-  For 16-bit numbers; the limits are those of `jax.nn.dot_product_attention`
-  with a mask.
+  The limits are those of `jax.nn.dot_product_attention` with a mask.
 
   Args:
-    policy: of the products.
-    length: of the window.
-    head_dim: H.
+    policy: precision, which has to be bfloat16, and the platform.
+    length: tokens in the window.
+    head_dim: width of a head.
   """
   fits = head_dim % 8 == 0 and head_dim <= 128 and length % 2 == 0
   rounded = policy.precision == 'bfloat16'
@@ -63,15 +61,17 @@ def attend(
   policy: Policy,
   slopes: Sequence[float] = (),
 ) -> Float[Array, 'B T N H']:
-  """Softmax attention, causal whatever the mask says.
+  """Causal softmax attention; scales logits by 1 / sqrt(H).
 
   Args:
-    q_BTNH: queries.
-    k_BTKH: keys; N is a multiple of K, and the heads of one key are adjacent.
-    v_BTKH: values.
-    mask_BTT: where a query (second dim) may look; None is all that is causal.
-    policy: of the products.
-    slopes: of ALiBi, per head: what a logit loses per position of distance.
+    q_BTNH: queries, float32.
+    k_BTKH: keys, float32. N is a multiple of K, and the query heads that share
+      a key/value head are adjacent.
+    v_BTKH: values, float32.
+    mask_BTT: True where a query (second dim) may attend to a key, in addition
+      to the causal mask; None adds no restriction.
+    policy: precision of matrix products and the platform.
+    slopes: ALiBi slope per head, subtracted per position of distance.
   """
   if fuses(policy, q_BTNH.shape[1], q_BTNH.shape[3]):
     q_BTNH, k_BTKH, v_BTKH = (
@@ -90,16 +90,16 @@ def fused(
   slopes: Sequence[float],
   implementation: Literal['cudnn', 'xla'] = 'cudnn',
 ) -> Float[Array, 'B T N H']:
-  """`attend` by `jax.nn.dot_product_attention`, in the type of its operands.
+  """Causal attention by `jax.nn.dot_product_attention`, in the operands' dtype.
 
   Args:
     q_BTNH: queries.
     k_BTKH: keys.
     v_BTKH: values.
-    mask_BTT: as of `attend`. Without one, nor slopes, nothing of the size of
-      the weights is read.
-    slopes: as of `attend`.
-    implementation: cuDNN's, or XLA's, which any device has.
+    mask_BTT: True where attention is allowed. With neither mask nor slopes no
+      `[T, T]` array is read from memory.
+    slopes: ALiBi slope per head; empty without ALiBi.
+    implementation: 'xla' runs on any device.
   """
   T = q_BTNH.shape[1]
   return jax.nn.dot_product_attention(
@@ -127,7 +127,7 @@ def _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
   for start, end in blocks(q_BTNH.shape[1], policy.platform.name):
     q_BKGH = _grouped(q_BNTH[:, :, start:end], k_BKTH)
     logits_BKGS = product('BKGH,BKSH->BKGS', policy, q_BKGH, k_BKTH[:, :, :end])
-    logits_BNTS = _apart(logits_BKGS, q_BNTH, end - start)
+    logits_BNTS = _ungrouped(logits_BKGS, q_BNTH, end - start)
     if slopes:
       logits_BNTS -= _distances(slopes, start, end)
     mask_BTS = (
@@ -139,7 +139,7 @@ def _forward(policy, slopes, q_BTNH, k_BTKH, v_BTKH, mask_BTT):
     y_BKGH = product(
       'BKGS,BKSH->BKGH', policy, weights_BKGS, v_BKTH[:, :, :end]
     )
-    y.append(_apart(y_BKGH, q_BNTH, end - start))
+    y.append(_ungrouped(y_BKGH, q_BNTH, end - start))
     weights.append(weights_BKGS)
   y_BTNH = jnp.concatenate(y, axis=2).swapaxes(1, 2)
   return y_BTNH, (q_BNTH, k_BKTH, v_BKTH, weights)
@@ -166,7 +166,7 @@ def _backward(policy, slopes, kept, grad_BTNH):
     of_q_BKGH = product(
       'BKGS,BKSH->BKGH', policy, of_logits_BKGS, k_BKTH[:, :, :end]
     )
-    queries.append(_apart(of_q_BKGH, q_BNTH, end - start))
+    queries.append(_ungrouped(of_q_BKGH, q_BNTH, end - start))
     rest = ((0, 0), (0, 0), (0, T - end), (0, 0))
     of_k_BKSH = product('BKGH,BKGS->BKSH', policy, q_BKGH, of_logits_BKGS)
     of_v_BKSH = product('BKGS,BKGH->BKSH', policy, weights_BKGS, grad_BKGH)
@@ -180,29 +180,29 @@ _attend.defvjp(_forward, _backward)
 
 
 def _heads_first(x_BTNH, policy):
-  """Rounded, then transposed, which a CPU does slowly: half the bytes."""
+  """Rounds, then transposes half the bytes: transposing is slow on a CPU."""
   return round_operand(x_BTNH, policy).swapaxes(1, 2)
 
 
 def _grouped(x_BNTX, k_BKTH):
-  """The heads of one key become further rows: [B, K, N / K * T, X]."""
+  """Merges query heads that share a key into `[B, K, N / K * T, X]`."""
   B, _, _, X = x_BNTX.shape
   return x_BNTX.reshape(B, k_BKTH.shape[1], -1, X)
 
 
-def _apart(x_BKGX, q_BNTH, rows):
-  """The inverse of `_grouped`: [B, N, rows, X]."""
+def _ungrouped(x_BKGX, q_BNTH, rows):
+  """Inverts `_grouped`, to `[B, N, rows, X]`."""
   B, _, _, X = x_BKGX.shape
   return x_BKGX.reshape(B, q_BNTH.shape[1], rows, X)
 
 
 def _before(start, end):
-  """What the queries of a block may look at: [1, T, S]."""
+  """Causal mask of a block of queries, `[1, T, S]`."""
   return (jnp.arange(start, end)[:, None] >= jnp.arange(end)[None])[None]
 
 
 def _distances(slopes, start, end):
-  """What ALiBi takes from the logits of a block: [1, N, T, S]."""
+  """ALiBi penalty on the logits of a block of queries, `[1, N, T, S]`."""
   distance_TS = jnp.arange(start, end)[:, None] - jnp.arange(end)[None]
   slope_N = jnp.asarray(slopes, jnp.float32)
   return (slope_N[:, None, None] * distance_TS[None].astype(jnp.float32))[None]

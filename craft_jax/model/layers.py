@@ -1,4 +1,4 @@
-"""Dense, norm and MLP."""
+"""Linear layer, normalization and MLP."""
 
 import functools
 
@@ -13,14 +13,15 @@ from craft_jax.model.sharding import activations, rules
 
 
 class Dense(nn.Module):
-  """A product with a `[in, out]` kernel, no bias.
+  """Linear layer without bias; the kernel has shape `[in, out]`.
 
   Attributes:
-    features: size of the output.
-    rule: the mesh axis of each dim of the kernel.
-    policy: of the product.
-    zero_init: start at zero instead of normal with deviation 1/sqrt(in).
-    remat: it is part of a layer that is rematerialised.
+    features: width of the output.
+    rule: mesh axis of each dim of the kernel.
+    policy: precision of the matrix product and the platform.
+    zero_init: whether the kernel starts at zero instead of a normal
+      distribution with standard deviation 1/sqrt(in).
+    remat: whether the surrounding layer is rematerialised.
   """
 
   features: int
@@ -43,12 +44,12 @@ class Dense(nn.Module):
 
 
 def rms_norm(x: Float[Array, '*dims H']) -> Float[Array, '*dims H']:
-  """Scales the last dim to a root mean square of 1."""
+  """RMSNorm (arXiv:1910.07467) of the last dim, without a learned scale."""
   return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6)
 
 
 class Norm(nn.Module):
-  """RMSNorm or LayerNorm over the width, with a learned scale."""
+  """RMSNorm ('rms') or LayerNorm with bias, over the width."""
 
   kind: str
 
@@ -68,12 +69,12 @@ _MOST_UNROLLED = 32  # layers
 
 
 def unrolled(cfg: ModelConfig) -> int:
-  """Layers per iteration; unrolled, XLA would undo rematerialisation.
+  """Number of layers per iteration of the scan over layers.
 
-  A scan stacks what the backward pass needs, in arrays that each iteration
-  copies into and out of: 12 layers of 768 took 62.7 ms a step and 20 GB
-  unrolled on an H200, 101.5 ms and 34 GB scanned. It keeps the program of a
-  deep model short.
+  A scan copies the saved activations into and out of stacked arrays: 12 layers
+  of width 768 took 62.7 ms a step and 20 GB unrolled on an H200, 101.5 ms and
+  34 GB scanned. Deep models are scanned to compile quickly, rematerialised ones
+  because XLA would undo the rematerialisation of unrolled layers.
   """
   if cfg.unroll:
     return cfg.unroll
@@ -89,16 +90,19 @@ _ACTIVATIONS = {
 
 
 def mlp_width(cfg: ModelConfig) -> int:
-  """Hidden size: as set, 4 x width, or 8/3 x width (same parameters) gated."""
+  """Hidden width of the MLP, by default 4 x width, or 8/3 x width if gated.
+
+  Both have the same number of parameters (Shazeer, arXiv:2002.05202).
+  """
   if cfg.mlp_width:
     return cfg.mlp_width
   if cfg.mlp != 'swiglu':
     return 4 * cfg.width
-  return -(-8 * cfg.width // 3 // 8) * 8  # a multiple of 8 shards and tiles
+  return -(-8 * cfg.width // 3 // 8) * 8  # multiples of 8 shard and tile well
 
 
 class Mlp(nn.Module):
-  """`width -> hidden -> width` with the configured activation."""
+  """MLP block, `width -> hidden -> width`, optionally gated."""
 
   cfg: ModelConfig
   policy: Policy

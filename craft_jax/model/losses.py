@@ -1,4 +1,4 @@
-"""The loss of each target token, in nats."""
+"""Cross-entropy loss per target token, in nats."""
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,19 @@ def token_losses(
 ) -> tuple[Float[Array, 'B T'], Float[Array, 'B T'], Bool[Array, 'B T']]:
   """Training loss, negative log-likelihood and correctness of each target.
 
-  With Z the log-normalizer, the loss is
-  `(1 - s) * nll + s * mean_v(-log p_v) + z_loss * Z^2`, s being
-  `label_smoothing` (Szegedy et al. 2016; z-loss as in PaLM, arXiv:2204.02311).
+  The loss is `(1 - s) * nll + s * mean_v(-log p_v) + z_loss * Z^2`, where s is
+  `label_smoothing` (Szegedy et al., arXiv:1512.00567) and Z the log-normalizer
+  (z-loss of PaLM, arXiv:2204.02311).
 
   Args:
-    logits_BTV: float32.
-    y_BT: the token that came.
+    logits_BTV: logits; computed with in float32.
+    y_BT: target tokens.
     label_smoothing: share of the target spread evenly over all V tokens.
     z_loss: weight of the squared log-normalizer.
 
   Returns:
-    `loss_BT` to train on, `nll_BT` in nats without either regularizer, and
-    `correct_BT`: the target has the largest logit (of equal ones, the first).
+    `loss_BT` to train on, `nll_BT` without smoothing and z-loss, and
+    `correct_BT`, whether the target is the argmax of the logits.
   """
   logits_BTV = logits_BTV.astype(jnp.float32)
   log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)

@@ -1,4 +1,4 @@
-"""Which rows of the n-gram tables the tokens of a text read."""
+"""Indices of n-gram embeddings for each position of a text."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -14,19 +14,22 @@ def rows(
   num_rows: int,
   vocabulary_size: int,
 ) -> Int[Array, 'n B T']:
-  """Row of the n-gram that ends at each position, for n from 2 to `longest`.
+  """Row of the n-gram ending at each position, for n from 2 to `longest`.
 
-  An n-gram stops at the start of the text and of its document: what would lie
-  before counts as one more token. Where a table has a row for each n-gram
-  there are no collisions, else rows are shared by a hash.
+  Positions before the start of the document count as an additional token. A
+  table with at least as many rows as there are n-grams has no collisions;
+  otherwise rows are chosen by a hash.
 
   Args:
-    token_BS: the text.
-    segment_BS: its documents.
-    position_BT: in it.
-    longest: n-grams.
-    num_rows: of each table.
-    vocabulary_size: tokens.
+    token_BS: tokens of the text.
+    segment_BS: document number of each token.
+    position_BT: positions in the text to look up.
+    longest: the largest n.
+    num_rows: rows per table.
+    vocabulary_size: number of tokens in the vocabulary.
+
+  Returns:
+    Row numbers, int32; the first dim runs over n.
   """
   radix = vocabulary_size + 1
   B = token_BS.shape[0]

@@ -1,9 +1,8 @@
 """Matrix products under one precision policy.
 
-`bfloat16`: operands are rounded to bfloat16, products are summed and returned
-in float32, in the backward pass too. On a CPU only this form reaches the matrix
-units (docs/architecture.md has the measurements).
-`float32`: float32 throughout, the reference.
+`bfloat16` rounds operands to bfloat16, accumulates and returns float32, in the
+backward pass too. On a CPU only this form uses the matrix units
+(docs/architecture.md has measurements). `float32` is float32 throughout.
 """
 
 import functools
@@ -19,12 +18,12 @@ from craft_jax.model.sharding.rules import Rule
 
 
 class Platform(NamedTuple):
-  """What a program for some devices depends on.
+  """Properties of the target devices that the compiled program depends on.
 
   Attributes:
-    name: JAX's: 'cpu', 'gpu' or 'tpu'.
-    bfloat16: they multiply bfloat16 faster than float32.
-    fused_attention: cuDNN has kernels of attention for them.
+    name: JAX's platform name: 'cpu', 'gpu' or 'tpu'.
+    bfloat16: whether bfloat16 products are faster than float32 ones.
+    fused_attention: whether cuDNN's attention kernels are available.
   """
 
   name: str
@@ -32,7 +31,7 @@ class Platform(NamedTuple):
   fused_attention: bool
 
 
-# What the planner takes devices that are not there for.
+# Assumed by the planner for devices that are not present.
 PLATFORMS = {
   'cpu': Platform('cpu', bfloat16=True, fused_attention=False),
   'gpu': Platform('gpu', bfloat16=True, fused_attention=True),
@@ -41,15 +40,15 @@ PLATFORMS = {
 
 
 def platform_of(device: Any) -> Platform:
-  """The platform of a `jax.Device`, or of one of a topology.
+  """The platform of a `jax.Device`, present or from a topology description.
 
-  TPUs, NVIDIA GPUs from compute capability 8.0 (Ampere), AMD's, and CPUs with
-  AMX or AVX-512-BF16 multiply bfloat16 faster than float32; the rest emulate.
-  cuDNN's attention is there from 8.0 on, too.
+  TPUs, AMD GPUs, NVIDIA GPUs of compute capability 8.0 (Ampere) or above, and
+  CPUs with AMX or AVX-512-BF16 have bfloat16 units; other devices emulate it.
+  cuDNN's attention kernels need compute capability 8.0, too.
   """
   if device.platform == 'cpu':
     return Platform('cpu', _cpu_has_bfloat16(), fused_attention=False)
-  # Only NVIDIA's devices have such a number.
+  # Of GPUs, only NVIDIA's report a number such as 8.0.
   number = getattr(device, 'compute_capability', '')
   major, dot, _ = str(number).partition('.')
   nvidia = bool(dot) and major.isdigit()
@@ -58,12 +57,12 @@ def platform_of(device: Any) -> Platform:
 
 
 class Policy(NamedTuple):
-  """How products are computed, and on what.
+  """Precision of matrix products, and the platform they run on.
 
   Attributes:
-    precision: 'bfloat16' or 'float32', of the operands; 'int8' within products
-      of whole numbers.
-    platform: of the devices.
+    precision: dtype of the operands, 'bfloat16' or 'float32'; 'int8' only
+      within products of quantized arrays.
+    platform: platform of the target devices.
   """
 
   precision: str
@@ -71,14 +70,14 @@ class Policy(NamedTuple):
 
 
 def resolve_precision(setting: str, platform: Platform) -> str:
-  """'bfloat16' or 'float32' for `model.precision`; 'auto' is the faster."""
+  """Resolves `model.precision`; 'auto' is the platform's faster dtype."""
   if setting != 'auto':
     return setting
   return 'bfloat16' if platform.bfloat16 else 'float32'
 
 
 def _cpu_has_bfloat16() -> bool:
-  """Whether /proc/cpuinfo lists bfloat16 products; False where it is absent."""
+  """Whether /proc/cpuinfo exists and lists bfloat16 product instructions."""
   try:
     with open('/proc/cpuinfo') as f:
       flags = next((line for line in f if line.startswith('flags')), '')
@@ -93,11 +92,11 @@ def einsum(
   b: Float[Array, '...'] | Quantized,
   policy: Policy,
 ) -> Float[Array, '...']:
-  """`jnp.einsum` of two float32 arrays under the policy, float32 out.
+  """Differentiable `jnp.einsum` under the policy; float32 in and out.
 
-  On a CPU, bfloat16 products run only if the dims that stay in both operands
-  and the output come first, in one order ("BNTH,BNSH->BNTS", not
-  "BTNH,BSNH->BNTS"); any other form would compile and then fail.
+  In bfloat16, batch dims (those in both operands and the output) have to come
+  first and in the same order: "BNTH,BNSH->BNTS", not "BTNH,BSNH->BNTS". On a
+  CPU any other order compiles and then fails at run time.
   """
   if isinstance(b, Quantized):
     return _int8_einsum(spec, a, b, policy)
@@ -108,12 +107,11 @@ def einsum(
 
 
 def _int8_einsum(spec, a, kernel, policy):
-  """A product with a kernel that is kept in int8.
+  """`einsum` with an int8 kernel.
 
-  A CPU would make a floating-point copy of the kernel first, and keep it during
-  a loop (docs/log.md). It multiplies whole numbers well, so that there each row
-  of `a` is rounded to int8 too. Elsewhere the kernel is converted on its way
-  into the product.
+  Accelerators convert the kernel as it enters the product. A CPU would first
+  write a floating-point copy of it, and keep that during a loop (docs/log.md),
+  so that on a CPU each row of `a` is rounded to int8 as well.
   """
   scale_11F = kernel.scale[None, None]
   if policy.platform.name != 'cpu':
@@ -134,20 +132,20 @@ def kernel_einsum(
   policy: Policy,
   remat: bool = False,
 ) -> Float[Array, '...']:
-  """`einsum` of an activation with a parameter that may be spread over devices.
+  """`einsum` of an activation with a parameter that may be sharded (FSDP).
 
-  Spread over `fsdp`, the parameter is gathered, rounded already, for the
-  product, and again for the backward pass: of the gathered kernels only those
-  of the layer at work exist. Rematerialisation does the second by itself.
+  A parameter sharded over `fsdp` is rounded and all-gathered in the forward
+  pass and again in the backward pass, so that gathered kernels exist for one
+  layer at a time. Under rematerialisation the recomputed forward pass already
+  gathers it again.
 
   Args:
-    spec: as of `einsum`.
-    x: the activation.
-    kernel: the parameter, or its slice of one layer.
-    rule: the mesh axis of each of its dims.
-    policy: of the product.
-    remat: the backward pass repeats the forward pass of the layer, so what
-      this saves is short-lived.
+    spec: einsum string with batch dims first.
+    x: activation, float32.
+    kernel: parameter, or its slice for one layer.
+    rule: mesh axis of each dim of the parameter.
+    policy: precision of the product and the platform.
+    remat: whether the surrounding layer is rematerialised.
   """
   if isinstance(kernel, Quantized) or not activations.gathers(rule):
     return einsum(spec, x, kernel, policy)
@@ -163,22 +161,22 @@ def _check_batch_dims_lead(spec: str) -> None:
 
 
 def round_operand(x: Num[Array, '...'], policy: Policy) -> Float[Array, '...']:
-  """As an operand of a product under the policy."""
+  """Casts `x` to the dtype of the policy's operands."""
   return x.astype(jnp.dtype(policy.precision))
 
 
 def product(
   spec: str, policy: Policy, a: Num[Array, '...'], b: Num[Array, '...']
 ) -> Num[Array, '...']:
-  """`jnp.einsum` of rounded operands, without a derivative.
+  """`jnp.einsum` of operands already in the policy's dtype; not differentiable.
 
-  Float32 out; int32 of operands in int8, which are a precision here only.
+  Returns float32, or int32 for int8 operands.
   """
   if policy.precision == 'float32':
     return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
   on_cpu = policy.platform.name == 'cpu'
   if on_cpu and (row := _only_row(spec, a.shape)):
-    # Of one row a CPU makes a float32 product, and converts `b` each time.
+    # For a single row XLA's CPU backend converts all of `b` to float32.
     pad = [(0, int(dim == row[0])) for dim in range(a.ndim)]
     found = product(spec, policy, jnp.pad(a, pad), b)
     return jax.lax.slice_in_dim(found, 0, 1, axis=row[1])
@@ -187,7 +185,7 @@ def product(
 
 
 def _only_row(spec: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
-  """A dim of `a` and of the output, if each matrix of `a` is a single row."""
+  """Index in `a` and in the output of a row dim, if `a` has a single row."""
   operands, out = spec.split('->')
   dims_a, dims_b = operands.split(',')
   rows = [dim for dim in dims_a if dim in out and dim not in dims_b]
@@ -197,7 +195,7 @@ def _only_row(spec: str, shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 
 def _product_grads(spec, policy, a, b, grad):
-  """The gradients of both operands, from that of the product."""
+  """Gradients of both operands, given the gradient of their product."""
   operands, out = spec.split('->')
   dims_a, dims_b = operands.split(',')
   grad = round_operand(grad, policy)
@@ -213,7 +211,7 @@ def _bfloat16_einsum(spec, policy, a, b):
 
 
 def _bfloat16_forward(spec, policy, a, b):
-  # Saving the rounded operands halves what the backward pass keeps.
+  # Saving rounded operands halves the memory held for the backward pass.
   a, b = round_operand(a, policy), round_operand(b, policy)
   return product(spec, policy, a, b), (a, b)
 
@@ -239,8 +237,8 @@ def _gathered_forward(spec, rule, policy, remat, x, kernel):
 def _gathered_backward(spec, rule, policy, remat, saved, grad):
   x, whole = saved
   if not remat:
-    # Held back until the gradient is there: a compiler that saw that the
-    # forward pass gathers the same would keep that.
+    # The barrier delays the second gather until the gradient is available;
+    # without it XLA would merge both gathers and keep the result in memory.
     kernel, grad = jax.lax.optimization_barrier((whole, grad))
     whole = activations.gather(round_operand(kernel, policy), rule)
   grad_x, grad_kernel = _product_grads(spec, policy, x, whole, grad)

@@ -1,4 +1,4 @@
-"""What the rest of the program asks of a model, whatever its architecture."""
+"""The interface that every architecture implements."""
 
 import math
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -13,12 +13,12 @@ from craft_jax.types import Params
 
 
 class ActivationBytes(NamedTuple):
-  """Bytes on one device that a training step needs for its activations.
+  """Activation memory of a training step in bytes per device.
 
   Attributes:
-    kept: from the forward pass for the backward pass.
-    working: of the layer that the backward pass is in.
-    logits: with what the loss makes of them.
+    kept: activations saved by the forward pass for the backward pass.
+    working: temporary arrays of the layer whose backward pass is running.
+    logits: logits, their gradients and temporary arrays of the loss.
   """
 
   kept: float
@@ -30,17 +30,17 @@ class ActivationBytes(NamedTuple):
 class Model(Protocol):
   """A language model: static settings and pure functions.
 
-  Models of equal settings are equal and have equal hashes, so that what is
-  compiled for one serves all. Parameters are nested dicts whose leaves are
-  named by kind: `kernel` (a matrix, or a stack of them), `embedding`, `scale`
-  or `bias`.
+  Models with equal settings are equal and have equal hashes, so that they share
+  compiled functions. Parameters are nested dicts whose leaves are named by
+  kind: `kernel` (a matrix or a stack of them), `embedding`, `scale` or `bias`.
 
   Attributes:
-    vocabulary_size: V.
-    context: the most tokens seen at once.
-    documents: whether nothing is seen across documents.
-    policy: precision and platform.
-    sharding_rules: of the parameters; gradients, moments and averages follow.
+    vocabulary_size: number of tokens in the vocabulary.
+    context: largest number of tokens the model sees at once.
+    documents: whether attention stays within a document.
+    policy: precision of matrix products and the platform.
+    sharding_rules: mesh axes of the parameters' dims; optimizer state and
+      averaged parameters are sharded like the parameters.
   """
 
   vocabulary_size: int
@@ -50,7 +50,7 @@ class Model(Protocol):
   sharding_rules: Rules
 
   def init(self, key: Key[Array, '']) -> Params:
-    """Float32 parameters."""
+    """Initializes the parameters, in float32."""
 
   def apply(
     self,
@@ -59,13 +59,13 @@ class Model(Protocol):
     segment_BT: Int[Array, 'B T'] | None = None,
     key: Key[Array, ''] | None = None,
   ) -> Float[Array, 'B T V']:
-    """Logits of the next token at every position of a window.
+    """Float32 logits of the next token at every position of a window.
 
     Args:
       params: from `init`.
       x_BT: tokens.
-      segment_BT: document of each token.
-      key: of dropout; without one there is none.
+      segment_BT: document number of each token; None is a single document.
+      key: PRNG key for dropout; None disables it.
     """
 
   def init_cache(self, batch: int, length: int) -> Cache:
@@ -80,54 +80,55 @@ class Model(Protocol):
     segment_BT: Int[Array, 'B T'] | None = None,
     depth: int | None = None,
   ) -> tuple[Cache, Float[Array, 'B T V']]:
-    """Reads the first `length_B` of T new tokens per row; logits at each.
+    """Reads new tokens into the cache; returns it and their logits.
 
-    In any chunking it equals `apply` at every position.
+    Serves prefill, decoding and the verification of drafts. However a text is
+    divided into calls, the logits equal those of `apply`.
 
     Args:
       params: from `init` or `for_decoding`.
-      cache: what each row has read; must have room.
-      x_BT: tokens.
-      length_B: how many of them are read; logits past them are unspecified.
-      segment_BT: document of each token.
-      depth: draft with so many of the first layers, after which all read the
-        same tokens again; an architecture may use all of them.
+      cache: cache with room for the new tokens.
+      x_BT: new tokens.
+      length_B: number of valid tokens per row; logits past it are unspecified.
+      segment_BT: document number of each token; None is a single document.
+      depth: number of first layers to run, for cheap drafts; all layers must
+        read these tokens again afterwards. An architecture may ignore it.
     """
 
   def for_decoding(self, params: Params) -> Params:
-    """The same parameters, arranged for many small products."""
+    """Rearranges parameters for fast decoding; results stay the same."""
 
   def is_for_decoding(self, params: Params) -> bool:
-    """Whether they need no `for_decoding`, being what it gave."""
+    """Whether `params` were returned by `for_decoding`."""
 
   def is_hidden_matrix(self, names: tuple[str, ...]) -> bool:
-    """Whether the parameter of this path is one of Muon's `[L, in, out]`."""
+    """Whether Muon updates the parameter at this path, shape `[L, in, out]`."""
 
   def check_tensor(self, shards: int) -> None:
-    """Refuses an axis `tensor` of so many devices.
+    """Checks that the model divides over `shards` devices of axis `tensor`.
 
     Raises:
-      UserError: settings do not divide over them.
+      UserError: it does not; the message names the setting.
     """
 
   def flops_per_token(self, context: int) -> int:
-    """Floating-point operations of forward and backward pass per token."""
+    """Floating-point operations per token, forward and backward pass."""
 
   def activation_bytes(
     self, batch: int, context: int, tensor: int = 1
   ) -> ActivationBytes:
-    """What a step needs of one device for `batch` rows.
+    """Estimates the activation memory of a training step on one device.
 
     Args:
-      batch: rows on the device.
-      context: tokens of a row.
-      tensor: devices that share the layers.
+      batch: rows of the micro-batch on the device.
+      context: tokens per row.
+      tensor: size of the tensor-parallel mesh axis.
     """
 
   def tensor_bytes(self, batch: int, context: int) -> float:
-    """Bytes that a step sums over the devices of the axis `tensor`."""
+    """Bytes that a training step all-reduces over the mesh axis `tensor`."""
 
 
 def param_count(params: Params) -> int:
-  """Numbers in a tree of arrays (or of shapes)."""
+  """Number of parameters in a tree of arrays or shapes."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,8 +1,8 @@
-"""Parameters and caches of 8 bits, for a model that is used, not trained.
+"""Int8 quantization of parameters and KV caches, for inference only.
 
-Numbers that meet in one product share a scale: the greatest of them is 127, the
-others are rounded to the nearest whole one (symmetric, "absmax"; LLM.int8(),
-arXiv:2208.07339, section 2). The error of each is at most half a scale.
+Symmetric absmax quantization (LLM.int8(), arXiv:2208.07339, section 2): entries
+along one axis share a scale that maps the largest magnitude to 127. The
+rounding error is at most half a scale.
 """
 
 import flax.struct
@@ -12,16 +12,16 @@ from jaxtyping import Array, Float, Int
 
 from craft_jax.types import Params
 
-_MOST = 127  # -128 is left out, so that the sign changes nothing
+_MOST = 127  # -128 is not used, to keep the range symmetric
 
 
 @flax.struct.dataclass
 class Quantized:
-  """An array in whole numbers; its entries are `values * scale`.
+  """An int8 array with scales; its entries are `values * scale`.
 
   Attributes:
-    values: int8, in the place of the array.
-    scale: float32, the same dims but for the one that shares it.
+    values: int8, in the shape of the original array.
+    scale: float32, in the same shape without the axis that shares a scale.
   """
 
   values: Int[Array, '...']
@@ -29,7 +29,7 @@ class Quantized:
 
 
 def quantized(x: Float[Array, '...'], axis: int) -> Quantized:
-  """`x` with a scale for all entries along an axis; zeros stay zeros."""
+  """Quantizes `x` to int8 with one scale per slice along `axis`."""
   most = jnp.max(jnp.abs(x), axis=axis, keepdims=True).astype(jnp.float32)
   scale = most / _MOST
   values = jnp.round(x / jnp.where(scale == 0, 1.0, scale))
@@ -41,7 +41,7 @@ def rows(
   table: int,
   row_BT: Int[Array, 'B T'],
 ) -> Float[Array, 'B T D']:
-  """Rows of one of the tables, which may share a scale each."""
+  """Looks up rows of one table, dequantized to float32 if it is quantized."""
   found = jax.tree.map(lambda leaf: leaf[table][row_BT], tables_nRD)
   if isinstance(found, Quantized):
     return found.values * found.scale[..., None]
@@ -49,13 +49,12 @@ def rows(
 
 
 def quantize(params: Params) -> Params:
-  """Parameters with int8 in the place of what is large, to be used as they are.
+  """Quantizes kernels per output and n-gram tables per row to int8.
 
-  Each output of a kernel has a scale, and each row of an n-gram table. The rest
-  stays float32: norms, and the embeddings of tokens, which are few.
+  Norms and the small token embeddings stay float32.
 
   Args:
-    params: from `init`, or with `blocks` as `Decoder.layers` gives them.
+    params: from `Model.init` or `Model.for_decoding`.
   """
 
   def leaf(path, x):

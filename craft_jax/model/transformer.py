@@ -1,8 +1,8 @@
-"""The decoder: embedding, a scanned stack of equal blocks, head.
+"""Decoder-only transformer: embedding, a scan over blocks, output head.
 
-Layers are stacked on the first dim of every parameter under `blocks`. Training
-(`apply`) walks them by `lax.scan`, unrolled as configured; decoding (`extend`)
-one by one, because a scan would copy the whole cache at each step.
+Every parameter under `blocks` has the layer as its first dim. Training
+(`apply`) scans over the layers, unrolled as configured; decoding (`extend`)
+loops over them in Python, because a scan would copy the KV cache at each step.
 """
 
 import math
@@ -28,7 +28,7 @@ from craft_jax.model.sharding.rules import IN, OUT, Rules
 from craft_jax.runtime import keys
 from craft_jax.types import Params
 
-# The vocabulary is small and rarely divides: it stays whole.
+# The vocabulary is small and rarely divisible, so that dim is not sharded.
 _RULES: Rules = {
   ('embed', 'embedding'): (None, 'fsdp'),
   ('positions', 'embedding'): (None, 'fsdp'),
@@ -57,7 +57,10 @@ _REMAT_POLICY = {
 
 
 def layer_windows(cfg: ModelConfig) -> list[int]:
-  """Tokens each layer sees, 0 for all; the last of each group is global."""
+  """Attention window of each layer in tokens; 0 is full attention.
+
+  With `local_per_global`, each group of layers ends in a global one.
+  """
   period = cfg.local_per_global + 1
   return [
     0 if cfg.local_per_global and (layer + 1) % period == 0 else cfg.window
@@ -66,7 +69,7 @@ def layer_windows(cfg: ModelConfig) -> list[int]:
 
 
 class Block(nn.Module):
-  """Pre-norm attention and MLP, each added to the stream."""
+  """Pre-norm transformer block: attention and MLP with residual connections."""
 
   cfg: ModelConfig
   policy: Policy
@@ -107,7 +110,7 @@ def _dropout(
   key: Key[Array, ''] | None,
   salt: int,
 ) -> Float[Array, 'B T D']:
-  """Inverted dropout, or `x_BTD` itself without a key."""
+  """Inverted dropout; returns `x_BTD` unchanged without a key."""
   if not rate or key is None:
     return x_BTD
   keep = jax.random.bernoulli(
@@ -117,19 +120,18 @@ def _dropout(
 
 
 def _gathered(params: Params, *names: str) -> Float[Array, '...'] | Quantized:
-  """A parameter outside the blocks, gathered for use: these are small."""
+  """A parameter outside the blocks, all-gathered for use (they are small)."""
   param = params[names[0]][names[1]]
   if isinstance(param, Quantized):
-    return param  # not trained, so not spread
+    return param  # only for inference, where parameters are not sharded
   return activations.gather(param, _RULES[names])
 
 
 class Decoder:
-  """A transformer, as `craft_jax.model.protocol.Model` has it.
+  """Decoder-only transformer; implements `craft_jax.model.protocol.Model`.
 
-  A plain holder of static settings: every method is pure. Parameters may be
-  those of `init`, or what `quantize` makes of them. Models of equal settings
-  are equal, so that what is compiled for one serves the others of the process.
+  Holds static settings only; every method is pure. Parameters come from `init`,
+  `for_decoding` or `quantize.quantize`.
   """
 
   sharding_rules = _RULES
@@ -168,13 +170,13 @@ class Decoder:
   # --- parameters ---
 
   def init(self, key: Key[Array, '']) -> Params:
-    """Float32 parameters; see the tree in docs/architecture.md."""
+    """Initializes float32 parameters (tree in docs/architecture.md)."""
     cfg = self.cfg
     embed_key, position_key, block_key, head_key = jax.random.split(key, 4)
     x_BTD = jnp.zeros((1, 1, cfg.width))
     index_BT = jnp.zeros((1, 1), jnp.int32)
     mask_BTS = jnp.ones((1, 1, 1), bool)
-    # A tied embedding is also the head, whose rows want length 1, not sqrt(D).
+    # A tied embedding is also the head, whose rows need norm 1, not sqrt(D).
     scale = cfg.width**-0.5 if cfg.tied else 1.0
     params = {
       'embed': {
@@ -201,7 +203,7 @@ class Decoder:
       params['head'] = self._head.init(head_key, x_BTD)['params']
     return params
 
-  # --- a whole window ---
+  # --- full windows ---
 
   def apply(
     self,
@@ -215,9 +217,9 @@ class Decoder:
     Args:
       params: from `init`.
       x_BT: tokens.
-      segment_BT: document of each token; attention stays within it if
-        `model.documents`.
-      key: of dropout; without one there is none.
+      segment_BT: document number of each token; attention stays within a
+        document if `model.documents` is set.
+      key: PRNG key for dropout; None disables it.
     """
     cfg = self.cfg
     position_1T = jnp.arange(x_BT.shape[1])[None]
@@ -235,7 +237,7 @@ class Decoder:
       layer_params, window, index = layer
       mask_BTS = None
       if windows or cfg.documents:
-        # One row serves the batch unless documents differ between its rows.
+        # A single mask for all rows, unless their documents differ.
         mask_BTS = allowed(position_1T, position_1T, window)
       if same_BTS is not None:
         mask_BTS &= same_BTS
@@ -254,7 +256,7 @@ class Decoder:
     x_BTD, _ = self._scan(block, x_BTD, params['blocks'])
     return self._logits(params, x_BTD)
 
-  # --- a piece at a time ---
+  # --- with a KV cache ---
 
   def init_cache(self, batch: int, length: int) -> Cache:
     """An empty cache for `batch` rows of at most `length` tokens."""
@@ -262,8 +264,9 @@ class Decoder:
     heads = cfg.num_kv_heads or cfg.num_heads
     shape = (batch, heads, length, cfg.width // cfg.num_heads)
     if dtype == 'auto':
-      # What a product would round anyway is kept rounded: the same numbers. To
-      # write bfloat16 into several rows a CPU converts the whole cache.
+      # Products would round to the policy's dtype anyway, so storing it changes
+      # no result. But to write several rows of bfloat16, a CPU converts the
+      # whole cache.
       widen = self.policy.platform.name == 'cpu' and batch > 1
       dtype = 'float32' if widen else self.policy.precision
     return Cache(
@@ -285,13 +288,17 @@ class Decoder:
     segment_BT: Int[Array, 'B T'] | None = None,
     depth: int | None = None,
   ) -> tuple[Cache, Float[Array, 'B T V']]:
-    """Reads `length_B` of the T new tokens per row; logits at each of them.
+    """Reads new tokens into the KV cache; returns it and their logits.
 
-    Rows may hold different lengths; logits past `length_B` are unspecified. A
-    row must not outgrow the cache. `params` may hold `blocks` stacked or as
-    `for_decoding` gives them, which saves taking them apart at each call. Under
-    `depth` the first layers alone read, and the head looks at what they found:
-    cheap drafts, after which the tokens are to be read again by all.
+    Args:
+      params: from `init`, or from `for_decoding`, which avoids slicing stacked
+        layers at each call.
+      cache: cache with room for the new tokens.
+      x_BT: new tokens.
+      length_B: number of valid tokens per row; logits past it are unspecified.
+      segment_BT: document number of each token; None is a single document.
+      depth: number of first layers to run before the head, for cheap drafts
+        (LayerSkip, arXiv:2404.16710); all layers must read these tokens again.
     """
     T = x_BT.shape[1]
     S = cache.segment_BS.shape[1]
@@ -333,15 +340,15 @@ class Decoder:
     return cache, self._logits(params, x_BTD)
 
   def for_decoding(self, params: Params) -> Params:
-    """The parameters with arrays of its own for each layer.
+    """Splits stacked parameters by layer and rounds kernels for decoding.
 
-    A step reads them in place. Kernels are rounded to bfloat16 if the policy
-    rounds them in each product anyway: the same numbers from half the memory
+    Decoding reads separate arrays in place. Kernels are rounded to bfloat16 if
+    products would round them anyway: the same results from half the memory
     traffic.
     """
 
     def rounded(path, leaf):
-      # Not what int8 kernels are made of, whose paths go on.
+      # The arrays of an int8 kernel have longer paths and stay as they are.
       kernel = getattr(path[-1], 'key', '') == 'kernel'
       return leaf.astype(self.policy.precision) if kernel else leaf
 
@@ -349,20 +356,20 @@ class Decoder:
     return jax.tree_util.tree_map_with_path(rounded, params)
 
   def is_for_decoding(self, params: Params) -> bool:
-    """Whether they are what `for_decoding` gave."""
+    """Whether `params` were returned by `for_decoding`."""
     return isinstance(params['blocks'], tuple)
 
-  # --- what only the model knows ---
+  # --- facts about the architecture ---
 
   def is_hidden_matrix(self, names: tuple[str, ...]) -> bool:
-    """Whether it is a stack of kernels `[L, in, out]` of the blocks."""
+    """Whether the path is that of a block's kernel, shape `[L, in, out]`."""
     return names[0] == 'blocks' and names[-1] == 'kernel'
 
   def check_tensor(self, shards: int) -> None:
-    """Refuses heads that do not divide over the devices of `mesh.tensor`.
+    """Checks that the heads divide over the mesh axis `tensor`.
 
     Raises:
-      UserError: names the setting.
+      UserError: they do not; the message names the setting.
     """
     for name in ('num_heads', 'num_kv_heads'):
       heads = getattr(self.cfg, name)
@@ -374,12 +381,11 @@ class Decoder:
         )
 
   def flops_per_token(self, context: int) -> int:
-    """Floating-point operations of forward and backward per token.
+    """Floating-point operations per token, forward and backward pass.
 
-    6 per parameter used in a product plus 12 per layer, head entry and visible
-    position for the two attention products (PaLM, arXiv:2204.02311, appendix
-    B; causal masking is not credited). Embedding look-ups count nothing;
-    rematerialised work counts nothing.
+    6 per parameter of a matrix product, plus 12 x width per layer and visible
+    position for attention (PaLM, arXiv:2204.02311, appendix B; without credit
+    for causal masking). Embedding lookups and rematerialisation do not count.
     """
     cfg = self.cfg
     shapes = jax.eval_shape(self.init, keys.from_seed(0))
@@ -395,18 +401,18 @@ class Decoder:
   def activation_bytes(
     self, batch: int, context: int, tensor: int = 1
   ) -> ActivationBytes:
-    """See `craft_jax.model.activation_bytes`."""
+    """Estimates activation memory; see `craft_jax.model.activation_bytes`."""
     per_token = bytes_lib.per_token(
       self.cfg, self.policy, self.vocabulary_size, context, tensor
     )
     return ActivationBytes(*(batch * context * each for each in per_token))
 
   def tensor_bytes(self, batch: int, context: int) -> float:
-    """Sums float32 `[B, T, D]` over `tensor`, the products that are split.
+    """Bytes that a training step all-reduces over the mesh axis `tensor`.
 
-    Per layer, forward: the outputs of attention and of the MLP. Backward: the
-    gradients of the inputs of query, key, value and in (and gate). Under
-    remat=block the output of attention once more.
+    Counts float32 `[B, T, D]` arrays per layer. Forward: outputs of attention
+    and MLP. Backward: gradients of the inputs of query, key, value and in (and
+    gate). With remat=block, the output of attention once more.
     """
     cfg = self.cfg
     products = 2 + 3 + (2 if cfg.mlp == 'swiglu' else 1)
@@ -416,7 +422,7 @@ class Decoder:
   # --- shared parts ---
 
   def _layers(self, params: Params) -> tuple[Params, ...]:
-    """The parameters of each block; `params` may hold them so already."""
+    """Parameters per block, sliced from the stack if they are stacked."""
     blocks = params['blocks']
     if isinstance(blocks, tuple):
       return blocks

@@ -1,1 +1,1 @@
-"""The process and its machine: files, signals, memory, devices, caches."""
+"""Process and machine: files, signals, memory, distributed start, caches."""

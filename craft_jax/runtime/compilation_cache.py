@@ -1,8 +1,8 @@
-"""Compiled programs on disk, so that the next start does not compile again.
+"""JAX's persistent compilation cache, and removal of damaged entries.
 
-JAX writes an entry in place. A kill leaves it cut short; JAX then warns and
-compiles again at every start, and never mends the entry. So entries that are
-newer than the last look are checked here before JAX sees them.
+JAX does not write entries atomically. A process that is killed may leave a
+truncated one, with which JAX warns and recompiles at every start. Entries that
+are newer than the last check are therefore verified here before JAX reads them.
 """
 
 import contextlib
@@ -24,19 +24,18 @@ _SHORTEST = 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'
 
 
 def use(cache_folder: pathlib.Path) -> None:
-  """Keeps compiled programs in `cache_folder`, or where the user has said.
+  """Enables the compilation cache in `cache_folder`.
 
-  JAX's own `JAX_COMPILATION_CACHE_DIR` goes before, and
-  `JAX_ENABLE_COMPILATION_CACHE=0` turns the cache off. A folder that cannot
-  be written means no cache.
+  `JAX_COMPILATION_CACHE_DIR` takes precedence, `JAX_ENABLE_COMPILATION_CACHE=0`
+  disables the cache, and so does a folder that cannot be written.
   """
   settings: Any = jax.config  # its attributes are made at run time
   if not settings.jax_enable_compilation_cache:
     return
   asked = os.path.expanduser(settings.jax_compilation_cache_dir or '')
   if asked and '://' in asked:
-    return  # an object store writes entries whole
-  # Machines that share a home folder may have other instructions.
+    return  # object stores write atomically
+  # Machines that share a home folder may differ in instruction sets.
   folder = pathlib.Path(asked or cache_folder / 'compiled' / _processor())
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,15 +45,15 @@ def use(cache_folder: pathlib.Path) -> None:
   if str(folder) != settings.jax_compilation_cache_dir:
     jax.config.update('jax_compilation_cache_dir', str(folder))
   if _SHORTEST not in os.environ:
-    # A start has dozens of programs that take less than JAX's own second.
+    # At start, dozens of programs take less than JAX's default of 1 s.
     name = 'jax_persistent_cache_min_compile_time_secs'
     jax.config.update(name, 0.05)
 
 
 def drop_cut_entries(folder: pathlib.Path) -> list[str]:
-  """Removes entries that do not unpack; gives their names.
+  """Removes entries that cannot be decompressed and returns their names.
 
-  Only entries written since the last call are read.
+  Reads only entries written since the last call.
 
   Raises:
     OSError: the folder cannot be read or written.
@@ -65,23 +64,24 @@ def drop_cut_entries(folder: pathlib.Path) -> list[str]:
   unpack = _unpacker()
   dropped = []
   for entry in sorted(folder.glob(_ENTRY)):
-    # Another process may remove it too, or be writing it: then it loses one.
+    # Another process may remove the same entry. If it is still writing it, the
+    # entry is lost, which costs one compilation.
     with contextlib.suppress(FileNotFoundError):
       if entry.stat().st_mtime < last:
         continue
       try:
         unpack(entry.read_bytes())
-      except Exception:  # whatever the compressor raises: it is not whole
+      except Exception:  # each decompressor has its own exceptions
         entry.unlink()
         dropped.append(entry.name)
   stamp.touch()
-  # A little early, as clocks of file systems are coarse.
+  # Two seconds early, because timestamps of file systems are coarse.
   os.utime(stamp, (began - 2, began - 2))
   return dropped
 
 
 def _unpacker() -> Callable[[bytes], bytes]:
-  """The decompressor that JAX takes: the first of these that is installed."""
+  """The decompressor that JAX uses: the first of these that is installed."""
   for name in ('compression.zstd', 'zstandard'):
     with contextlib.suppress(ImportError):
       return importlib.import_module(name).decompress
@@ -89,7 +89,7 @@ def _unpacker() -> Callable[[bytes], bytes]:
 
 
 def _processor() -> str:
-  """A short name of this processor's instruction set."""
+  """Short hash of this processor's instruction set."""
   text = platform.machine() + platform.processor()
   with contextlib.suppress(OSError), open('/proc/cpuinfo') as f:
     text += next((line for line in f if line.startswith('flags')), '')

@@ -1,11 +1,11 @@
-"""One run in several processes: joining, agreeing, saying who failed.
+"""Runs of several processes: start, agreement and failures.
 
-Every process runs the same program; an array may be spread over all of them.
-Functions here that say "all processes" must be called by all, in one order.
+Every process runs the same program, and arrays are sharded over all of them.
+Functions marked "Collective" must be called by all processes in the same order.
 
-What a process finds by itself (its clock, its disk, its memory, its signals)
-never decides by itself what is run next: it goes through a function of this
-module first. docs/scaling.md lists what is agreed on, and how.
+Local facts (clock, disk, memory, signals) must not decide what a process runs
+next, unless a function of this module has made all processes agree.
+docs/scaling.md lists what is agreed on, and how.
 """
 
 import hashlib
@@ -34,28 +34,28 @@ from craft_jax.runtime import jax_settings
 from craft_jax.runtime.version import __version__
 
 T = TypeVar('T')
-_START_SECONDS = 300  # for all processes to appear
-_HEARTBEAT_SECONDS = 60  # of silence, after which a process counts as lost
-# For the others at the end; a process that failed does not wait at all.
+_START_SECONDS = 300  # timeout for all processes to connect
+_HEARTBEAT_SECONDS = 60  # without a heartbeat, a process counts as lost
+# Timeout for other processes at exit; a failed process does not wait.
 _END_SECONDS = 300
-_LONGEST_WAIT = 6 * 3600 * 1000  # milliseconds: for a corpus, a compiler
+_LONGEST_WAIT = 6 * 3600 * 1000  # milliseconds, for corpora and compilation
 _meetings = itertools.count()
 
 
 def join(
   coordinator: str = '', num_processes: int = 0, process_id: int = 0
 ) -> None:
-  """Joins the other processes; must come before anything touches a device.
+  """Connects the processes of a run, before anything uses a device.
 
   Args:
-    coordinator: `host:port` of process 0; '' asks the environment, which JAX
-      understands on SLURM, Kubernetes, TPU pods and under Open MPI.
-    num_processes: of the run, if `coordinator` is given.
-    process_id: of this process, from 0, if `coordinator` is given.
+    coordinator: `host:port` of process 0; '' lets JAX detect it on SLURM,
+      Kubernetes, TPU pods and under Open MPI.
+    num_processes: number of processes, if `coordinator` is given.
+    process_id: number of this process from 0, if `coordinator` is given.
 
   Raises:
-    UserError: the environment does not say.
-    RunFailed: not all of them came; `PEER_LOST`.
+    UserError: the cluster cannot be detected.
+    RunFailed: not all processes connected in time; the code is `PEER_LOST`.
   """
   where: dict[str, Any] = {}
   if coordinator:
@@ -74,29 +74,29 @@ def join(
     )
   except ValueError as e:
     raise UserError(
-      f'--distributed finds no cluster it knows ({one_line(e)}); give '
+      f'--distributed finds no known cluster ({one_line(e)}); give '
       '--coordinator, --num-processes and --process-id'
     ) from e
   except RuntimeError as e:
     raise RunFailed(
-      f'not all processes of the run came within {_START_SECONDS} s '
+      f'not all processes of the run connected within {_START_SECONDS} s '
       f'({one_line(e)}); start them all again',
       PEER_LOST,
     ) from e
 
 
 def is_first() -> bool:
-  """Whether this process writes the logs."""
+  """Whether this is process 0, which writes the logs."""
   return jax.process_index() == 0
 
 
 def several() -> bool:
-  """Whether the run has more than one process. Touches no device if not."""
+  """Whether the run has several processes; if not, touches no device."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def of_first(value: int) -> int:
-  """The value that process 0 gives. All processes."""
+  """Broadcasts the value of process 0. Collective."""
   if not several():
     return value
   wait_for_all()
@@ -104,12 +104,13 @@ def of_first(value: int) -> int:
 
 
 def told_by_first(look: Callable[[], T]) -> T:
-  """What `look` finds in process 0, a JSON value. All processes.
+  """Calls `look` in process 0 and broadcasts its JSON value. Collective.
 
-  The others do not look: a shared file system may show them something else.
+  Other processes do not call it, since a shared file system may show them
+  another state.
 
   Raises:
-    UserError: as `opened_by_all`.
+    UserError: `look` raised it in process 0.
   """
   if not several():
     return look()
@@ -124,7 +125,7 @@ def told_by_first(look: Callable[[], T]) -> T:
 
 
 def gather(text: str) -> list[bytes]:
-  """The sha256 of the text that each process gives. All processes."""
+  """Gathers the sha256 of each process's text. Collective."""
   digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
   if not several():
     return [digest.tobytes()]
@@ -134,10 +135,10 @@ def gather(text: str) -> list[bytes]:
 
 
 def check_same(what: str, text: str) -> None:
-  """Refuses a run whose processes do not agree. All processes.
+  """Checks that `text` is the same in all processes. Collective.
 
   Raises:
-    UserError: in every process, naming those that differ from process 0.
+    UserError: raised in every process, naming those that differ from process 0.
   """
   digests = gather(text)
   others = [i for i, digest in enumerate(digests) if digest != digests[0]]
@@ -149,17 +150,17 @@ def check_same(what: str, text: str) -> None:
 
 
 def check_program(what: str, settings: str) -> None:
-  """Refuses processes that would not run the same program. All processes.
+  """Checks that all processes would run the same program. Collective.
 
-  Comes before anything else that they do together: programs that differ wait
-  for each other for ever, or mix numbers of different models.
+  Must precede all other collectives: different programs would deadlock, or mix
+  results of different models.
 
   Args:
-    what: names the settings.
-    settings: what this process was asked for, but for where its files are.
+    what: description of `settings` for the error message.
+    settings: settings of this process, without local paths.
 
   Raises:
-    UserError: see `check_same`.
+    UserError: devices, environment, versions or settings differ.
   """
   if not several():
     return
@@ -178,7 +179,7 @@ def check_program(what: str, settings: str) -> None:
 
 
 def failed_elsewhere(failed: bool) -> list[int]:
-  """The other processes that say they failed. All processes."""
+  """Numbers of the other processes that pass `failed=True`. Collective."""
   if not several():
     return []
   wait_for_all()
@@ -187,11 +188,11 @@ def failed_elsewhere(failed: bool) -> list[int]:
 
 
 def opened_by_all(function: Callable[[], T]) -> T:
-  """Calls the function, which opens what this host has. All processes.
+  """Calls a function that may fail on some hosts. Collective.
 
   Raises:
-    OutOfMemory, UserError: its own.
-    UserError: another process had one: nobody goes on alone.
+    OutOfMemory, UserError: raised by the function in this process.
+    UserError: the function failed in another process.
   """
   try:
     result = function()
@@ -201,19 +202,18 @@ def opened_by_all(function: Callable[[], T]) -> T:
   others = failed_elsewhere(False)
   if others:
     raise UserError(
-      f'{_named(others)} could not start and said why; mend it there, then '
+      f'{_named(others)} could not start; see the error there, fix it and '
       'start all processes again'
     )
   return result
 
 
 def wait_for_all() -> None:
-  """Returns once all processes are here. All processes.
+  """Barrier without a short timeout. Collective.
 
-  Transfers between devices give up where one process is late: on CPUs after 30
-  seconds. So before the first one after a compilation, or after anything that
-  takes one host longer than another, the processes wait here, where only the
-  loss of one ends the wait.
+  Transfers between devices time out if a process is late, on CPUs after 30
+  seconds. Processes therefore wait here before the first transfer after
+  anything that takes hosts different times, such as a compilation.
   """
   if several():
     key = f'craft_{next(_meetings)}'
@@ -221,11 +221,11 @@ def wait_for_all() -> None:
 
 
 def stop_agreement() -> Callable[[bool], bool]:
-  """Tells all processes alike when one was asked to end.
+  """Makes a collective function by which all processes stop at the same step.
 
-  JAX's preemption service waits for SIGTERM, so another reason to end becomes
-  one. The result is called by all processes equally often, with whether this
-  one was asked; from some call on it gives True in all of them.
+  It takes whether this process was asked to stop, and must be called equally
+  often by all. Some calls after one was asked, it returns True in all of them.
+  JAX's preemption service listens to SIGTERM, which other requests are sent as.
   """
   calls, sent, reached = 0, False, False
 

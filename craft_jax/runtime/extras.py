@@ -1,4 +1,4 @@
-"""Optional packages: what is missing, and the command that installs it."""
+"""Optional dependencies, with an error that tells how to install them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ from craft_jax.errors import UserError
 
 @contextlib.contextmanager
 def needed(what: str, extra: str) -> Iterator[None]:
-  """Around the imports of what an extra of `pyproject.toml` installs.
+  """Context for imports of packages that an extra installs.
 
   Args:
     what: what the user asked for, such as `--search=bayes`.
-    extra: the extra that has it.
+    extra: name of the extra in `pyproject.toml`.
 
   Raises:
-    UserError: one of the packages, or one that it needs, is not installed.
+    UserError: a package or one of its dependencies is not installed.
   """
   try:
     yield

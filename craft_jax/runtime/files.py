@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write beside, flush to disk, rename."""
+"""Paths, local and in object stores, and atomic writes."""
 
 import atexit
 import contextlib
@@ -23,34 +23,32 @@ from craft_jax.runtime import object_stores
 
 AnyPath: TypeAlias = pathlib.Path | epath.Path
 _SCHEME = re.compile('[A-Za-z][A-Za-z0-9+.-]*://')
-# What paths of epath make of URLs, or take for them.
+# Forms that epath turns URLs into, or reads as URLs.
 _NEARLY = re.compile('(gs|s3|az|hf|file|https?):/|/+(gs|s3|az|hf)(/|$)')
 _SCRATCH = 'craft-store-'
 _LOCKS: list[IO[str]] = []
-_PATTERN = re.compile(r'[*?\[]')  # what the libraries of stores expand
-# No file can be made beside this one, or none may take its name: a folder
-# that is read-only, a file that is mounted by itself.
+_PATTERN = re.compile(r'[*?\[]')  # globs that store libraries expand
+# A temporary file cannot be created next to the target, or not renamed to it,
+# as in a read-only folder or for a file that is a mount point.
 _ONLY_IN_PLACE = (
   errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV,
 )  # fmt: skip
 
 
 def is_remote(path: epath.PathLike) -> bool:
-  """Whether `path` is a URL, of an object store such as `gs://`."""
+  """Whether `path` is a URL, such as `gs://bucket/folder`."""
   return _SCHEME.match(os.fspath(path)) is not None
 
 
 def as_path(path: epath.PathLike) -> AnyPath:
-  """A path that reads where `path` is: here, or in an object store."""
+  """A path object for a local path or a URL of an object store."""
   return epath.Path(path) if is_remote(path) else pathlib.Path(path)
 
 
 def check_place(path: epath.PathLike, name: str) -> None:
-  """Raises UserError unless `path` is local or in a store that works here.
+  """Raises `UserError` unless `path` is local or in a supported object store.
 
-  Args:
-    path: as the user gave it.
-    name: of the flag or setting it was given as.
+  `name` is the flag or setting that the error names.
   """
   if not is_remote(path) and not _NEARLY.match(os.fspath(path)):
     return
@@ -59,7 +57,7 @@ def check_place(path: epath.PathLike, name: str) -> None:
       f'{name}={path} is neither a folder nor gs://BUCKET/FOLDER or '
       's3://BUCKET/FOLDER; other object stores cannot be used'
     )
-  # Removing gs://bucket/a[1] would remove gs://bucket/a1.
+  # Globs are expanded: removing gs://bucket/a[1] would remove gs://bucket/a1.
   if found := _PATTERN.search(os.fspath(path)):
     raise UserError(
       f'{name}={path} has {found[0]!r}, which in an object store stands for '
@@ -69,7 +67,7 @@ def check_place(path: epath.PathLike, name: str) -> None:
 
 
 def size(path: AnyPath) -> int:
-  """Bytes of a file."""
+  """Size of a file in bytes, local or in an object store."""
   if isinstance(path, pathlib.Path):
     return path.stat().st_size
   return path.stat().length
@@ -77,14 +75,14 @@ def size(path: AnyPath) -> int:
 
 @functools.cache
 def scratch() -> pathlib.Path:
-  """A local folder for copies of what is in a store; goes with the program.
+  """A temporary folder for local copies of objects, removed at exit.
 
-  What killed programs left goes too.
+  Also removes the folders of processes that were killed.
   """
   folder = tempfile.TemporaryDirectory(prefix=_SCRATCH)
   atexit.register(folder.cleanup)
   here = pathlib.Path(folder.name)
-  # The kernel lets go of the lock when the program ends, however it ends.
+  # The kernel releases the lock when the process ends, however it ends.
   lock = (here / '.new').open('w')
   fcntl.flock(lock, fcntl.LOCK_EX)
   _LOCKS.append(lock)
@@ -105,17 +103,17 @@ def nearest_folder(path: epath.PathLike) -> pathlib.Path:
 
 
 def check_local(path: epath.PathLike, name: str) -> None:
-  """Raises UserError if `path` is a URL."""
+  """Raises `UserError` if `path` is a URL."""
   if is_remote(path):
     raise UserError(f'{name}={path} must be on this machine; copy it here')
 
 
 class LocalPath(type(epath.Path('/'))):  # type: ignore[misc]
-  """A local path that takes its own name literally.
+  """A local path whose own name is not part of a glob pattern.
 
-  `epath` pastes a folder and a pattern together and hands both to `glob`, so
-  that Orbax finds nothing in a folder called `lr=[0.1]`. What is derived from
-  this path (`/`, `parent`) is one of these too.
+  `epath` passes folder and pattern to `glob` as one string, so that Orbax would
+  find nothing in a folder called `lr=[0.1]`. Derived paths (`/`, `parent`) have
+  this type as well.
   """
 
   def glob(self, pattern: str) -> Iterator['LocalPath']:
@@ -124,15 +122,15 @@ class LocalPath(type(epath.Path('/'))):  # type: ignore[misc]
 
 
 def check_output(path: str, flag: str, *inputs: str) -> None:
-  """Looks at what a user names as an output before the work, not after.
+  """Checks the path of an output before the work starts.
 
   Args:
-    path: where the output will go.
-    flag: the flag that says so, for messages.
-    inputs: files that are read; writing over them would lose them.
+    path: output path.
+    flag: flag it was given by, for error messages.
+    inputs: input files, which must not be overwritten.
 
   Raises:
-    UserError: it is a folder, has no folder to be in, or is an input.
+    UserError: it is a folder or an input, or its folder does not exist.
   """
   if is_remote(path):
     check_place(path, flag)
@@ -146,25 +144,24 @@ def check_output(path: str, flag: str, *inputs: str) -> None:
     both = os.path.isfile(name) and os.path.isfile(path)
     if both and os.path.samefile(name, path):
       raise UserError(
-        f'{flag}={path} is the input {name} itself; give another name'
+        f'{flag}={path} is the input {name} itself; give another path'
       )
 
 
 def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
-  """Writes `data` (text as UTF-8) so that no reader ever sees a part of it.
+  """Writes a file atomically; a `str` is encoded as UTF-8.
 
-  An object store replaces an object as a whole by itself; elsewhere the data
-  goes to a hidden file in the same folder, which then takes the name. Links
-  are followed and stay. A file that exists keeps its mode and, where that is
-  allowed, its owner; a new one obeys the umask. A hard link is separated
-  from its other names, which keep the old data.
+  Locally, data goes to a hidden file in the same folder, which is synced and
+  renamed; object stores replace objects atomically. Symbolic links are
+  followed. An existing file keeps its mode and, where permitted, its owner. Its
+  other hard links keep the old data.
 
-  What exists and is no regular file (a device, a pipe, `/dev/stdout`) is
-  opened and written; so is a file in a folder that takes no other.
+  Devices, pipes and `/dev/stdout` are opened and written instead, as are files
+  in a folder where no file can be created.
 
   Raises:
-    OSError: the folder is missing, read-only or full, or `path` is a folder;
-      a regular file is then as before. `StoreError` of an object store.
+    OSError: the folder is missing, read-only or full, or `path` is a folder; a
+      regular file is then unchanged. Object stores raise `StoreError`.
   """
   data = data.encode() if isinstance(data, str) else data
   if is_remote(path):
@@ -177,14 +174,14 @@ def write_atomic(path: epath.PathLike, data: str | bytes) -> None:
     _write_local(name, data)
   except BrokenPipeError:
     raise
-  except OSError as e:  # say the name that was asked for
+  except OSError as e:  # report the given name, not the temporary file's
     raise OSError(e.errno, e.strerror, name) from e
 
 
 def _write_local(name: str, data: bytes) -> None:
   own = _own_descriptor(name)
   if own is not None:
-    # Through the descriptor itself: its place in a redirected file is kept.
+    # The descriptor itself keeps its position in a redirected file.
     for stream in (sys.stdout, sys.stderr):
       if stream is not None:
         stream.flush()
@@ -208,12 +205,12 @@ def _write_local(name: str, data: bytes) -> None:
 
 
 def is_open_stream(path: str) -> bool:
-  """Whether it stands for an open file of this process, as `/dev/stdout`."""
+  """Whether `path` names an open file of this process, as `/dev/stdout`."""
   return _own_descriptor(path) is not None
 
 
 def _own_descriptor(name: str) -> int | None:
-  """The open file of this process that `/dev/stdout` or `/dev/fd/N` is."""
+  """Descriptor of this process that `/dev/stdout` or `/dev/fd/N` names."""
   for _ in range(40):  # as many links as Linux follows
     folder, last = os.path.split(os.path.abspath(name))
     folder = os.path.realpath(folder)
@@ -229,7 +226,7 @@ def _own_descriptor(name: str) -> int | None:
 def _replace(target: str, data: bytes, old: os.stat_result | None) -> None:
   folder, last = os.path.split(target)
   folder = folder or os.curdir
-  # A long name is cut, so that the hidden one is allowed too.
+  # Truncated, so that the hidden name does not exceed the length limit.
   short = os.fsdecode(os.fsencode(last)[:200])
   temporary = os.path.join(folder, f'.{short}.{secrets.token_hex(4)}')
   mode = 0o666 if old is None else stat.S_IMODE(old.st_mode)
@@ -237,7 +234,7 @@ def _replace(target: str, data: bytes, old: os.stat_result | None) -> None:
   descriptor = os.open(temporary, flags, mode)
   try:
     if old is not None:
-      with contextlib.suppress(OSError):  # only root gives files away
+      with contextlib.suppress(OSError):  # only root may change the owner
         os.fchown(descriptor, old.st_uid, old.st_gid)
       os.fchmod(descriptor, mode)
     _fill(descriptor, data)
@@ -245,8 +242,8 @@ def _replace(target: str, data: bytes, old: os.stat_result | None) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
-  # The rename itself survives a power cut only once the folder is flushed.
-  # A folder may be written but not listed: then that is left to the system.
+  # The rename survives a power failure only after an fsync of the folder, which
+  # is not possible in a folder that may be written but not read.
   with contextlib.suppress(PermissionError):
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -256,7 +253,7 @@ def _replace(target: str, data: bytes, old: os.stat_result | None) -> None:
 
 
 def _fill(descriptor: int, data: bytes) -> None:
-  """Writes and closes; what is a regular file is on disk then."""
+  """Writes data and closes the descriptor; a regular file is synced first."""
   with os.fdopen(descriptor, 'wb') as f:
     f.write(data)
     f.flush()

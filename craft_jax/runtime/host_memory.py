@@ -1,4 +1,4 @@
-"""How much memory there is where this program runs."""
+"""Memory available to this process, its peak, and OOM kills."""
 
 import math
 import pathlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _PROC = pathlib.Path('/proc')
 _CGROUP = pathlib.Path('/sys/fs/cgroup')
-# The limit and what is used of it, in version 2 and 1 of control groups.
+# Controller, limit and usage files of control groups version 2 and version 1.
 _GROUP_FILES = (
   ('', 'memory.max', 'memory.current'),
   ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes'),
@@ -17,11 +17,11 @@ _SIZE = re.compile(r'([0-9]+(?:\.[0-9]+)?(?:e[0-9]+)?) *(?:([kmgt])(i?))?b?')
 
 
 class Room(NamedTuple):
-  """Memory that a device can still give.
+  """Memory that is still available.
 
   Attributes:
-    bytes: on each device; the CPU devices of a process share what it gets.
-    source: what sets the limit, in words.
+    bytes: available bytes.
+    source: what sets the limit, for messages.
   """
 
   bytes: float
@@ -29,13 +29,12 @@ class Room(NamedTuple):
 
 
 def room() -> Room | None:
-  """What each device of this process can still give; None if nothing tells.
+  """Available memory per device of this process; None if it is unknown.
 
-  Of an accelerator JAX's own limit. Of a CPU the least of what the address
-  space limit (`ulimit -v`), the control group and the free memory of the
-  machine, swap included, leave.
+  For accelerators, JAX's limit. CPU devices share what the process can still
+  allocate, see `host_room`.
   """
-  import jax  # not for the other functions: commands ask them early
+  import jax  # only here, because commands call the other functions early
 
   devices = jax.local_devices()
   if devices[0].platform != 'cpu':
@@ -53,13 +52,17 @@ def room() -> Room | None:
 
 
 def host_room() -> Room | None:
-  """What this process can still allocate on its host; None if nothing tells."""
+  """Memory that this process can still allocate; None if it is unknown.
+
+  The least of the address space limit (`ulimit -v`), the control group's limit
+  and the machine's free memory including swap.
+  """
   found = min(_process_limits(), default=None)
   return None if found is None else Room(max(found.bytes, 0), found.source)
 
 
 def _process_limits() -> Iterator[Room]:
-  """What each limit leaves to this process."""
+  """Yields what each limit leaves to this process."""
   yield from _address_space()
   yield from _control_group()
   try:
@@ -85,13 +88,13 @@ def _address_space() -> Iterator[Room]:
 
 
 def _control_group() -> Iterator[Room]:
-  """Of the group of this process, as a container sees it, or by its path."""
+  """Yields what the control groups of this process leave."""
   for name, most, used in _GROUP_FILES:
     for folder in _groups(name):
       try:
         limit = (folder / most).read_text().strip()
         left = int(limit) - int((folder / used).read_text())
-      except (OSError, ValueError):  # not there, or 'max'
+      except (OSError, ValueError):  # the file is missing or holds 'max'
         continue
       yield Room(left, 'the control group')
 
@@ -110,9 +113,9 @@ def _groups(controller: str) -> Iterator[pathlib.Path]:
 
 
 def reset_peak() -> int | None:
-  """Forgets the peak size of this process; its size now, in bytes.
+  """Resets the peak memory of this process; returns its current bytes.
 
-  None where the kernel (Linux 4.0) does not do that.
+  Returns None where that is not supported (before Linux 4.0).
   """
   try:
     (_PROC / 'self' / 'clear_refs').write_text('5')  # proc(5)
@@ -122,7 +125,7 @@ def reset_peak() -> int | None:
 
 
 def peak() -> int | None:
-  """Most bytes that this process had in memory since `reset_peak`."""
+  """Peak resident memory in bytes since `reset_peak`; None if unknown."""
   try:
     return _fields(_PROC / 'self' / 'status')['VmHWM']
   except (OSError, KeyError, ValueError):
@@ -130,10 +133,7 @@ def peak() -> int | None:
 
 
 def kills() -> int | None:
-  """Processes that the kernel has killed for memory since the machine started.
-
-  None where the kernel does not count them.
-  """
+  """Processes killed by the OOM killer since boot; None if unknown."""
   counts = []
   for path in (_PROC / 'vmstat', _CGROUP / 'memory.events'):
     try:
@@ -144,7 +144,7 @@ def kills() -> int | None:
 
 
 def _fields(path: pathlib.Path, scale: int = 1024) -> dict[str, int]:
-  """Lines of a name and a number; kB become bytes."""
+  """Parses lines of a name and a number, which is multiplied by `scale`."""
   found = {}
   for line in path.read_text().splitlines():
     words = line.replace(':', ' ').split()
@@ -154,10 +154,10 @@ def _fields(path: pathlib.Path, scale: int = 1024) -> dict[str, int]:
 
 
 def parse_bytes(text: str) -> int:
-  """`8GiB`, `80GB`, `500 MB` or a plain number of bytes.
+  """Parses a size such as `8GiB`, `80GB`, `500 MB` or a number of bytes.
 
   Raises:
-    ValueError: no such size, or less than a byte.
+    ValueError: it is not a size, or less than a byte.
   """
   found = _SIZE.fullmatch(text.strip().lower())
   if not found:

@@ -1,11 +1,11 @@
-"""JAX's own settings: Craft's numbers do not depend on what a user has set.
+"""Pins and records JAX's settings, so that results do not depend on them.
 
-JAX reads `JAX_*` variables of the environment, and programs that import Craft
-call `jax.config.update`. What would change a key, a type, a number or a
-transfer is pinned here while Craft is at work, in this thread only where Craft
-is a library. What tunes the compiler is left as it is and recorded, since sums
-may then round otherwise. A test asks that each setting of the installed JAX
-stands in one of the four tables.
+Settings come from `JAX_*` environment variables and from programs that import
+Craft and call `jax.config.update`. Those that would change PRNG keys, dtypes,
+results or transfers are pinned while Craft runs; where Craft is a library, only
+in the calling thread. Those that tune the compiler are kept and recorded, since
+they may change rounding. A test checks that the four tables cover every setting
+of the installed JAX.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from typing import Any
 
 from craft_jax.errors import UserError, one_line
 
-# Held at these values, which are JAX's defaults.
+# Pinned to these values, which are JAX's defaults.
 PINNED: dict[str, Any] = {
-  # Numbers, and the shapes of keys.
+  # Results, and the shapes of keys.
   'jax_allow_f16_reductions': True,
   'jax_default_matmul_precision': None,
   'jax_default_prng_impl': 'threefry2x32',
@@ -27,14 +27,14 @@ PINNED: dict[str, Any] = {
   'jax_numpy_dtype_promotion': 'standard',
   'jax_softmax_custom_jvp': False,
   'jax_threefry_partitionable': True,
-  # Where arrays may go.
+  # Placement and transfers of arrays.
   'jax_default_device': None,
   'jax_thread_guard': False,
   'jax_transfer_guard_device_to_device': 'allow',
   'jax_transfer_guard_device_to_host': 'allow',
   'jax_transfer_guard_host_to_device': 'allow',
-  # For the author of a program: a step that is not finite is Craft's to
-  # handle, and attention masks with infinities.
+  # Debugging aids. Craft handles steps that are not finite itself, and NaN
+  # checks would stop it first.
   'jax_check_tracer_leaks': False,
   'jax_debug_infs': False,
   'jax_debug_key_reuse': False,
@@ -45,7 +45,7 @@ PINNED: dict[str, Any] = {
   'jax_error_checking_behavior_oob': 'ignore',
   'jax_no_execution': False,
   'jax_no_tracing': False,
-  # What JAX tries out; a scan of the new kind does not compile.
+  # Experiments of JAX; `jax_scan3` does not compile here.
   'jax_custom_jvp3': False,
   'jax_custom_vjp3': False,
   'jax_refs_to_pins': False,
@@ -54,11 +54,10 @@ PINNED: dict[str, Any] = {
   'jax_use_simplified_jaxpr_constants': False,
 }
 
-# Aborts the interpreter when it frees arrays, at its end too.
+# Aborts the interpreter when it frees arrays, even at exit.
 REFUSED: dict[str, Any] = {'jax_array_garbage_collection_guard': 'allow'}
 
-# Taken as they are, with JAX's defaults: compiled otherwise, a sum may round
-# otherwise.
+# Recorded, with JAX's defaults: they may change how sums are rounded.
 RECORDED: dict[str, Any] = {
   'eager_constant_folding': False,
   'jax_accurate_erf_inv': False,
@@ -84,15 +83,15 @@ RECORDED: dict[str, Any] = {
   'jax_xla_profile_version': 0,
 }
 
-# Of the same kind, but no settings of JAX.
+# Environment variables of other libraries that may change rounding.
 _VARIABLES = ('LIBTPU_INIT_ARGS', 'NVIDIA_TF32_OVERRIDE')
 
-# Which devices there are, how processes meet, caches, logs, checks that only
-# raise at mistakes of a program, and parts of JAX that are not used here.
+# Ignored: devices, distributed start, caches, logs, checks that only raise for
+# programming errors, and features of JAX that are not used here.
 HARMLESS = {
-  # `keys.from_seed` and `inference.sampling.logits` say it themselves.
+  # `keys.from_seed` and `inference.sampling.logits` do not depend on these.
   'jax_high_dynamic_range_gumbel', 'jax_random_seed_offset',
-  # No array of Craft has 64 bits.
+  # Craft has no 64-bit arrays.
   'jax_explicit_x64_dtypes',
   'check_vma', 'jax2tf_associative_scan_reductions',
   'jax2tf_default_native_serialization', 'jax_backend_target',
@@ -155,10 +154,10 @@ HARMLESS = {
 
 @contextlib.contextmanager
 def pinned() -> Iterator[None]:
-  """Craft's own values in this thread, for a call of Craft as a library.
+  """Pins JAX's settings in this thread, for calls of Craft as a library.
 
   Raises:
-    UserError: a setting that cannot be changed for one thread.
+    UserError: a setting differs that cannot be changed for a single thread.
   """
   import jax
 
@@ -173,12 +172,12 @@ def pinned() -> Iterator[None]:
 
 @contextlib.contextmanager
 def pinned_everywhere() -> Iterator[list[str]]:
-  """The same in all threads, for a program; what it has changed, by variable.
+  """Pins JAX's settings in all threads; yields the variables it overrides.
 
-  Imports JAX only if a variable asks for it, and puts all back at the end.
+  Imports JAX only if one of the variables is set. Restores settings on exit.
 
   Raises:
-    UserError: a variable of JAX holds what JAX cannot read.
+    UserError: a setting is refused, or JAX cannot parse one of its variables.
   """
   ours = ('jax_transfer_guard', *PINNED, *REFUSED)
   asked = {*map(str.upper, ours)} & os.environ.keys()
@@ -188,7 +187,7 @@ def pinned_everywhere() -> Iterator[list[str]]:
       return
     import jax
 
-    # A new thread sees the values of all threads, not those of this one.
+    # A new thread sees global values, not the overrides of this thread.
     with ThreadPoolExecutor(1) as thread:
       before = thread.submit(_differing).result()
     changed = sorted({*before, *_differing()})
@@ -207,16 +206,16 @@ def pinned_everywhere() -> Iterator[list[str]]:
     if 'jax' in sys.modules or not names:
       raise
     raise UserError(
-      f'JAX cannot read its settings: {one_line(e)}; look at '
+      f'JAX cannot read its settings: {one_line(e)}; check '
       f'{", ".join(names)} in the environment'
     ) from e
 
 
 def recorded(platform: str) -> dict[str, str]:
-  """What the user has set that may round numbers otherwise, by variable.
+  """User settings that may change rounding, by environment variable.
 
   Args:
-    platform: of the devices; flags of XLA for others are left out.
+    platform: platform of the devices; XLA flags of others are omitted.
   """
   import jax
 
@@ -232,7 +231,7 @@ def recorded(platform: str) -> dict[str, str]:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-  """`NAME: old -> new` of each that differs between two of `recorded`."""
+  """Lists `NAME: old -> new` for differences of two results of `recorded`."""
   return [
     f'{name}: {before.get(name) or "unset"} -> {now.get(name) or "unset"}'
     for name in sorted(before.keys() | now.keys())
@@ -241,7 +240,7 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _flags(platform: str) -> str:
-  """The flags of XLA that may round numbers otherwise, Craft's own included."""
+  """XLA flags that may change rounding, including Craft's own."""
   others = {'cpu', 'gpu', 'tpu'} - {'gpu' if platform == 'cuda' else platform}
   unread = (
     '--xla_dump',
@@ -255,13 +254,13 @@ def _flags(platform: str) -> str:
 def _refused(name: str, value: Any) -> UserError:
   default = (PINNED | REFUSED)[name]
   return UserError(
-    f'{name.upper()} ({name} of jax.config) is {_plain(value)!r}, with which '
-    f'this does not work; leave it at {default!r}'
+    f'{name.upper()} ({name} of jax.config) is {_plain(value)!r}, which is '
+    f'not supported; leave it at {default!r}'
   )
 
 
 def _differing() -> dict[str, Any]:
-  """The pinned settings that this thread sees at other values, with those."""
+  """Settings whose values in this thread differ from the pinned ones."""
   import jax
 
   config: Any = jax.config  # its attributes are made at run time
@@ -271,10 +270,10 @@ def _differing() -> dict[str, Any]:
     name: value
     for name, value in found.items()
     if _plain(value) != wanted[name]
-    and not (value is None and wanted[name] == 'allow')  # a guard unset
+    and not (value is None and wanted[name] == 'allow')  # an unset guard
   }
 
 
 def _plain(value: Any) -> Any:
-  """A value as it is written, of an enumeration too."""
+  """A value as the user writes it; for an enum member, its name."""
   return value if isinstance(value, str) else getattr(value, 'name', value)

@@ -1,4 +1,4 @@
-"""The one place where a seed becomes a key."""
+"""PRNG keys from seeds."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,10 @@ from jaxtyping import Array, Key, UInt
 
 
 def from_seed(seed: int | UInt[Array, '']) -> Key[Array, '']:
-  """The Threefry key of a seed below 2^32, whatever JAX is set to.
+  """Threefry key of a seed below 2^32, independent of JAX's settings.
 
-  `jax.random.key` would take the generator, and an offset of the seed, from
-  the settings of JAX.
+  `jax.random.key` depends on `jax_default_prng_impl` and
+  `jax_random_seed_offset`.
   """
   word = jnp.asarray(seed, jnp.uint32)
   return jax.random.wrap_key_data(

@@ -1,4 +1,4 @@
-"""Object stores: whether one can be used, and what its failures say."""
+"""Object stores: loading their libraries and reporting their failures."""
 
 import contextlib
 import errno
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from craft_jax.errors import UserError, one_line
 from craft_jax.runtime import extras
 
-# By the scheme of a URL: the module that epath needs for it.
+# Module that epath needs, by URL scheme.
 _MODULES = {'gs': 'gcsfs', 's3': 's3fs'}
-# Whose errors tell that a store does not answer, or refuses.
+# Errors of these packages mean that a store fails or denies access.
 _LIBRARIES = (
   'aiobotocore', 'aiohttp', 'botocore', 'gcsfs', 'google', 'requests', 's3fs',
 )  # fmt: skip
@@ -21,20 +21,20 @@ _loaded: set[str] = set()  # schemes
 
 
 class StoreError(OSError):
-  """A store, or the way there, did not do what was asked."""
+  """An operation failed in the object store or on the network."""
 
   def __init__(self, error: BaseException):
     super().__init__(errno.EIO, one_line(error))
 
 
 def is_failure(error: BaseException) -> bool:
-  """Whether it is a store's: no bug, and no file that is only missing."""
+  """Whether an error is an object store's, and not a bug or a missing file."""
   if isinstance(error, StoreError):
     return True
   if not _loaded:
     return False
-  # What the system raises has a number, what they make of an answer has none;
-  # or it has a cause, which is theirs.
+  # OSErrors of the system have an errno. Those that the libraries raise have
+  # none, or one of the libraries' errors as their cause.
   made = isinstance(error, OSError) and (
     error.errno is None or _is_theirs(error.__cause__)
   )
@@ -46,16 +46,16 @@ def _is_theirs(error: BaseException | None) -> bool:
 
 
 def message(error: BaseException) -> str:
-  """A failure in one line, with what to look at."""
+  """Formats a failure as one line that says what to check."""
   said = error.strerror if isinstance(error, StoreError) else one_line(error)
   return (
-    f'the object store cannot be used ({said}); look at the name of the '
-    'bucket, the credentials and the network'
+    f'the object store cannot be used ({said}); check the name of the bucket, '
+    'the credentials and the network'
   )
 
 
 def modified(path: os.PathLike[str] | str) -> float:
-  """When an object was written, in seconds since 1970."""
+  """Modification time of an object, in seconds since 1970."""
   import fsspec
 
   store, name = fsspec.url_to_fs(os.fspath(path))
@@ -64,7 +64,7 @@ def modified(path: os.PathLike[str] | str) -> float:
 
 @contextlib.contextmanager
 def failing_as_os_errors() -> Iterator[None]:
-  """Raises `StoreError` in place of what the libraries raise."""
+  """Turns failures of the store's libraries into `StoreError`."""
   try:
     yield
   except Exception as e:
@@ -74,26 +74,26 @@ def failing_as_os_errors() -> Iterator[None]:
 
 
 def load(path: str, name: str) -> None:
-  """Imports what reads and writes there.
+  """Imports and configures the library for a URL.
 
   Args:
-    path: a URL of a scheme that can be used.
-    name: of the flag or setting that it was given as.
+    path: URL with a supported scheme.
+    name: flag or setting, for error messages.
 
   Raises:
-    UserError: it is not installed.
+    UserError: the library is not installed.
   """
   scheme = path.partition(':')[0]
   with extras.needed(f'{name}={path}', 'remote'):
     import fsspec.config
 
     importlib.import_module(_MODULES[scheme])
-  # What another process has written since would not be there: rows of a run of
-  # a sweep, a checkpoint that a server waits for.
+  # Cached listings would hide what other processes write: rows of a sweep's
+  # run, or a checkpoint that a server waits for.
   options = {'use_listings_cache': False}
   fsspec.config.conf[scheme] = fsspec.config.conf.get(scheme, {}) | options
   _loaded.add(scheme)
-  for logger in _LOGGERS:  # they print the traceback of what they raise
+  for logger in _LOGGERS:  # they print tracebacks of errors they also raise
     logging.getLogger(logger).setLevel(logging.CRITICAL)
 
 
@@ -117,13 +117,13 @@ _ASK = {'gs': _ask_google, 's3': _ask_s3}
 
 
 def check_answers(path: os.PathLike[str] | str, name: str) -> None:
-  """Asks the store for one name below `path`.
+  """Checks access by listing one object below `path`.
 
-  Later `exists` and `is_dir` would take every failure for a no.
+  Without it, `exists` and `is_dir` would report every failure as False.
 
   Raises:
-    UserError: there is no such bucket, or it may not be read, or nobody
-      answers, after some retries.
+    UserError: the bucket does not exist or may not be read, or the store does
+      not respond after some retries.
   """
   scheme, _, rest = os.fspath(path).partition('://')
   bucket, _, prefix = rest.partition('/')
@@ -131,7 +131,7 @@ def check_answers(path: os.PathLike[str] | str, name: str) -> None:
     _ASK[scheme](bucket, prefix)
   except FileNotFoundError as e:
     raise UserError(
-      f'{name}={path}: there is no bucket {bucket}; make it, or mend the name'
+      f'{name}={path}: there is no bucket {bucket}; create it or fix the name'
     ) from e
   except Exception as e:
     if not is_failure(e):

@@ -1,7 +1,7 @@
-"""Signals that ask a run to save and end.
+"""Signals on which a run saves a checkpoint and stops.
 
-SIGTERM comes from schedulers, SIGINT from Ctrl-C, SIGUSR1 from SLURM before
-the time limit, SIGHUP from a terminal that has gone. All mean the same.
+SIGTERM comes from schedulers, SIGINT from Ctrl-C, SIGUSR1 from SLURM before the
+time limit, and SIGHUP from a closed terminal. All are handled alike.
 """
 
 import ctypes
@@ -18,20 +18,20 @@ from craft_jax.errors import Interrupted
 T = TypeVar('T')
 _NAMES = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 KINDS = tuple(getattr(signal, n) for n in _NAMES if hasattr(signal, n))
-_PARENT = 'CRAFT_PARENT'  # whose child a run is
+_PARENT = 'CRAFT_PARENT'  # process id of the parent
 _SET_DEATH_SIGNAL = 1  # prctl's PR_SET_PDEATHSIG
-_CTRL_C_GIVES_UP = 3  # saving takes longer than patience, or hangs
+_CTRL_C_GIVES_UP = 3  # presses that abort a save that is slow or hangs
 
 
 def as_child() -> dict[str, str]:
-  """The environment of a run that this process starts and answers for."""
+  """Environment variables for a run started as a child of this process."""
   return {_PARENT: str(os.getpid())}
 
 
 def follow_parent() -> None:
-  """Has a run that was started `as_child` save when its parent ends.
+  """Makes a run started with `as_child` save and stop if its parent ends.
 
-  The kernel sends it a SIGTERM then, on Linux.
+  On Linux, the kernel then sends SIGTERM; elsewhere this does nothing.
   """
   parent = os.environ.get(_PARENT)
   if parent is None or sys.platform != 'linux':
@@ -42,17 +42,17 @@ def follow_parent() -> None:
 
 
 class Interrupts:
-  """A context in which signals are noted instead of ending the program.
+  """Context manager that turns signals into a request to save and stop.
 
-  Until `defer` is called nothing needs saving and a signal raises
-  `Interrupted`. From then on it only makes `requested` true, however many
-  come, so that a scheduler's second signal does not cut a save short; the
-  third Ctrl-C raises `KeyboardInterrupt`. A signal that was ignored before
-  (`nohup`) stays ignored. Outside the main thread signals are left alone.
+  Until `defer` is called, a signal raises `Interrupted`, since there is nothing
+  to save. From then on it only makes `requested` return True, so that a second
+  signal of a scheduler does not abort a save; the third Ctrl-C raises
+  `KeyboardInterrupt`. Signals that were ignored (`nohup`) stay ignored. Outside
+  the main thread this does nothing.
   """
 
   def __init__(self) -> None:
-    """Installs nothing yet."""
+    """Creates the context; entering it installs the handlers."""
     self._before: dict[signal.Signals, Any] = {}
     self._deferred = False
     self._event = threading.Event()
@@ -80,31 +80,30 @@ class Interrupts:
     self._before = {}
 
   def defer(self, agree: Callable[[bool], bool] | None = None) -> None:
-    """From now on there is something to save.
+    """Lets `requested` report signals from now on, instead of raising.
 
     Args:
-      agree: of a run of several processes: called by all of them with whether
-        this one was asked to end, tells all of them alike whether to.
+      agree: for several processes, `distributed.stop_agreement()`.
 
     Raises:
-      Interrupted: a signal came before, and what it raised was lost.
+      Interrupted: a signal came earlier, but its exception was lost.
     """
     self._deferred, self._agree = True, agree
     if self._event.is_set() and agree is None:
       raise Interrupted(f'interrupted by {self._first}')
 
   def requested(self) -> bool:
-    """Whether the run should save and end; all processes must ask alike."""
+    """Whether the run should save and stop. Collective with `agree`."""
     if self._agree is not None:
       return self._agree(self._event.is_set())
     return self._event.is_set()
 
   def during(self, function: Callable[[], T]) -> T | None:
-    """The result of `function`, or None as soon as a signal came.
+    """Returns the result of `function`, or None as soon as a signal comes.
 
-    It runs in a thread of its own, because a handler cannot run while the main
-    thread is in a compiler. After a signal it goes on to its end, for nothing.
-    In a run of several processes it is waited for.
+    Runs it in a thread, because Python's signal handlers cannot run while the
+    main thread compiles. After a signal, the thread continues in the
+    background. A run of several processes waits for the result.
     """
     if self._agree is not None or not self._before:
       return function()
@@ -130,7 +129,8 @@ class Interrupts:
     self._first = self._first or signal.Signals(number).name
     self._event.set()
     if not self._deferred:
-      # Lost where it hits a callback of the interpreter: `defer` raises again.
+      # Python drops exceptions raised in callbacks such as finalizers, so that
+      # `defer` raises it again.
       raise Interrupted(f'interrupted by {self._first}')
     if number == signal.SIGINT:
       self._presses += 1

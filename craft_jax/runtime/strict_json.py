@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it, in and out: no NaN and no Infinity.
+"""JSON by RFC 8259, without NaN and Infinity.
 
-Python's own reader takes `NaN` and makes `Infinity` of `1e400`; its writer
-gives both back, which no other reader takes.
+Python's `json` reads `NaN` and turns `1e400` into infinity, and it writes both
+in a form that other parsers reject.
 """
 
 import json
@@ -10,25 +10,25 @@ from typing import Any
 
 
 def loads(text: str | bytes) -> Any:
-  """What `text` holds.
+  """Parses JSON.
 
   Raises:
-    ValueError: it is not JSON, or has a number that a float64 cannot hold.
+    ValueError: it is not JSON, or a number exceeds the range of float64.
   """
   return json.loads(text, parse_constant=_refuse, parse_float=_finite)
 
 
 def dumps(value: Any, **options: Any) -> str:
-  """`value` on one line, as `json.dumps` with these options.
+  """Serializes `value` by `json.dumps` with these options.
 
   Raises:
-    ValueError: a number in it is not finite.
+    ValueError: a number is not finite.
   """
   return json.dumps(value, allow_nan=False, **options)
 
 
 def _refuse(word: str) -> Any:
-  raise ValueError(f'{word} is no number of JSON')
+  raise ValueError(f'{word} is not a JSON number')
 
 
 def _finite(text: str) -> float:

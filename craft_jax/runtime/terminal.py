@@ -1,9 +1,9 @@
-"""Text of models and users, shown where a terminal or a page obeys it.
+"""Escapes control characters in untrusted text shown in a terminal or page.
 
-A control character in a sample, in a name or in an error would be obeyed: it
-clears the screen, hides a line or turns the order of letters round. What goes
-to a terminal is therefore escaped in the stream itself, so that no `print` can
-forget it. What goes to a pipe or a file stays as it is, to the byte.
+Control characters in a sample, a name or an error could clear the screen, hide
+a line or reverse the direction of text. Output to a terminal is therefore
+escaped in the stream itself, so that no `print` can forget it. Output to a pipe
+or file is not changed.
 """
 
 import html
@@ -11,9 +11,9 @@ import re
 import sys
 from typing import Any, TextIO
 
-# C0 without tab and newline, DEL and C1; marks and overrides of the direction
-# of writing; lone surrogates, which stand for raw bytes; and U+FFFD, which a
-# reader could not tell from what a terminal shows for a byte of its own.
+# C0 without tab and newline, DEL and C1; bidirectional controls; lone
+# surrogates, which stand for raw bytes; and U+FFFD, which terminals also show
+# for invalid bytes.
 _OBEYED = re.compile(
   '[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069'
   '\ufffd\ud800-\udfff]'
@@ -21,10 +21,10 @@ _OBEYED = re.compile(
 
 
 def visible(text: str) -> str:
-  r"""The text with `\x1b`, `\u202e` and so on for what would be obeyed.
+  r"""Escapes control characters as `\x1b`, `\u202e` and so on.
 
-  A raw byte that is no UTF-8, which is a surrogate from U+DC80 to U+DCFF in
-  Craft's texts, is `\x80` to `\xff`.
+  Raw bytes that are not UTF-8, represented by surrogates U+DC80 to U+DCFF,
+  become `\x80` to `\xff`.
   """
   return _OBEYED.sub(lambda match: _escaped(ord(match[0])), text)
 
@@ -40,28 +40,28 @@ def _escaped(code: int) -> str:
 
 
 def as_html(text: str) -> str:
-  """The visible text, with HTML's own characters escaped."""
+  """Escapes control characters and HTML."""
   return html.escape(visible(text))
 
 
 class Visible:
-  """A terminal's stream that writes only what `visible` lets through.
+  """Wraps a terminal's stream and escapes control characters.
 
   Attributes:
-    stream: the stream itself, for what draws with control sequences.
+    stream: the wrapped stream, for callers that draw with control sequences.
   """
 
   def __init__(self, stream: TextIO):
-    """Writes to `stream`, which stays open."""
+    """Wraps `stream`, which is not closed."""
     self.stream = stream
 
   def write(self, text: str) -> int:
-    """Writes the visible text; the length of what was given."""
+    """Writes escaped text and returns the length of `text`."""
     self.stream.write(visible(text))
     return len(text)
 
   def writelines(self, lines: Any) -> None:
-    """Writes each."""
+    """Writes each of the lines."""
     for line in lines:
       self.write(line)
 
@@ -70,7 +70,7 @@ class Visible:
 
 
 def protect() -> None:
-  """Escapes whatever is printed from now on, where a terminal shows it."""
+  """Escapes everything printed to a terminal from now on."""
   for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)
     if stream and not isinstance(stream, Visible) and stream.isatty():
@@ -78,5 +78,5 @@ def protect() -> None:
 
 
 def drawing(stream: Any) -> Any:
-  """The stream below, for a bar or colours; its texts must be `visible`."""
+  """The unwrapped stream, for progress bars; callers must use `visible`."""
   return stream.stream if isinstance(stream, Visible) else stream

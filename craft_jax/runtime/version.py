@@ -1,3 +1,3 @@
-"""The version of this program: `pyproject.toml` reads it here."""
+"""The version of Craft, which `pyproject.toml` reads."""
 
 __version__ = '0.1.0'

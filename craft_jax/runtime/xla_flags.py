@@ -1,22 +1,21 @@
-"""What XLA is told before JAX starts; read when its backend is made.
+"""XLA flags for GPUs, set before JAX initializes its backend.
 
-Only GPUs read these. What the user has in `XLA_FLAGS` comes later and wins. XLA
-aborts on a flag that it does not know, so a test starts JAX with all of them.
+The user's own `XLA_FLAGS` come later and take precedence. XLA aborts on unknown
+flags, so a test starts JAX with all of them.
 """
 
 import os
 
-# Collectives begin as early and end as late as their data allow, so that
-# products run meanwhile (docs.jax.dev, "GPU performance tips"); kernels are
-# launched together, as a graph, since those of a small model are shorter than
-# their launch.
+# The latency-hiding scheduler overlaps collectives with computation
+# (docs.jax.dev, "GPU performance tips"). CUDA graphs launch many kernels at
+# once, since those of a small model take less time than their launch.
 _GRAPHS = '--xla_gpu_enable_command_buffer='
 _FAST = (
   '--xla_gpu_enable_latency_hiding_scheduler=true',
   f'{_GRAPHS}FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL',
 )
-# openxla.org/xla/determinism: kernels with atomic sums are left out, and
-# nothing is chosen by timing, which may choose otherwise next time.
+# openxla.org/xla/determinism: no kernels with atomic sums, and no autotuning,
+# whose choices may differ between runs.
 _DETERMINISTIC = (
   '--xla_gpu_exclude_nondeterministic_ops=true',
   '--xla_gpu_autotune_level=0',
@@ -24,19 +23,19 @@ _DETERMINISTIC = (
 
 
 def use() -> None:
-  """Adds the flags for speed; call it before anything asks JAX for a device."""
+  """Adds the flags for speed; must be called before JAX touches a device."""
   own = os.environ.get('XLA_FLAGS', '')
-  if _FAST[0] not in own:  # a child process finds what its parent set
+  if _FAST[0] not in own:  # child processes inherit the flags
     os.environ['XLA_FLAGS'] = ' '.join([*_FAST, own]).strip()
 
 
 def see_operations() -> None:
-  """Has kernels launched one by one: a trace sees nothing within a graph."""
+  """Disables CUDA graphs, inside of which a trace shows no kernels."""
   own = os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = own.replace(_FAST[1], _GRAPHS)
 
 
 def repeat_bits() -> None:
-  """Adds those for the same bits in every run, whatever the user has set."""
+  """Adds flags for bitwise reproducible results, overriding the user's."""
   own = os.environ.get('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] = ' '.join([own, *_DETERMINISTIC]).strip()

@@ -1,1 +1,1 @@
-"""Training: the state, the pure step, and the loop around it."""
+"""Training: the state, the pure training step, and the loop around it."""

@@ -1,20 +1,20 @@
-"""Which steps of a call were bad, and why."""
+"""Detection of bad steps: not finite, or a spike."""
 
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-# What must be finite, in the order in which it is computed.
+# Metrics that must be finite, in order of computation.
 _FINITE = {'loss': 'loss', 'gradient': 'grad_norm'}
 
 
 class BadStep(Exception):
-  """A step that is not to be skipped.
+  """Raised for a bad step that is not skipped.
 
   Attributes:
-    step: its number, from 1.
-    reason: what was wrong with it.
-    lost: whether the parameters are not finite any more either.
+    step: number of the step, from 1.
+    reason: what is wrong with it.
+    lost: whether the parameters are no longer finite.
   """
 
   def __init__(self, step: int, reason: str, lost: bool):
@@ -23,11 +23,7 @@ class BadStep(Exception):
 
 
 def bad_steps(rows: Mapping[str, np.ndarray]) -> Iterator[tuple[int, str]]:
-  """The index and the reason of each bad step of a call.
-
-  Args:
-    rows: metric sums with a leading dim of steps.
-  """
+  """Yields index and reason of each bad step, from metric sums by step."""
   for i in np.flatnonzero(rows['good'] == 0):
     reason = 'the loss or the gradient norm is a spike'
     for word, name in _FINITE.items():

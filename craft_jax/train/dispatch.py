@@ -1,4 +1,4 @@
-"""Many steps in one call of the device. Pure."""
+"""Many training steps in one dispatch; pure."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -16,27 +16,33 @@ Fetch = Callable[[Any, Int[Array, ''], Int[Array, ''], Key[Array, '']], Batch]
 
 @runtime_checkable
 class Feed(Protocol):
-  """Gives each dispatch its source, and each step its batch.
+  """Supplies each dispatch with device arrays, and each step with a batch.
 
   Attributes:
-    max_steps: most steps per dispatch.
-    wait_seconds: time the loop has waited for data so far.
+    max_steps: largest number of steps per dispatch.
   """
 
   max_steps: int
 
   @property
   def wait_seconds(self) -> float:
-    """Seconds."""
+    """Seconds that the loop has waited for data so far."""
 
   def source(self, num_steps: int) -> Any:
-    """The device arrays of the next `num_steps` steps."""
+    """Device arrays for the next `num_steps` steps."""
 
   def fetch(self, source: Any, i: Any, data_index: Any, key: Any) -> Batch:
-    """Pure: the batch of the i-th step of a dispatch; `key` is the run's."""
+    """Makes the batch of a step; pure.
+
+    Args:
+      source: device arrays of the dispatch.
+      i: number of the step in the dispatch, a traced integer.
+      data_index: number of the batch in the run, a traced integer.
+      key: PRNG key of the run's augmentation.
+    """
 
   def close(self) -> None:
-    """Stops what reads ahead."""
+    """Stops prefetching."""
 
 
 def make_run(
@@ -45,20 +51,19 @@ def make_run(
   keep_rows: int,
   past_bad_steps: bool = False,
 ) -> Callable[..., tuple[State, MetricSums, Bool[Array, '']]]:
-  """Many steps in one dispatch.
+  """Makes a function that runs many training steps in one dispatch.
 
   Args:
-    step: the training step.
-    fetch: `(source, i, data_index, key) -> Batch` of the i-th step of the
-      call; the key is of the run's augmentation.
-    keep_rows: most steps per call: rows of the metric buffers.
-    past_bad_steps: go on after a bad step; else the rest of the call is a
-      no-op.
+    step: training step.
+    fetch: makes the batch of a step, as `Feed.fetch`.
+    keep_rows: largest number of steps, the length of the metric buffers.
+    past_bad_steps: whether to continue after a bad step; otherwise the
+      remaining steps are not run.
 
   Returns:
-    `(state, source, key, num_steps) -> state, rows, finite`: each metric has
-    `keep_rows` entries, of which the first `num_steps` are set; `finite` says
-    whether the parameters still are. The trip count is traced.
+    `(state, source, key, num_steps) -> state, rows, finite`, with `num_steps`
+    traced. Each metric in `rows` has `keep_rows` entries, of which the first
+    `num_steps` are set; `finite` is whether all parameters are finite.
   """
 
   def run(state, source, key, num_steps):

@@ -1,4 +1,4 @@
-"""The two ways batches reach the device; the numbers are the same."""
+"""Feeds of identical batches, from device memory or streamed by Grain."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from craft_jax.data.corpus import Corpus
 from craft_jax.model.sharding import mesh as mesh_lib
 from craft_jax.train.dispatch import Feed
 
-_CHUNK_BYTES = 16 << 20  # of windows streamed for one dispatch
+_CHUNK_BYTES = 16 << 20  # limit on windows streamed per dispatch
 _DEVICE_STEPS, _STREAM_STEPS = 512, 64
 
 
 def open_feed(cfg: Config, corpus: Corpus, mesh: Mesh, data_index: int) -> Feed:
-  """The feed that `data.placement` asks for, from `data_index` on."""
+  """Opens the feed chosen by `data.placement`, starting at `data_index`."""
   if grain_batches.placement(cfg, corpus.train.tokens) == 'device':
     return _DeviceFeed(cfg, corpus, mesh)
   return _StreamFeed(cfg, corpus, mesh, data_index)
@@ -35,7 +35,7 @@ def _plan(cfg: Config) -> dict[str, Any]:
 
 
 class _DeviceFeed:
-  """The corpus lives on the devices; nothing crosses to the host."""
+  """Feed whose corpus is on the devices, without transfers from the host."""
 
   wait_seconds = 0.0
 
@@ -64,7 +64,7 @@ class _DeviceFeed:
 
 
 class _StreamFeed:
-  """Grain reads windows ahead; a dispatch gets a chunk of a fixed shape."""
+  """Feed that prefetches windows by Grain, in chunks of a fixed shape."""
 
   def __init__(self, cfg: Config, corpus: Corpus, mesh: Mesh, data_index: int):
     plan = _plan(cfg)
@@ -99,7 +99,7 @@ class _StreamFeed:
 
   def fetch(self, source, i, data_index, key):
     window_BS = jnp.take(source, i, axis=0)
-    key = jax.random.fold_in(key, data_index)  # as `batch_at` does
+    key = jax.random.fold_in(key, data_index)  # to equal `batch_at`
     return batch_lib.to_batch(window_BS, key, self._recipe)
 
   def close(self) -> None:
@@ -107,7 +107,7 @@ class _StreamFeed:
 
 
 def _rows_here(sharding: NamedSharding, shape: tuple[int, ...]) -> slice:
-  """The rows (dim 1) that this process's devices hold, from first to last."""
+  """Range of rows (dim 1) that the devices of this process hold."""
   indices = sharding.addressable_devices_indices_map(shape).values()
   rows = [index[1].indices(shape[1])[:2] for index in indices if index]
   return slice(min(start for start, _ in rows), max(stop for _, stop in rows))

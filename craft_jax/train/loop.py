@@ -1,4 +1,4 @@
-"""The training loop: dispatch, report one call late, evaluate, save."""
+"""The training loop: dispatch, fetch earlier metrics, evaluate, save."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +27,10 @@ class _Stopped(Exception):
 
 
 class Evaluate(Protocol):
-  """Metrics of a split."""
+  """Evaluates parameters on a split."""
 
   def compile(self, params: Params) -> bool:
-    """Compiles, once; the first call does it otherwise. True."""
+    """Compiles the program if that has not been done; returns True."""
 
   def __call__(
     self,
@@ -40,18 +40,18 @@ class Evaluate(Protocol):
     *,
     tick: Callable[[], Any],
   ) -> dict[str, Any]:
-    """Metrics of the split, by name.
+    """Returns the metrics of a split by name.
 
     Args:
-      params: of the model, on the mesh.
-      split: tokens and what they count.
-      withheld: why bits per byte cannot be given.
+      params: parameters, sharded over the mesh.
+      split: the split to evaluate.
+      withheld: reason why bits per byte cannot be reported, or ''.
       tick: called after each batch.
     """
 
 
 class Loop:
-  """The state of a running run on the host."""
+  """The training loop and its state on the host."""
 
   def __init__(
     self,
@@ -61,14 +61,14 @@ class Loop:
     quiet: bool,
     interrupts: Interrupts,
   ):
-    """Allocates the state and opens data and metrics.
+    """Allocates the training state and opens feed and metric writer.
 
     Args:
       setup: the opened run.
-      evaluate: gives the metrics of the validation split.
-      draw_sample: gives a text, None where none is to be drawn.
-      quiet: no progress.
-      interrupts: says whether a signal has come; entered.
+      evaluate: evaluates the validation split.
+      draw_sample: returns a sample, or None if none is wanted.
+      quiet: whether to hide progress.
+      interrupts: entered context of signal handlers.
     """
     cfg = setup.cfg
     self.evaluate, self.draw_sample = evaluate, draw_sample
@@ -77,7 +77,7 @@ class Loop:
     self.step = int(self.state.step)
     self.end = cfg.train.stop_at_step or cfg.train.steps
     self.best_loss = setup.best_loss
-    self.figures_of_step = setup.figures  # of an evaluation at this step, or {}
+    self.val_metrics = setup.figures  # evaluation of this step, or {}
     self.program: Any = None
     self.compile_seconds = 0.0
     self.skips_in_row = 0
@@ -98,12 +98,13 @@ class Loop:
     )
 
   def _open_at_step(self) -> None:
-    """Opens what is written and read from this step on."""
+    """Opens the feed and the metric writer at the current step."""
     data_index = self.step + int(self.state.data_offset)
     self.feed = self.setup.open_feed(data_index)
     self.writer = self.setup.open_writer(self.step, self.progress.warn)
 
   def run(self) -> dict[str, Any]:
+    """Trains until the last step, saves, and returns the summary."""
     try:
       with self.progress:
         for line in self.setup.notes:
@@ -115,7 +116,8 @@ class Loop:
         except _Stopped:
           self._save_for_good()
           raise RunFailed(
-            f'interrupted; step {self.step} is saved, the same command goes on',
+            f'interrupted; step {self.step} is saved, run the same command to '
+            'continue',
             INTERRUPTED,
           ) from None
     finally:
@@ -123,19 +125,20 @@ class Loop:
       self.writer.close()
 
   def _lost_rows(self) -> Iterator[str]:
-    """A line if the metrics file lacks rows that it had at the save."""
-    # Rows of the same step may have come after the save and hide a lost one.
+    """Yields a warning if rows are missing that were saved with this step."""
+    # Rows written for this step after the save may hide lost ones in the count,
+    # so that damaged rows are counted as well.
     lost = max(self.setup.rows - self.writer.count, self.writer.cut)
     if distributed.is_first() and lost > 0:
       yield (
         f'{self.setup.run_dir.path / layout.METRICS} lacks {lost} row(s) '
-        f'that it had when step {self.step} was saved; the model is what it '
-        'was, its curves have a gap'
+        f'that it had when step {self.step} was saved; the model is not '
+        'affected, but its curves have a gap'
       )
 
   def _run(self) -> dict[str, Any]:
     if 0 < self.step < self.end:
-      self._at_boundary()  # a kill may have come in the middle of it
+      self._at_boundary()  # finishes what a kill may have cut short
     while self.step < self.end:
       try:
         self._train()
@@ -144,14 +147,14 @@ class Loop:
     evaluation = self._evaluate()
     self._save_for_good()
     summary = self._summary(evaluation) | self._sample()
-    # A finished run that starts again has nothing new to say.
+    # A finished run that is started again does not repeat its summary.
     if self.pace.done or self.setup.run_dir.summarized_step != self.step:
       self.writer.finish(summary)
     distributed.wait_for_all()
     return summary
 
   def _train(self) -> None:
-    waiting = None  # the call whose metrics are not fetched yet
+    waiting = None  # the dispatch whose metrics are not fetched yet
     while self.step < self.end:
       boundary = self._boundary()
       count = min(self.pace.steps, boundary - self.step)
@@ -164,7 +167,7 @@ class Loop:
         self._report(*waiting)
       waiting = (self.step, count, rows, begin)
       self.step += count
-      self.figures_of_step = {}
+      self.val_metrics = {}
       stop = self.interrupts.requested()
       if stop or self.step == boundary or self.pace.settling:
         self._report(*waiting)
@@ -177,7 +180,7 @@ class Loop:
         raise _Stopped
 
   def _compiled(self, inputs: tuple[Any, ...]) -> Any:
-    """The program of a call; a signal ends the wait for it."""
+    """Compiles the program of a dispatch, unless a signal comes first."""
     self.progress.phase('compiling')
     begin = time.perf_counter()
     program = self.interrupts.during(
@@ -195,7 +198,7 @@ class Loop:
     return program
 
   def _boundary(self) -> int:
-    """The next step at which to evaluate, save or end."""
+    """The next step at which to evaluate, save, sample or end."""
     stops = [self.end]
     cfg = self.cfg
     for every in (cfg.eval.every, cfg.checkpoint.every, cfg.log.sample_every):
@@ -204,20 +207,20 @@ class Loop:
     return min(stops)
 
   def _at_boundary(self) -> None:
-    """Evaluates, saves, samples: what is due at this step and not done."""
+    """Evaluates, saves and samples, if due at this step and not yet done."""
     if self.step == self.end:
       return  # `_run` does both
     cfg = self.cfg
     due = cfg.eval.every and self.step % cfg.eval.every == 0
-    if due and not self.figures_of_step:
+    if due and not self.val_metrics:
       self._evaluate()
-    loss = self.figures_of_step.get('val_loss', np.inf)
+    loss = self.val_metrics.get('val_loss', np.inf)
     due = cfg.checkpoint.every and self.step % cfg.checkpoint.every == 0
     if due or loss < self.best_loss:
       try:
         self._save()
       except UserError as e:
-        # A disk that is full now may not be full at the next one.
+        # A disk that is full now may have space at the next save.
         self.progress.warn(f'{e}; training goes on')
     every = cfg.log.sample_every
     if every and self.step % every == 0 and (sample := self._sample()):
@@ -225,10 +228,10 @@ class Loop:
       self.progress.message(f'{head}\n{sample["sample"]}')
 
   def _report(self, first: int, count: int, rows: Any, begin: float) -> None:
-    """Writes and shows the metrics of a call.
+    """Logs and shows the metrics of a dispatch.
 
     Raises:
-      BadStep: one that is not to be skipped.
+      BadStep: a bad step is not to be skipped.
     """
     rows, finite = mesh_lib.fetched(rows)
     values = {name: row[:count] for name, row in rows.items()}
@@ -282,32 +285,32 @@ class Loop:
       )
 
   def _after(self, bad: BadStep) -> None:
-    """Ends the run before a bad step, or goes back and passes over its data."""
+    """Stops the run before a bad step, or rolls back and skips its data."""
     train = self.cfg.train
     self.step = bad.step - 1
     if bad.lost and train.bad_step != 'rollback':
       raise RunFailed(
         f'step {bad.step}: {bad.reason}, nor are the parameters; '
         + (
-          'go on from the last checkpoint with '
+          'continue from the last checkpoint with '
           '--config.train.bad_step=rollback, or '
           if self._can_go_back()
           else ''
         )
-        + 'start anew with a lower optim.learning_rate'
+        + 'start again with a lower optim.learning_rate'
       )
     if train.bad_step == 'stop':
       self._save_for_good()
       raise RunFailed(
         f'step {bad.step}: {bad.reason}; it was not applied and step '
-        f'{self.step} is saved; go on with --config.train.bad_step=skip'
-        f'{" or =rollback" if self._can_go_back() else ""}, or start anew with '
-        'a lower optim.learning_rate or model.precision=float32'
+        f'{self.step} is saved; continue with --config.train.bad_step=skip'
+        f'{" or =rollback" if self._can_go_back() else ""}, or start again with'
+        ' a lower optim.learning_rate or model.precision=float32'
       )
     if int(self.state.rollbacks) >= train.max_rollbacks:
       raise RunFailed(
         f'step {bad.step}: {bad.reason}, after {train.max_rollbacks} '
-        'rollbacks; raise train.max_rollbacks, or start anew with a lower '
+        'rollbacks; raise train.max_rollbacks, or start again with a lower '
         'optim.learning_rate'
       )
     self.feed.close()
@@ -315,21 +318,22 @@ class Loop:
     self.setup.checkpointer.wait()
     self.state = self.setup.gone_back(self.state, bad.step)
     self.step = int(self.state.step)
-    self.figures_of_step = {}
+    self.val_metrics = {}
     self.best_loss = self.setup.best_loss_now()
     self._open_at_step()
-    note = f'{bad.reason}; back to step {self.step}, past the data since'
-    # Not in the step gone back to: that one is kept when this is done again.
+    note = f'{bad.reason}; back to step {self.step}, skipping the data since'
+    # Logged one step later, because a second rollback keeps the rows of the
+    # step that it returns to.
     self.writer.log(self.step + 1, {'rollback': f'step {bad.step}: {note}'})
     self.progress.warn(f'step {bad.step}: {note}')
 
   def _can_go_back(self) -> bool:
-    """Whether bad_step=rollback is allowed and has a step to go back to."""
+    """Whether there is a checkpoint to which bad_step=rollback can return."""
     kept = checkpoint.steps(self.setup.checkpointer.workdir)
     return self.cfg.checkpoint.every > 0 and bool(kept)
 
   def _evaluate(self) -> dict[str, Any]:
-    """The figures of the validation split, which are logged once."""
+    """Evaluates the validation split; logs its metrics once per step."""
     self.progress.phase('evaluating')
     params, corpus = self.state.eval_params, self.setup.corpus
     ready = self.interrupts.during(lambda: self.evaluate.compile(params))
@@ -342,7 +346,7 @@ class Loop:
     self.progress.update(self.step, evaluation)
     if not self.writer.has(self.step, 'val_loss'):
       self.writer.log(self.step, evaluation | {'seconds': self.clock()})
-    self.figures_of_step = evaluation
+    self.val_metrics = evaluation
     return evaluation
 
   def _tick(self) -> None:
@@ -357,16 +361,16 @@ class Loop:
     if found := self.setup.mend():
       self.progress.warn(found)
     self.writer.mend()
-    meta = self.setup.meta(self.step, self.figures_of_step, self.writer.count)
-    self.writer.flush()  # a run that resumes there has the rows before it
+    meta = self.setup.meta(self.step, self.val_metrics, self.writer.count)
+    self.writer.flush()  # so that a resumed run has all rows before this step
     self.setup.checkpointer.save(self.state, meta)
     self.best_loss = min(self.best_loss, meta.val_loss)
 
   def _save_for_good(self) -> None:
-    """Saves, and looks whether it can be gone on from. All processes.
+    """Saves and verifies that the run can resume; all processes must call it.
 
     Raises:
-      RunFailed: somebody takes the folder away as it is written.
+      RunFailed: the run directory was removed meanwhile.
     """
     workdir = self.setup.run_dir.path
 
@@ -374,18 +378,18 @@ class Loop:
       saved = self.step in checkpoint.steps(workdir)
       return saved and (workdir / layout.CONFIG).exists()
 
-    for _ in range(2):  # it may have gone while this was saved
+    for _ in range(2):  # the folder may have been removed during the first save
       self._save()
       self.setup.checkpointer.wait()
       if distributed.told_by_first(there):
         return
     raise RunFailed(
       f'{workdir} was removed or moved while step {self.step} was saved there; '
-      'run the same command in a folder that stays'
+      'run the same command with a permanent folder'
     )
 
   def _sample(self) -> dict[str, Any]:
-    """A sample, which is logged once; {} where none is drawn."""
+    """Draws a sample and logs it once per step; {} without one."""
     self.progress.phase('sampling')
     text = self.draw_sample(self.state.eval_params)
     self.progress.phase('')

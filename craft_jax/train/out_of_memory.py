@@ -1,4 +1,4 @@
-"""Tells that memory is short, and with what facts."""
+"""Recognizes out-of-memory errors and collects facts about them."""
 
 import errno
 import re
@@ -14,7 +14,7 @@ _SIGNS = ('RESOURCE_EXHAUSTED', 'Out of memory', 'out of memory', 'bad_alloc')
 
 
 def is_shortage(error: BaseException) -> bool:
-  """Whether an error says that memory could not be had."""
+  """Whether an error means that memory could not be allocated."""
   if isinstance(error, MemoryError):
     return True
   if isinstance(error, OSError):
@@ -25,7 +25,7 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def asked_bytes(text: str) -> int | None:
-  """What an error of JAX or NumPy says was asked for; None if it does not."""
+  """Bytes requested according to an error of JAX or NumPy, or None."""
   found = _ASKED.search(text)
   if not found:
     return None
@@ -35,18 +35,17 @@ def asked_bytes(text: str) -> int | None:
 def shortage(
   setup: Setup, doing: str, needed: int | None, compiled: bool = False
 ) -> OutOfMemory:
-  """The error of a run that is short of memory now.
+  """The error of a run that is out of memory, with facts for the planner.
 
-  Its facts are what the planner needs to say what would help: `doing`,
-  `bytes`, `compiled`, the bytes that a device can give (`available`, None if
-  nothing tells) and what sets that (`limit`), and of the run `precision`,
+  Facts are the arguments, the bytes still `available` on a device (None if
+  unknown) and the `limit` that sets them, and the run's `precision`,
   `vocabulary_size`, `mesh` and `platform`.
 
   Args:
-    setup: of the run.
-    doing: what it was at.
-    needed: bytes on a device that were asked for; None if that is not known.
-    compiled: by a program that was refused before it ran.
+    setup: the opened run.
+    doing: what the run was doing.
+    needed: bytes requested on a device; None if unknown.
+    compiled: whether a compiled program was refused before it ran.
   """
   left = room()
   return OutOfMemory(
@@ -65,13 +64,13 @@ def shortage(
 
 
 def check_program(program: Any, setup: Setup) -> None:
-  """Refuses a compiled step whose buffers cannot be had, on a CPU.
+  """Checks on a CPU that the buffers of a compiled program fit in memory.
 
-  There the kernel may end a process that takes too much, without a word. Other
-  devices say so themselves.
+  Otherwise the kernel's OOM killer may end the process without a message. Other
+  devices report such an error themselves.
 
   Raises:
-    OutOfMemory: it needs more than there is.
+    OutOfMemory: they do not fit.
   """
   if setup.platform != 'cpu' or not setup.cfg.train.check_memory:
     return
@@ -81,7 +80,7 @@ def check_program(program: Any, setup: Setup) -> None:
 
 
 def program_bytes(program: Any) -> int | None:
-  """What a call takes beside its arguments, on a device; None if unknown."""
+  """Bytes per device that a call needs beside its arguments, or None."""
   found = program.memory_analysis()
   if found is None:
     return None

@@ -1,4 +1,4 @@
-"""A run from start to end: opened, handed to the loop, its ending noted."""
+"""A run from start to end: opens it, runs the loop, records how it ended."""
 
 import contextlib
 import hashlib
@@ -42,7 +42,7 @@ from craft_jax.train.step import make_train_step
 from craft_jax.train.step_metrics import StepMetrics
 from craft_jax.types import Params
 
-_ALLOCATING = 'allocating the state'  # until there is a loop
+_ALLOCATING = 'allocating the state'  # while there is no loop yet
 _PLACES = (
   'data.path', 'data.valid_path', 'data.test_path', 'data.tfds_dir',
   'data.cache_dir',
@@ -56,22 +56,22 @@ def train(
   quiet: bool = False,
   interrupts: Interrupts | None = None,
 ) -> dict[str, Any]:
-  """Trains to `train.steps` or `train.stop_at_step`, from where `workdir` is.
+  """Trains until `train.steps` or `train.stop_at_step`; resumes if possible.
 
   Args:
-    cfg: the run.
-    workdir: its folder.
-    quiet: no progress.
-    interrupts: entered by the caller; by default for the time of the call.
+    cfg: run settings.
+    workdir: run directory, local or `gs://` or `s3://`.
+    quiet: whether to hide progress.
+    interrupts: entered context of signal handlers; None makes one.
 
   Returns:
-    The summary: figures of the last evaluation (`val_...`), `step`, `params`,
-    `chars_per_second`, `train_seconds`, `compile_seconds`.
+    The summary: metrics of the last evaluation (`val_...`), `step`, `params`,
+    `chars_per_second`, `train_seconds`, `compile_seconds` and others.
 
   Raises:
-    UserError: see `open_setup`.
-    OutOfMemory: memory is short.
-    RunFailed: a bad step that ends the run, or a signal came.
+    UserError: settings, text or run directory are invalid.
+    OutOfMemory: the run needs more memory than there is.
+    RunFailed: a bad step ended the run, or a signal did after saving.
     Interrupted: a signal came before there was anything to save.
   """
   if interrupts is None:
@@ -85,7 +85,7 @@ def train(
       summary = loop.run()
     except BaseException as e:
       doing = loop.progress.doing or 'training' if loop else _ALLOCATING
-      error = _noted(e, setup, doing)
+      error = _record_failure(e, setup, doing)
       if error is e:
         raise
       raise error from e
@@ -94,7 +94,7 @@ def train(
 
 
 def open_loop(setup: Setup, quiet: bool, interrupts: Interrupts) -> Loop:
-  """The loop of an opened run, handed what it evaluates and samples with."""
+  """Makes the loop of an opened run."""
   evaluate = Evaluator(
     setup.cfg, setup.model, setup.corpus.vocabulary, setup.mesh
   )
@@ -102,10 +102,10 @@ def open_loop(setup: Setup, quiet: bool, interrupts: Interrupts) -> Loop:
 
 
 def _sampler(setup: Setup) -> Callable[[Params], str | None]:
-  """Draws prompt and continuation by `log.sample_...`. All processes.
+  """Makes a function that draws the sample of `log.sample_...` settings.
 
-  The same for the same parameters, whenever it is drawn; None where no sample
-  is asked for, or this is not the first process.
+  All processes must call it; it returns None except in process 0, or if no
+  sample is configured. The sample depends on the parameters alone.
   """
   log = setup.cfg.log
 
@@ -127,14 +127,16 @@ def _sampler(setup: Setup) -> Callable[[Params], str | None]:
   return draw_sample
 
 
-def _noted(error: BaseException, setup: Setup, doing: str) -> BaseException:
-  """Writes how a run failed; the error to raise."""
+def _record_failure(
+  error: BaseException, setup: Setup, doing: str
+) -> BaseException:
+  """Records in the run directory how a run failed; returns what to raise."""
   if out_of_memory.is_shortage(error):
     needed = out_of_memory.asked_bytes(str(error))
     error = out_of_memory.shortage(setup, doing, needed)
   stopped = getattr(error, 'code', None) == INTERRUPTED
   stopped = stopped or isinstance(error, KeyboardInterrupt)
-  with contextlib.suppress(UserError):  # the first error is to be told
+  with contextlib.suppress(UserError):  # report the first error
     if isinstance(error, OutOfMemory):
       facts = {name: error.facts[name] for name in ('doing', 'bytes')}
       setup.run_dir.update(out_of_memory=facts)
@@ -146,7 +148,7 @@ def _noted(error: BaseException, setup: Setup, doing: str) -> BaseException:
 
 
 def _finish(setup: Setup, step: int) -> None:
-  """Writes that a run is done, or how far it got."""
+  """Records that a run is finished, or the step at which it stopped."""
   run_dir = setup.run_dir
   if step == setup.cfg.train.steps:
     run_dir.finish(layout.FINISHED, 'finished')
@@ -157,15 +159,15 @@ def _finish(setup: Setup, step: int) -> None:
 
 
 def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
-  """Opens a new run, or continues the one in `workdir`. All processes.
+  """Opens a new run, or resumes the one in `workdir`.
 
-  Sets the number of CPU devices, so it must come before anything that
-  touches a JAX backend.
+  All processes must call it. Sets the number of CPU devices, so that it must
+  come before JAX initializes a backend.
 
   Raises:
-    UserError: a mistake in settings, text or folder; the run in `workdir` has
-      other identity settings or another corpus, or is going on; or another
-      process of this run had such a mistake, or has other settings or text.
+    UserError: settings, text or folder are invalid; the run in `workdir` has
+      other identity settings or another corpus, or is still running; another
+      process raised such an error, or has other settings or text.
   """
   mesh_lib.set_cpu_devices(mesh_lib.cpu_devices(cfg))
   distributed.check_program('the config', _comparable(cfg))
@@ -175,8 +177,8 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
   platform = platform_of(mesh.devices.flat[0])
   build(cfg.model, 1, platform).check_tensor(mesh.shape['tensor'])
   with contextlib.ExitStack() as stack:
-    lock = distributed.opened_by_all(lambda: _own(workdir, stack))
-    found = distributed.told_by_first(lambda: _look(workdir))
+    lock = distributed.opened_by_all(lambda: _take_lock(workdir, stack))
+    found = distributed.told_by_first(lambda: _saved(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
     cfg = checks.with_precision(cfg, platform, before)
     corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
@@ -251,14 +253,14 @@ def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
 
 
 def last_save(workdir: epath.PathLike) -> Meta | None:
-  """What the last whole checkpoint says; None where there is none."""
+  """Metadata of the last complete checkpoint; None where there is none."""
   if not checkpoint.steps(workdir):
     return None
   return checkpoint.open_meta(workdir, checkpoint.resolve_step(workdir))
 
 
-def _look(workdir: epath.PathLike) -> dict[str, Any]:
-  """What is saved: facts of the last whole step, and the least loss of all."""
+def _saved(workdir: epath.PathLike) -> dict[str, Any]:
+  """Metadata of the last complete checkpoint, and the best loss so far."""
   last = last_save(workdir)
   return {
     'last': last and last.to_tree(),
@@ -271,7 +273,7 @@ def _sha256(text: str) -> str:
 
 
 def _comparable(cfg: Config) -> str:
-  """The settings that all processes must share: not where a host has files."""
+  """Settings that all processes must share as JSON: all but local paths."""
   flat = config_lib.flatten(cfg)
   return json.dumps({k: v for k, v in flat.items() if k not in _PLACES})
 
@@ -279,14 +281,16 @@ def _comparable(cfg: Config) -> str:
 def _check_reach(workdir: epath.PathLike) -> None:
   if distributed.several() and staging.is_staged(workdir):
     raise UserError(
-      f'{workdir}: a run of several processes cannot be kept there, since each '
-      'saves its part through its own disk; use gs:// or a file system that '
-      'all hosts share'
+      f'{workdir}: a run of several processes cannot be saved there, since '
+      'each writes its part through its own disk; use gs:// or a file system '
+      'that all hosts share'
     )
 
 
-def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
-  """Takes the run directory for this run."""
+def _take_lock(
+  workdir: epath.PathLike, stack: contextlib.ExitStack
+) -> Lock | None:
+  """Locks the run directory in process 0."""
   run_dir_lib.check_ours(workdir)
   if not distributed.is_first():
     return None

@@ -1,4 +1,4 @@
-"""Everything a run must keep to go on exactly."""
+"""The training state, which holds all that a run needs to resume exactly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +18,12 @@ from craft_jax.types import Batch, MetricSums, Params
 
 @flax.struct.dataclass
 class Usual:
-  """Running statistics of the good steps, of loss and gradient norm.
+  """Running statistics of loss and gradient norm over good steps.
 
   Attributes:
-    count: good steps seen.
-    mean_2: exponential means.
-    variance_2: exponential means of the squared deviations.
+    count: number of good steps.
+    mean_2: exponential moving averages, float32.
+    variance_2: exponential moving averages of squared deviations, float32.
   """
 
   count: Int[Array, '']
@@ -33,17 +33,17 @@ class Usual:
 
 @flax.struct.dataclass
 class State:
-  """The training state: a pytree, sharded like its parameters.
+  """The training state, a pytree that is sharded like its parameters.
 
   Attributes:
-    step: steps done, skipped ones included.
-    skipped: bad steps left out of them.
-    rollbacks: times the run has gone back to a checkpoint.
-    data_offset: data windows passed over; the data index is step + offset.
-    usual: what a loss and a gradient norm usually are.
-    params: float32 parameters.
-    opt_state: of the optimizer.
-    ema: averaged parameters, or None.
+    step: number of steps done, including skipped ones.
+    skipped: number of bad steps that were skipped.
+    rollbacks: number of rollbacks to a checkpoint.
+    data_offset: batches skipped by rollbacks; the data index is step + offset.
+    usual: statistics of loss and gradient norm, to detect spikes.
+    params: parameters, float32.
+    opt_state: optimizer state.
+    ema: exponential moving average of the parameters, or None.
   """
 
   step: Int[Array, '']
@@ -57,7 +57,7 @@ class State:
 
   @property
   def eval_params(self) -> Params:
-    """What is evaluated and sampled: the average where there is one."""
+    """Parameters for evaluation and sampling: the average, if there is one."""
     return self.params if self.ema is None else self.ema
 
 
@@ -70,7 +70,7 @@ def init_state(
   key: Key[Array, ''],
   ema: bool,
 ) -> State:
-  """The state before the first step."""
+  """Initializes the state before the first step; `ema` adds averages."""
   params = model.init(key)
   return State(
     step=jnp.zeros((), jnp.int32),
@@ -90,7 +90,7 @@ def abstract_state(
   ema: bool,
   mesh: Mesh,
 ) -> State:
-  """Shapes and shardings of `init_state`, nothing allocated."""
+  """Shapes and shardings of `init_state`, without allocating anything."""
   shapes = jax.eval_shape(
     lambda key: init_state(model, optimizer, key, ema), keys.from_seed(0)
   )

@@ -1,4 +1,4 @@
-"""The training step. Pure."""
+"""The training step, a pure function."""
 
 import functools
 import math
@@ -15,24 +15,23 @@ from craft_jax.model.protocol import Model
 from craft_jax.train.state import Step, Usual
 from craft_jax.types import Batch, MetricSums, Params
 
-# Good steps before a spike can be told, and the memory of the statistics.
+# Good steps before spikes are detected, and the decay of the statistics.
 _SPIKE_AFTER, _USUAL_DECAY = 30, 0.98
 
 
 def make_train_step(
   cfg: Config, model: Model, optimizer: optax.GradientTransformation
 ) -> Step:
-  """The pure `(state, batch, key) -> state, metric sums` of a run.
+  """Makes the pure training step, `(state, batch, key) -> state, metric sums`.
 
-  A step is bad if its loss or gradient is not finite, or if one of the two is a
-  spike (`train.spike_deviations`). It leaves parameters, optimizer state,
-  averages and statistics as they were: the optimizer does not run, or what it
-  gives is not taken; nothing is multiplied by the bad values. Under
-  `train.bad_step=skip` the step counts as done, else the state does not change
-  at all. The sum `good` is 0.
+  A step is bad if its loss or gradient norm is not finite, or a spike
+  (`train.spike_deviations`). A bad step changes neither parameters nor
+  optimizer state, averages or statistics, and its sum `good` is 0. With
+  `train.bad_step=skip` it is counted as done; otherwise the state does not
+  change at all.
 
-  The norms of update and parameters are those of steps to be logged, else 0:
-  each is a pass over the state.
+  Norms of update and parameters are computed only at steps that are logged, and
+  are 0 otherwise, since each takes a pass over the state.
   """
   skip = cfg.train.bad_step == 'skip'
 
@@ -69,7 +68,7 @@ def make_train_step(
 
 
 def _make_apply(cfg: Config, optimizer: optax.GradientTransformation):
-  """`(measured, state, ...) -> state, norms`: a good step of the optimizer."""
+  """Makes the optimizer step, `(measured, state, ...) -> state, norms`."""
   optimizer = optax.with_extra_args_support(optimizer)
 
   def apply(measured, state, grads, now_2, count):
@@ -97,14 +96,13 @@ def _make_apply(cfg: Config, optimizer: optax.GradientTransformation):
 
 
 def _apply_if(on_gpu, good, logged, apply, state, *inputs):
-  """`apply(logged, state, ...)` where `good`, else the state and zeros.
+  """`apply(logged, state, ...)` if `good`, otherwise the state and zeros.
 
-  What is done at most steps is a conditional, which XLA does in place, and what
-  is done at steps to be logged a loop of one trip or none: as a second
-  conditional it would make XLA copy most of the state at every step. For a GPU
-  either is a round trip to the host, which a step must not have: there the
-  norms are always measured and each array is chosen, which elsewhere is one
-  more pass over all.
+  Steps that are not logged use a conditional, which XLA updates in place, and
+  logged ones a while loop of at most one iteration: a second conditional would
+  make XLA copy most of the state at every step. On a GPU both would synchronize
+  with the host. There norms are always computed and each array is selected,
+  which on other platforms would cost another pass over the state.
   """
 
   def leave(state, *_):
@@ -131,13 +129,13 @@ def _apply_if(on_gpu, good, logged, apply, state, *inputs):
 def _spike(
   usual: Usual, now_2: Float[Array, '2'], deviations: float
 ) -> Bool[Array, '']:
-  """Whether a value lies far above what is usual, once that is known."""
+  """Whether a value exceeds its mean by `deviations` standard deviations."""
   bound_2 = usual.mean_2 + deviations * jnp.sqrt(usual.variance_2)
   return (usual.count >= _SPIKE_AFTER) & jnp.any(now_2 > bound_2)
 
 
 def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
-  """Plain means over the first steps, exponential ones from then on."""
+  """Updates the statistics: plain means at first, then exponential ones."""
   count = usual.count.astype(jnp.float32)
   decay = jnp.minimum(count / (count + 1), _USUAL_DECAY)
   mean_2 = decay * usual.mean_2 + (1 - decay) * now_2
@@ -148,11 +146,11 @@ def _updated(usual: Usual, now_2: Float[Array, '2']) -> Usual:
 
 @jax.named_scope('checksum')
 def _checksum(batch: Batch) -> Float[Array, '']:
-  """24 bits of inputs, targets and their places, exact in float32.
+  """24-bit checksum of inputs, targets and positions, exact in float32.
 
-  The same on any number of devices, up to 65,536 sequences: bytes of integer
-  sums over a sequence are added as float32, which are small enough to be exact
-  and travel between devices with the other sums of a step.
+  It does not depend on the number of devices, for up to 65,536 sequences: the
+  bytes of each sequence's integer hash are summed in float32, small enough to
+  be exact, and are all-reduced together with the other sums of a step.
   """
   shape = batch.x_BT.shape
   place_BT = jnp.arange(math.prod(shape), dtype=jnp.uint32).reshape(shape)
@@ -171,7 +169,7 @@ def _checksum(batch: Batch) -> Float[Array, '']:
 def _averaged(
   ema: Params, params: Params, decay: float, step: Int[Array, '']
 ) -> Params:
-  """Averages with a decay that grows with the good steps done to `decay`."""
+  """Updates the EMA, with a decay that warms up to `decay`."""
   share = 1 - jnp.minimum(decay, (1.0 + step) / (10.0 + step))
   return jax.tree.map(lambda e, p: e + share * (p - e), ema, params)
 
@@ -179,7 +177,7 @@ def _averaged(
 def _gradients(
   cfg: Config, model: Model, params: Params, batch: Batch, key: Key[Array, '']
 ) -> tuple[Params, MetricSums]:
-  """Gradients of the summed loss, over all micro-batches, and its sums."""
+  """Gradients of the summed loss over all micro-batches, and metric sums."""
   dropout_key = key if cfg.model.dropout else None
 
   def loss_sum(params, batch, key):
@@ -199,9 +197,10 @@ def _gradients(
 
 
 def _accumulated(grad, params, batch, key, pieces):
-  """Sums gradients and sums over micro-batches; the weights do the weighing."""
+  """Sums gradients and metrics over micro-batches (gradient accumulation)."""
 
-  # Micro-batch i takes rows i, i + pieces, ...: each device keeps its rows.
+  # Micro-batch i takes rows i, i + pieces, ..., so that rows stay on their
+  # devices.
   def split(array):
     rows = array.shape[0] // pieces
     return jnp.moveaxis(array.reshape(rows, pieces, *array.shape[1:]), 1, 0)

@@ -1,4 +1,4 @@
-"""What a run reports of its steps: from sums on the device to metrics."""
+"""Metrics of training steps, computed on the host from sums of the device."""
 
 import sys
 import time
@@ -12,28 +12,27 @@ from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
 from craft_jax.runtime import distributed
 
-_CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
-_SETTLING = 6  # calls after which one takes about that long
+_CALL_SECONDS = 1.0  # target of train.steps_per_call=0
+_SETTLING = 6  # dispatches after which one takes about that long
 _NORMS = ('grad_norm', 'update_norm', 'param_norm')
 
 
 class Pace:
-  """Times dispatches and chooses how many steps the next one takes.
+  """Times dispatches and chooses the number of steps of the next one.
 
-  Every process dispatches the same number of steps, so `steps` changes in
-  `agree` alone: each has a clock of its own.
+  Clocks differ between processes, which have to dispatch the same number of
+  steps. Therefore only `agree` changes `steps`.
 
   Attributes:
-    steps: of the next dispatch, the same in all processes.
-    settling: whether several processes still look for the number.
-    seconds: spent in dispatches so far, compilation and evaluation excluded.
+    steps: steps of the next dispatch, equal in all processes.
+    seconds: time spent in dispatches, without compilation and evaluation.
     done: steps of those dispatches.
   """
 
   def __init__(self, steps_per_call: int, max_steps: int):
     """Args:
-    steps_per_call: fixed, or 0 to aim at one second.
-    max_steps: upper bound of what is chosen.
+    steps_per_call: steps per dispatch; 0 aims at one second per dispatch.
+    max_steps: upper bound on the number that is chosen.
     """
     self.steps = self._ideal = steps_per_call or 1
     self._settling_calls = _SETTLING if distributed.several() else 0
@@ -43,13 +42,16 @@ class Pace:
 
   @property
   def settling(self) -> bool:
-    """Whether to wait for each call and agree on the next one's steps."""
+    """Whether several processes still search for the number of steps.
+
+    They then wait for each dispatch before they agree on the next.
+    """
     return self._settling_calls > 0 and not self._fixed
 
   def finished(self, count: int, dispatched: float) -> float:
-    """Notes that a call of `count` steps ended now; seconds it took.
+    """Records that a dispatch of `count` steps ended now; returns its seconds.
 
-    Calls overlap: one starts when the call before it ends.
+    Dispatches are queued: one starts when its predecessor ends.
     """
     end = time.perf_counter()
     seconds = max(end - max(dispatched, self._last_end), 1e-9)
@@ -63,30 +65,29 @@ class Pace:
     return seconds
 
   def agree(self) -> None:
-    """Takes the number that process 0 found. All processes, at the same step.
+    """Sets `steps` to the number that process 0 has found.
 
-    In a run of several processes it waits for all of them, so no call may be
-    under way.
+    All processes must call it at the same step, with no dispatch running.
     """
     self.steps = distributed.of_first(self._ideal)
 
 
 class Clock:
-  """Seconds that a run has been going, over all its starts."""
+  """Seconds that a run has taken, over all its starts."""
 
   def __init__(self, seconds: float):
     """Args:
-    seconds: at the step that this start of the program goes on from.
+    seconds: seconds at the step from which the run resumes.
     """
     self._began = time.perf_counter() - seconds
 
   def __call__(self) -> float:
-    """Seconds so far: steps, compilation, evaluation, saving."""
+    """Seconds so far, including compilation, evaluation and saving."""
     return time.perf_counter() - self._began
 
 
 class StepMetrics:
-  """Turns the sums of steps into the metrics that are logged."""
+  """Computes the logged metrics of steps from their sums."""
 
   def __init__(
     self,
@@ -97,12 +98,12 @@ class StepMetrics:
     peak: tuple[float | None, str],
   ):
     """Args:
-    cfg: the run.
-    corpus: what it reads.
-    schedule: the learning rate of a step, from 0.
-    flops_per_token: of the model, forward and backward.
-    peak: FLOP/s of a device in the precision of the run and where that figure
-      is from; None where it is not known.
+    cfg: run settings.
+    corpus: corpus of the run.
+    schedule: learning rate by step, counted from 0.
+    flops_per_token: FLOPs of the model per token, forward and backward.
+    peak: peak FLOP/s of a device in the run's precision, None if unknown, and
+      the source of that number.
     """
     train = corpus.train
     self._tokens_per_step = cfg.train.batch_size * cfg.model.context
@@ -117,7 +118,7 @@ class StepMetrics:
 
   @property
   def units(self) -> dict[str, float]:
-    """What relates steps, tokens, characters and FLOPs of this run."""
+    """Conversion factors between steps, tokens, characters and FLOPs."""
     return {
       'tokens_per_step': self._tokens_per_step,
       'train_tokens': self._train_tokens,
@@ -126,16 +127,16 @@ class StepMetrics:
     }
 
   def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
-    """Figures of sums over one or more steps, the last of which is `step`.
+    """Metrics from sums over one or more steps that end with `step`.
 
-    `loss` is the training objective and `nll` the plain negative
-    log-likelihood, in nats per token; bits per character and byte use the
-    training split's own ratio of characters and bytes to tokens.
+    `loss` is the training objective and `nll` the negative log-likelihood, both
+    in nats per token. Bits per character and byte use the average characters
+    and bytes per token of the training split.
     """
     count = float(sums['count'])
     nll = float(sums['nll']) / count
     bits = nll / np.log(2)
-    figures = {
+    metrics = {
       'loss': float(sums['loss']) / count,
       'nll': nll,
       'bpc': bits / self._chars_per_token,
@@ -143,27 +144,27 @@ class StepMetrics:
       'learning_rate': float(self._schedule(step - 1)),
     }
     if not self._withheld:
-      figures['bpb'] = bits / self._bytes_per_token
-    return figures
+      metrics['bpb'] = bits / self._bytes_per_token
+    return metrics
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
-    """Global norms of one step where measured, and its batch's checksum."""
+    """Global norms of a step, as far as computed, and its batch's checksum."""
     norms = {name: float(values[name]) for name in _NORMS}
     if not norms['param_norm']:
       norms = {'grad_norm': norms['grad_norm']}
     return norms | {'batch': int(values['batch'])}
 
   def speed(self, steps: int, seconds: float) -> dict[str, float]:
-    """Characters per second and, where the peak is known, utilisation."""
+    """Characters per second and, if the peak is known, utilisation (MFU)."""
     tokens = steps * self._tokens_per_step / seconds
-    figures = {'chars_per_second': tokens * self._chars_per_token}
+    metrics = {'chars_per_second': tokens * self._chars_per_token}
     if self._peak:
-      figures['utilisation'] = tokens * self.flops_per_token / self._peak
-    return figures
+      metrics['utilisation'] = tokens * self.flops_per_token / self._peak
+    return metrics
 
 
 def memory_bytes() -> dict[str, int]:
-  """Peak memory: of each process where it is the CPU's, of the device else."""
+  """Peak memory of the first device or, on a CPU, of this process."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and 'peak_bytes_in_use' in stats:
     return {'peak_device_bytes': stats['peak_bytes_in_use']}

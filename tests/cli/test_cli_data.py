@@ -71,7 +71,7 @@ def test_stats_reports_cleaning_and_unknown(run, text):
   ]
   _, lines = run('stats', overrides=overrides)
   shown = '\n'.join(lines)
-  assert 'char: 2 tokens and 4 specials, stored as uint8' in shown
+  assert 'char: 2 tokens and 4 special tokens, stored as uint8' in shown
   assert any('lower' in line and '40 changed' in line for line in lines)
   assert 'withheld: cleaning was lossy (lower changed 40)' in shown
   assert '80 characters became UNK' in shown

@@ -67,4 +67,4 @@ def test_distributed_without_a_cluster():
     timeout=100,
   )  # fmt: skip
   assert done.returncode == 2, done.stderr
-  assert '--distributed finds no cluster' in done.stderr.splitlines()[-1]
+  assert '--distributed finds no known' in done.stderr.splitlines()[-1]

@@ -101,8 +101,8 @@ def unequal():
 time.perf_counter = unequal
 if {0}:
   from craft_jax.train import run
-  look = run._look
-  run._look = lambda workdir: look(workdir) | dict(best_loss=0.01)
+  saved = run._saved
+  run._saved = lambda workdir: saved(workdir) | dict(best_loss=0.01)
 """
 
 

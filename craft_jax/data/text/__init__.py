@@ -1,1 +1,1 @@
-"""Text to tokens and back. Nothing here imports JAX."""
+"""Text cleaning, UTF-8 and vocabularies; does not import JAX."""

@@ -1,4 +1,4 @@
-"""What each token is and counts for, for evaluation."""
+"""Character class, characters and bytes of each token, for evaluation."""
 
 import unicodedata
 
@@ -10,8 +10,8 @@ from craft_jax.data.text.vocabulary import Vocabulary
 CLASS_NAMES = ('letter', 'digit', 'space', 'punctuation', 'other', 'special')
 LETTER, DIGIT, SPACE, PUNCTUATION, OTHER, SPECIAL = range(len(CLASS_NAMES))
 
-# By Unicode general category, longest prefix first. Marks belong to the
-# letters they sit on; emoji (So), format characters and the rest are 'other'.
+# By Unicode general category; a full name such as 'Sm' takes precedence over
+# its first letter. Marks count as letters; emoji (So) and the rest as 'other'.
 _CLASS_OF_CATEGORY = {
   'L': LETTER,
   'M': LETTER,
@@ -26,13 +26,13 @@ _SPACE_CONTROLS = frozenset('\t\n\v\f\r\x85')
 
 
 def character_classes(codes: np.ndarray) -> np.ndarray:
-  """The class of each code point, an index into `CLASS_NAMES`.
+  """Class of each code point, as an index into `CLASS_NAMES`.
 
   Args:
     codes: code points, integers of any shape.
 
   Returns:
-    int8 of the same shape.
+    int8 in the same shape.
   """
   distinct, inverse = np.unique(codes, return_inverse=True)
   classes = np.array([_class_of(chr(code)) for code in distinct], np.int8)
@@ -48,10 +48,9 @@ def _class_of(character: str) -> int:
 
 
 def classes_of(vocabulary: Vocabulary) -> np.ndarray:
-  """The class of every id, `[V]` int8, an index into `CLASS_NAMES`.
+  """Class of every token as an index into `CLASS_NAMES`, int8 `[V]`.
 
-  A byte below 0x80 has the class of its ASCII character; the others are
-  parts of characters and count as 'other'.
+  Bytes below 0x80 have the class of their ASCII character; others are 'other'.
   """
   if vocabulary.kind == 'byte':
     tokens = np.full(256, OTHER, np.int8)
@@ -63,10 +62,10 @@ def classes_of(vocabulary: Vocabulary) -> np.ndarray:
 
 
 def sizes_of(vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-  """Characters and UTF-8 bytes that each id adds to a text, two `[V]` int32.
+  """Number of characters and of UTF-8 bytes per token, two int32 `[V]`.
 
-  A byte adds a character unless it continues one. UNK stands for one
-  character of unknown size; the other specials add neither.
+  A byte counts as a character unless it is a continuation byte. UNK is one
+  character of 0 bytes; other special tokens have neither.
   """
   if vocabulary.kind == 'byte':
     codes = np.arange(256)

@@ -1,8 +1,8 @@
-"""Cleaning: named steps, applied in the order given, each with a report.
+"""Text cleaning by named steps, applied in the given order.
 
 A step is a pure function `text -> (cleaned text, characters changed)`. The
-`utf8-*` steps say how bytes become text and may only come first; without one
-the bytes must be UTF-8.
+`utf8-*` steps decide how bytes become text and have to come first; without one
+the bytes must be valid UTF-8.
 """
 
 import collections
@@ -20,14 +20,14 @@ from craft_jax.errors import UserError, hint
 
 @dataclasses.dataclass(frozen=True)
 class StepReport:
-  """What one step did.
+  """Report of one cleaning step.
 
   Attributes:
-    name: of the step.
-    changed: characters of its input that it removed or replaced; for the
-      `utf8-*` steps, bytes that were not UTF-8.
-    lossy: whether it changed anything, after which the bytes of the original
-      text can no longer be counted from the result.
+    name: name of the step.
+    changed: number of input characters removed or replaced; for the `utf8-*`
+      steps, number of invalid bytes.
+    lossy: whether anything changed, so that the original text's bytes can no
+      longer be counted.
     example: the first change as `'before' -> 'after'`, or ''.
   """
 
@@ -38,7 +38,7 @@ class StepReport:
 
 
 def check_steps(steps: Sequence[str]) -> None:
-  """Raises `UserError` unless the steps exist and stand in a possible order."""
+  """Raises `UserError` if a step is unknown or a `utf8-*` step is not first."""
   for position, name in enumerate(steps):
     if name not in STEP_NAMES:
       raise UserError(
@@ -55,19 +55,20 @@ def check_steps(steps: Sequence[str]) -> None:
 def clean(
   data: bytes, steps: Sequence[str] = (), name: str = 'the text'
 ) -> tuple[str | bytes, list[StepReport]]:
-  """Applies `steps` to `data`.
+  """Applies cleaning steps to a text.
 
   Args:
-    data: a text as it was read.
+    data: raw bytes of the text.
     steps: names from `STEP_NAMES`.
-    name: of the text, for errors.
+    name: name of the text, for error messages.
 
   Returns:
-    `data` itself without steps, else a `str`; and a report per step.
+    The text as a `str`, or `data` itself if there are no steps; and a report
+    per step.
 
   Raises:
-    UserError: an unknown or misplaced step; bytes that are not UTF-8 unless
-      utf8-replace or utf8-drop comes first.
+    UserError: a step is unknown or misplaced, or the bytes are not UTF-8 and
+      neither utf8-replace nor utf8-drop comes first.
   """
   check_steps(steps)
   if not steps:
@@ -87,7 +88,7 @@ def clean(
 
 
 def combine(reports: Iterable[Sequence[StepReport]]) -> list[StepReport]:
-  """The reports of several texts under the same steps as one per step."""
+  """Sums the reports of several texts that went through the same steps."""
   return [
     StepReport(
       same_step[0].name,
@@ -120,8 +121,8 @@ def _decode(data: bytes, step: str, name: str) -> tuple[str, StepReport]:
 
 # --- text to text ------------------------------------------------------------
 
-# An ASCII character neither joins nor reorders with what stands before it, so
-# normalizing these pieces alone gives the same as normalizing the whole.
+# An ASCII character never combines with what precedes it, so that normalizing
+# these pieces separately equals normalizing the whole text.
 _NORMAL_PIECE = re.compile(r'[\x00-\x7f]?[^\x00-\x7f]+')
 
 
@@ -146,7 +147,7 @@ def _normal(text: str, form: str) -> str:
 
 
 def _renormalized(piece: str, form: str) -> int:
-  """Characters of `piece` in the clusters that normalization changes."""
+  """Number of characters in clusters that normalization changes."""
   count, cluster = 0, ''
   for character in piece:
     joined = _normal(cluster + character, form)
@@ -167,7 +168,7 @@ def _newlines(text: str) -> tuple[str, int]:
   return _NEWLINE.subn('\n', text)
 
 
-# Line structure is for the step `newlines`, so the carriage return stays.
+# Keeps the carriage return, which the step `newlines` handles.
 _CONTROL = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]')
 
 
@@ -210,8 +211,7 @@ _ASCII_UPPER = {code: code + 32 for code in range(ord('A'), ord('Z') + 1)}
 
 
 def _text8(text: str) -> tuple[str, int]:
-  # What stays as it is: the letters a to z, and one space wherever a run
-  # between letters and digits holds any.
+  # Unchanged are a to z, and one space per run of separators that has one.
   kept = sum(text.count(letter) for letter in string.ascii_lowercase)
   kept += len(re.findall(r' [^A-Za-z0-9]*', text))
   spelt = re.sub('[0-9]', lambda match: _DIGITS[match[0]], text)
@@ -237,14 +237,14 @@ STEP_NAMES = (*_DECODING, *_STEPS)
 
 
 def _example(before: str, after: str) -> str:
-  """The surroundings of the first difference."""
+  """The first difference with some context, as `'before' -> 'after'`."""
   at = _first_difference(before, after)
   context = slice(max(at - 8, 0), at + 12)
   return f'{before[context]!r} -> {after[context]!r}'
 
 
 def _first_difference(before: str, after: str) -> int:
-  """Index of the first character that differs, by halving."""
+  """Index of the first character that differs, by bisection."""
   low, high = 0, min(len(before), len(after))
   while low < high:
     middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Ids to text while they arrive, without cutting a character in two."""
+"""Incremental decoding of tokens to text that never splits a character."""
 
 import codecs
 from typing import Any
@@ -7,11 +7,11 @@ from craft_jax.data.text.vocabulary import Vocabulary
 
 
 class StreamDecoder:
-  """Decodes ids piece by piece.
+  """Decodes token ids incrementally.
 
-  `feed` holds back the bytes of a character that is not complete yet (at most
-  3) and gives U+FFFD only for bytes that no later byte can mend. Whatever the
-  pieces, all answers joined are `vocabulary.decode` of all ids.
+  `feed` holds back the bytes of an incomplete character (at most 3) and returns
+  U+FFFD only for bytes that no later byte can complete. All returned strings
+  joined equal `vocabulary.decode` of all ids.
   """
 
   def __init__(self, vocabulary: Vocabulary):
@@ -19,16 +19,16 @@ class StreamDecoder:
     self._utf8 = codecs.getincrementaldecoder('utf-8')('replace')
 
   def feed(self, ids: Any) -> str:
-    """The text that is certain after `ids`; raises as `Vocabulary.decode`."""
+    """Returns the text that `ids` complete; ValueError if they are invalid."""
     if self._vocabulary.kind == 'char':
       return self._vocabulary.decode(ids)
     return self._utf8.decode(self._vocabulary.decode_bytes(ids))
 
   @property
   def pending(self) -> bytes:
-    """The bytes of a character that is not complete yet."""
+    """The bytes of an incomplete character."""
     return self._utf8.getstate()[0]
 
   def flush(self) -> str:
-    """U+FFFD if a character was left incomplete, else ''; starts afresh."""
+    """Returns U+FFFD for an incomplete character, else ''; resets the state."""
     return self._utf8.decode(b'', final=True)

@@ -1,9 +1,8 @@
-"""Bytes, code points and the borders between characters.
+"""UTF-8, code points and character boundaries.
 
-One rule covers surrogates, which a Python `str` can hold and UTF-8 cannot:
-U+DC80 to U+DCFF stand for the raw bytes 0x80 to 0xFF (this is how Python
-hands over undecodable bytes, in `sys.argv` for one), and every other lone
-surrogate is written in the three-byte form of `surrogatepass`.
+A Python `str` may hold lone surrogates, which UTF-8 cannot encode. Here U+DC80
+to U+DCFF stand for the raw bytes 0x80 to 0xFF, as in Python's `surrogateescape`
+(PEP 383); other lone surrogates get the three-byte form of `surrogatepass`.
 """
 
 import re
@@ -15,23 +14,23 @@ import numpy as np
 from craft_jax.errors import UserError
 
 MAX_CODE_POINT = 0x10FFFF
-_CONTINUATIONS = (0x80, 0xBF)  # the bytes of a character after its first
-_CHUNK = 1 << 22  # characters turned into code points at a time
+_CONTINUATIONS = (0x80, 0xBF)  # range of continuation bytes
+_CHUNK = 1 << 22  # characters per chunk
 _ESCAPED = re.compile(rb'\xed([\xb2\xb3])([\x80-\xbf])')
 
 
 def begins_character(byte: Any) -> Any:
-  """Whether a byte begins a character of UTF-8; of an array each, any kind."""
+  """Whether a byte, or each of an array, is not a continuation byte."""
   return (byte < _CONTINUATIONS[0]) | (byte > _CONTINUATIONS[1])
 
 
 def to_bytes(text: str) -> bytes:
-  """UTF-8 of any `str`, lone surrogates included (see the module)."""
+  """Encodes any `str`; U+DC80 to U+DCFF become raw bytes."""
   try:
     return text.encode('utf-8')
   except UnicodeEncodeError:
-    # Valid UTF-8 never has 0xED before 0xA0 to 0xBF, so each match is a
-    # surrogate that this very call wrote.
+    # In valid UTF-8, 0xED never precedes 0xA0 to 0xBF, so that each match is a
+    # surrogate encoded by this call.
     return _ESCAPED.sub(_raw_byte, text.encode('utf-8', 'surrogatepass'))
 
 
@@ -41,10 +40,10 @@ def _raw_byte(match: re.Match[bytes]) -> bytes:
 
 
 def decode_strict(data: bytes, name: str = 'the text') -> str:
-  """`data` as UTF-8.
+  """Decodes valid UTF-8.
 
   Raises:
-    UserError: invalid UTF-8, with the offset of the first bad byte.
+    UserError: invalid UTF-8; the message has the offset of the first bad byte.
   """
   try:
     return data.decode('utf-8')
@@ -57,21 +56,21 @@ def decode_strict(data: bytes, name: str = 'the text') -> str:
 
 
 def code_points(text: str) -> np.ndarray:
-  """The code points of `text`, `[len(text)]`, as uint8 or uint32."""
+  """Code points of `text`, uint8 or uint32 `[len(text)]`."""
   if text.isascii():
     return np.frombuffer(text.encode('ascii'), np.uint8)
-  # An explicit byte order, so that U+FEFF is a character like any other.
+  # With an explicit byte order U+FEFF is no byte order mark.
   return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4')
 
 
 def code_point_chunks(text: str) -> Iterator[np.ndarray]:
-  """`code_points` in pieces, which bounds the memory of a large text."""
+  """Yields `code_points` in chunks, to bound memory."""
   for start in range(0, len(text), _CHUNK):
     yield code_points(text[start : start + _CHUNK])
 
 
 def byte_offsets(text: str) -> np.ndarray:
-  """Where each character of `text` starts in `to_bytes(text)`, int64."""
+  """Offset of each character of `text` in `to_bytes(text)`, int64."""
   sizes = [np.zeros(0, np.int64)]
   for codes in code_point_chunks(text):
     size = 1 + (codes[:, None] >= [0x80, 0x800, 0x10000]).sum(1)
@@ -82,12 +81,12 @@ def byte_offsets(text: str) -> np.ndarray:
 
 
 def from_code_points(codes: np.ndarray) -> str:
-  """Inverse of `code_points`; neighbouring surrogates are not joined."""
+  """Inverse of `code_points`; adjacent surrogates are not joined."""
   return codes.astype('<u4').tobytes().decode('utf-32-le', 'surrogatepass')
 
 
 def count_characters(text: str) -> tuple[np.ndarray, np.ndarray]:
-  """The distinct code points of `text`, ascending, and their counts."""
+  """Distinct code points of `text`, ascending, and their counts."""
   counts = np.zeros(MAX_CODE_POINT + 1, np.int64)
   for codes in code_point_chunks(text):
     chunk = np.bincount(codes)
@@ -97,14 +96,14 @@ def count_characters(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def boundary(data: bytes | np.ndarray, position: int) -> int:
-  """The greatest border between characters at or before `position`.
+  """Largest character boundary at or before `position`.
 
-  A split there cuts no well-formed character in two. Stray continuation
-  bytes count as characters of their own, so at most 3 bytes are stepped
-  back.
+  Cutting there splits no valid character. Stray continuation bytes count as
+  characters, so the result is at most 3 bytes before `position`.
 
   Args:
-    data: bytes, or tokens of a byte vocabulary (specials are borders).
+    data: bytes, or tokens of a byte vocabulary, where special tokens count as
+      characters.
     position: from 0 to `len(data)`.
   """
   if not 0 < position < len(data):
@@ -121,7 +120,7 @@ def boundary(data: bytes | np.ndarray, position: int) -> int:
 
 
 def _sequence_length(lead: int) -> int:
-  """Bytes of the character that `lead` starts; 1 if it starts none."""
+  """Length of the sequence that byte `lead` starts, or 1 if it is no lead."""
   if 0xC2 <= lead < 0xE0:
     return 2
   if 0xE0 <= lead < 0xF0:
@@ -130,7 +129,7 @@ def _sequence_length(lead: int) -> int:
 
 
 def _is_character(piece: bytes | np.ndarray) -> bool:
-  """Whether the tokens of `piece` are UTF-8."""
+  """Whether all of `piece` is valid UTF-8."""
   try:
     bytes(int(token) for token in piece).decode('utf-8')
   except ValueError:  # a special token, or not UTF-8

@@ -1,9 +1,9 @@
-"""The vocabulary: text to ids and back, for bytes or characters.
+"""The vocabulary: text to token ids and back, for bytes or characters.
 
-Ids start with the tokens (the 256 bytes, or the characters, most frequent
-first) and end with four specials: BOS, EOS, PAD, UNK. Text is never searched
-for the spelling of a special: the five characters of `<bos>` are five
-tokens, and only the program itself puts a special into an array.
+Ids start with the text tokens (the 256 bytes, or characters by descending
+frequency) and end with four special tokens: BOS, EOS, PAD and UNK. Special
+tokens are never parsed from text: the five characters of `<bos>` are five
+tokens.
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ UNKNOWN = ('error', 'replace')
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """Tokens and their ids.
+  """A vocabulary of bytes or characters.
 
   Attributes:
     kind: 'byte' or 'char'.
-    chars: the characters in id order (kind 'char'); '' for kind 'byte'.
-    unknown: what `encode` does with a character outside the vocabulary:
-      'error' raises, 'replace' gives UNK.
+    chars: characters in id order for kind 'char'; '' for kind 'byte'.
+    unknown: how `encode` treats a character outside the vocabulary: 'error'
+      raises, 'replace' returns UNK.
 
   Raises:
-    UserError: a field is impossible, such as a repeated character.
+    UserError: a field is invalid, such as a repeated character.
   """
 
   kind: str
@@ -67,22 +67,22 @@ class Vocabulary:
 
   @staticmethod
   def byte() -> 'Vocabulary':
-    """The 256 bytes: covers every text."""
+    """The vocabulary of the 256 bytes, which covers every text."""
     return Vocabulary('byte')
 
   @staticmethod
   def from_text(
     text: str, max_chars: int = 0, unknown: str = 'error'
   ) -> 'Vocabulary':
-    """The characters of `text`, most frequent first, ties by code point.
+    """Builds a vocabulary of the characters of `text`, most frequent first.
 
     Args:
       text: the training text.
-      max_chars: keep this many most frequent ones; 0 keeps all.
-      unknown: policy of the result.
+      max_chars: number of most frequent characters to keep; 0 keeps all.
+      unknown: how `encode` treats other characters: 'error' or 'replace'.
 
     Raises:
-      UserError: no text, or more characters than 16-bit ids can tell apart.
+      UserError: the text is empty, or has more characters than fit 16-bit ids.
     """
     codes, counts = utf8.count_characters(text)
     order = np.lexsort((codes, -counts))[: max_chars or None]
@@ -90,17 +90,17 @@ class Vocabulary:
 
   @property
   def num_text_tokens(self) -> int:
-    """Tokens without the specials; the id of a token is below this."""
+    """Number of tokens without special tokens, whose ids start here."""
     return 256 if self.kind == 'byte' else len(self.chars)
 
   @property
   def size(self) -> int:
-    """Tokens and specials: the V of a model."""
+    """Number of tokens including special tokens: the V of a model."""
     return self.num_text_tokens + len(SPECIALS)
 
   @property
   def bos(self) -> int:
-    """Id of the token between documents. Never 0."""
+    """Id of the token between documents; never 0."""
     return self.num_text_tokens
 
   @property
@@ -110,30 +110,28 @@ class Vocabulary:
 
   @property
   def pad(self) -> int:
-    """Id that fills unused positions."""
+    """Id that pads arrays."""
     return self.num_text_tokens + 2
 
   @property
   def unk(self) -> int:
-    """Id of every character outside the vocabulary."""
+    """Id that stands for every character outside the vocabulary."""
     return self.num_text_tokens + 3
 
   @property
   def dtype(self) -> np.dtype:
-    """The smallest of uint8 and uint16 that holds every id."""
+    """Smallest dtype that holds every id: uint8 or uint16."""
     return np.dtype(np.uint8 if self.size <= 256 else np.uint16)
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """The ids of `text`, 1-D of `dtype`; never a BOS, EOS or PAD.
+    """Encodes `text` to ids, 1-D of `dtype`, without BOS, EOS or PAD.
 
-    Every `str` and every `bytes` has an answer. Kind 'byte' takes the bytes
-    as they are, and a `str` as UTF-8 with the rule for surrogates of
-    `craft_jax.data.text.utf8`. Kind 'char' takes code points; bytes are read as
-    UTF-8, and one that is not becomes its surrogate U+DC80 to U+DCFF, which
-    is outside the vocabulary unless the training text held it.
+    Kind 'byte' encodes bytes as they are, and a `str` by `utf8.to_bytes`. Kind
+    'char' encodes code points; `bytes` are decoded as UTF-8 first, with invalid
+    bytes as surrogates U+DC80 to U+DCFF (`surrogateescape`).
 
     Raises:
-      UserError: a character outside the vocabulary, under unknown='error'.
+      UserError: a character is outside the vocabulary and `unknown` is 'error'.
     """
     if self.kind == 'byte':
       data = utf8.to_bytes(text) if isinstance(text, str) else text
@@ -152,9 +150,9 @@ class Vocabulary:
     return ids
 
   def decode(self, ids: Any) -> str:
-    """The text of `ids`, a 1-D integer array or list; specials vanish.
+    """Decodes ids, a 1-D integer array or list, omitting special tokens.
 
-    Kind 'byte': what is not UTF-8 becomes U+FFFD.
+    For kind 'byte', invalid UTF-8 becomes U+FFFD.
 
     Raises:
       ValueError: not 1-D integers, or an id outside the vocabulary.
@@ -165,19 +163,25 @@ class Vocabulary:
     return utf8.from_code_points(self._code_of[tokens])
 
   def decode_bytes(self, ids: Any) -> bytes:
-    """The bytes of `ids`; specials vanish. Raises as `decode`.
+    """Decodes ids to bytes, omitting special tokens.
 
-    Kind 'byte': exactly the bytes that were encoded.
+    For kind 'byte', returns exactly the bytes that were encoded.
+
+    Raises:
+      ValueError: not 1-D integers, or an id outside the vocabulary.
     """
     if self.kind == 'byte':
       return self._tokens(ids).astype(np.uint8).tobytes()
     return utf8.to_bytes(self.decode(ids))
 
   def show(self, ids: Any) -> str:
-    """The text of `ids` for people, always printable as UTF-8.
+    """Decodes ids for display, always encodable as UTF-8; not reversible.
 
-    Specials appear as `<bos>` and so on, stray bytes as `\\x80` and lone
-    surrogates as `\\ud800`. Not reversible. Raises as `decode`.
+    Special tokens are shown as `<bos>` etc., invalid bytes as `\\x80` and lone
+    surrogates as `\\ud800`.
+
+    Raises:
+      ValueError: not 1-D integers, or an id outside the vocabulary.
     """
     array = self._checked(ids)
     pieces, start = [], 0
@@ -188,8 +192,8 @@ class Vocabulary:
     return ''.join([*pieces, self._printable(array[start:])])
 
   def to_json(self) -> str:
-    """The vocabulary as one JSON object, ASCII only."""
-    # One string per character: JSON would join two neighbouring surrogates.
+    """Serializes the vocabulary to a JSON object, ASCII only."""
+    # One string per character, because JSON would join adjacent surrogates.
     chars = list(self.chars)
     return strict_json.dumps(
       {'kind': self.kind, 'unknown': self.unknown, 'chars': chars}
@@ -200,7 +204,7 @@ class Vocabulary:
     """Inverse of `to_json`.
 
     Raises:
-      UserError: not the JSON of a vocabulary.
+      UserError: `text` is not the JSON of a vocabulary.
     """
     try:
       fields = json.loads(text)
@@ -226,18 +230,18 @@ class Vocabulary:
 
   @functools.cached_property
   def _code_of(self) -> np.ndarray:
-    """Code point of each token, `[num_text_tokens]`."""
+    """Code point of each text token, `[num_text_tokens]`."""
     return utf8.code_points(self.chars)
 
   @functools.cached_property
   def _id_of(self) -> np.ndarray:
-    """Id of each code point, UNK where there is none, `[0x110000]`."""
+    """Id of each code point, UNK if not in the vocabulary, `[0x110000]`."""
     table = np.full(utf8.MAX_CODE_POINT + 1, self.unk, self.dtype)
     table[self._code_of] = np.arange(self.num_text_tokens, dtype=self.dtype)
     return table
 
   def _checked(self, ids: Any) -> np.ndarray:
-    """`ids` as a 1-D integer array within the vocabulary."""
+    """Checks `ids` and returns them as a 1-D integer array."""
     array = np.asarray(ids)
     if array.size == 0:
       return np.zeros(0, self.dtype)
@@ -253,7 +257,7 @@ class Vocabulary:
     return array
 
   def _tokens(self, ids: Any) -> np.ndarray:
-    """`ids` without the specials."""
+    """`ids` without special tokens."""
     array = self._checked(ids)
     return array[array < self.num_text_tokens]
 
@@ -266,7 +270,7 @@ class Vocabulary:
 
 
 def _not_covered(text: str, position: int) -> UserError:
-  """The error for the character at `position`, counted from 0."""
+  """The error for a character that is not in the vocabulary."""
   character = text[position]
   code = ord(character)
   if 0xDC80 <= code <= 0xDCFF:

@@ -1,1 +1,1 @@
-"""Devices: how many, in what mesh, and where each array lives."""
+"""The device mesh, and the sharding of parameters and activations over it."""

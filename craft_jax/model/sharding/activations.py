@@ -1,9 +1,8 @@
-"""Where activations live, and where parameters are when they are used.
+"""Sharding constraints on activations, and FSDP gathering of parameters.
 
 The model calls these with the dims of an activation or the rule of a
-parameter. The mesh is the one in context (`jax.set_mesh`); without one, or
-inside a `shard_map`, nothing happens, so the model runs as it is on one device
-and while sampling.
+parameter. They use the mesh in context (`jax.set_mesh`) and do nothing without
+one or inside `shard_map`, so that the same model runs on a single device.
 """
 
 import jax
@@ -14,12 +13,7 @@ from craft_jax.model.sharding import rules
 
 
 def spread(x: Shaped[Array, '...'], dims: str) -> Shaped[Array, '...']:
-  """Pins an activation, and its gradient, to the devices of its rows.
-
-  Args:
-    x: an activation.
-    dims: a letter of each dim, as in `x_BTD`.
-  """
+  """Constrains the sharding of an activation, with dims such as 'BTD'."""
   mesh = _mesh()
   return x if mesh is None else _pin(x, rules.activation_spec(dims), mesh)
 
@@ -27,18 +21,16 @@ def spread(x: Shaped[Array, '...'], dims: str) -> Shaped[Array, '...']:
 def gather(
   param: Shaped[Array, '...'], rule: rules.Rule
 ) -> Shaped[Array, '...']:
-  """A parameter, or its slice of one layer, whole on every `fsdp` device.
-
-  Its gradient comes back spread over the devices as the parameter is.
+  """All-gathers a parameter over `fsdp`; its gradient is reduce-scattered.
 
   Args:
-    param: as it is kept.
-    rule: the mesh axis of each of its dims.
+    param: sharded parameter, or its slice for one layer.
+    rule: mesh axis of each dim of the parameter.
   """
   mesh = _mesh()
   if mesh is None:
     return param
-  # Transposed, this is: sum the gradient, then keep one's own part.
+  # The transpose of these two constraints is the reduce-scatter.
   kept = _pin(param, rules.kept_spec(rule, param.ndim), mesh)
   return _pin(kept, rules.used_spec(rule, param.ndim), mesh)
 
@@ -46,7 +38,7 @@ def gather(
 def scatter(
   grad: Shaped[Array, '...'], rule: rules.Rule
 ) -> Shaped[Array, '...']:
-  """The gradient of a gathered parameter, spread as the parameter is kept."""
+  """Shards the gradient of a gathered parameter like the parameter itself."""
   mesh = _mesh()
   if mesh is None:
     return grad
@@ -54,13 +46,13 @@ def scatter(
 
 
 def gathers(rule: rules.Rule) -> bool:
-  """Whether `gather` has anything to do for a parameter in this context."""
+  """Whether a parameter with this rule is sharded over `fsdp` in this mesh."""
   mesh = _mesh()
   return mesh is not None and mesh.shape['fsdp'] > 1 and 'fsdp' in rule
 
 
 def _mesh() -> AbstractMesh | None:
-  """The mesh in context, if the program's own and shared by the compiler."""
+  """The mesh in context, if it has our axes and all are automatic."""
   mesh = jax.sharding.get_abstract_mesh()
   ours = set(rules.AXES) <= set(mesh.axis_names)
   if not ours or mesh.size == 1:
@@ -70,10 +62,10 @@ def _mesh() -> AbstractMesh | None:
 
 
 def _pin(x: Array, spec: PartitionSpec, mesh: AbstractMesh) -> Array:
-  """Constrains `x`; a dim that does not divide stays whole.
+  """Constrains the sharding of `x`; a dim that does not divide stays whole.
 
-  Only the single rows of `init` do not: settings that do not divide are
-  refused before anything is traced.
+  This concerns only the single rows of `init`, since settings that do not
+  divide are refused before tracing.
   """
   entries = [
     axes if size % _count(axes, mesh) == 0 else None
@@ -83,7 +75,7 @@ def _pin(x: Array, spec: PartitionSpec, mesh: AbstractMesh) -> Array:
 
 
 def _count(axes, mesh: AbstractMesh) -> int:
-  """Devices along an entry of a spec."""
+  """Number of devices along one entry of a PartitionSpec."""
   count = 1
   for axis in (axes,) if isinstance(axes, str) else axes or ():
     count *= mesh.shape[axis]

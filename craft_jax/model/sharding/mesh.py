@@ -1,4 +1,4 @@
-"""The mesh is always there: a laptop is a pod of its CPU cores."""
+"""The device mesh. There always is one: a laptop is a pod of its CPU cores."""
 
 import contextlib
 import math
@@ -17,12 +17,12 @@ from craft_jax.model.sharding import rules
 from craft_jax.runtime import distributed
 
 AXES = rules.AXES
-_LOOK_SECONDS = 5e-4  # between two looks at whether devices are done
+_LOOK_SECONDS = 5e-4  # polling interval while waiting for devices
 BATCH = rules.activation_spec('B')  # the batch dim over two axes
 
 
 def usable_cores() -> int:
-  """CPU cores this process may use: its affinity, cut by a cgroup quota."""
+  """CPU cores this process may use, by its affinity and cgroup quota."""
   try:
     cores = len(os.sched_getaffinity(0))
   except AttributeError:  # not on macOS or Windows
@@ -31,7 +31,7 @@ def usable_cores() -> int:
 
 
 def _cgroup_cores() -> int:
-  """Whole cores that the container's quota allows; a large number if none."""
+  """Cores that the cgroup quota allows; a large number without a quota."""
   unlimited = 1 << 16
   try:
     quota, period = (
@@ -43,13 +43,13 @@ def _cgroup_cores() -> int:
 
 
 def cpu_devices(cfg: Config) -> int:
-  """CPU devices of this process: as set, or those that divide the batches.
+  """Number of CPU devices for this process.
 
-  By default as many cores as can be used; one, where the run has several
-  processes.
+  `mesh.cpu_devices` if set. Otherwise one if the run has several processes,
+  else the largest number of usable cores that divides the batch sizes.
 
   Args:
-    cfg: reads `mesh`, the batch sizes and the accumulation.
+    cfg: run settings; `mesh`, the batch sizes and `train.accumulate` are read.
   """
   if cfg.mesh.cpu_devices:
     return cfg.mesh.cpu_devices
@@ -69,13 +69,13 @@ def cpu_devices(cfg: Config) -> int:
 
 
 def make_mesh(cfg: Config) -> Mesh:
-  """The mesh of a run, over all its devices.
+  """Makes the mesh of a run over all its devices.
 
-  Sets the number of CPU devices first, which must happen before JAX touches
-  a backend and does nothing where there is an accelerator.
+  First sets the number of CPU devices, which must happen before JAX initializes
+  a backend and has no effect with an accelerator.
 
   Raises:
-    UserError: the axes or batches do not divide over the devices.
+    UserError: the mesh axes or batch sizes do not divide over the devices.
   """
   set_cpu_devices(cpu_devices(cfg))
   sizes = config_lib.check_devices(cfg, jax.device_count())
@@ -87,7 +87,7 @@ def make_mesh(cfg: Config) -> Mesh:
 
 
 def data_mesh(batch_size: int) -> Mesh:
-  """A mesh for reading only: as many devices as divide the batch, on `data`."""
+  """A mesh for evaluation: as many devices on `data` as divide the batch."""
   if jax.distributed.is_initialized():
     set_cpu_devices(1)
   else:
@@ -106,23 +106,23 @@ def data_mesh(batch_size: int) -> Mesh:
 
 
 def set_cpu_devices(count: int) -> None:
-  """Asks for `count` CPU devices, unless JAX already runs."""
+  """Sets the number of CPU devices, unless JAX is already initialized."""
   with contextlib.suppress(RuntimeError):
     jax.config.update('jax_num_cpu_devices', count)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """Sharding that replicates an array on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first dim is spread over the axes `data` and `fsdp`."""
+  """Sharding of the first dim over the mesh axes `data` and `fsdp`."""
   return NamedSharding(mesh, BATCH)
 
 
 def put_batch(batch, sharding: NamedSharding):
-  """A tree of whole NumPy batches onto the devices, its rows spread."""
+  """Puts a tree of global NumPy arrays on the devices with this sharding."""
   return jax.tree.map(
     lambda array: jax.make_array_from_callback(
       np.shape(array), sharding, lambda index: np.asarray(array)[index]
@@ -132,11 +132,10 @@ def put_batch(batch, sharding: NamedSharding):
 
 
 def fetched(tree):
-  """A tree of arrays on the host, once every device of this process is done.
+  """Fetches a tree of arrays to the host and raises the first device's error.
 
-  Raises the first error of any device. One that fails, for want of memory say,
-  leaves the others waiting for it: who awaits one after the other may wait for
-  ever.
+  Polls all devices, because one that fails, for example out of memory, leaves
+  the others blocked in a collective: waiting for them in order may never end.
   """
   if jax.local_device_count() > 1:
     waiting = [
@@ -153,9 +152,9 @@ def fetched(tree):
 
 
 def whole_on_first(tree):
-  """A tree of arrays, gathered for process 0; None in others. All processes.
+  """Gathers a tree of arrays in process 0; returns None in other processes.
 
-  Array by array, so that one at a time is whole on each device.
+  All processes must call it. Arrays are gathered one by one to save memory.
   """
   if not distributed.several():
     return tree

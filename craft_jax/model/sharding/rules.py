@@ -1,9 +1,9 @@
-"""Which mesh axis each dim of each parameter and activation is spread over.
+"""Sharding rules: the mesh axis of each dim of parameters and activations.
 
-The table of parameters is the model's own. Optimizer state and averaged weights
-follow the parameter whose path and shape they share; everything else (counts,
-factored moments) is replicated. Activations are known by the letters of their
-dims (`craft_jax.types`).
+Rules for parameters come from the model. Optimizer state and averaged
+parameters are sharded like the parameter whose path and shape they share;
+everything else (counts, factored moments) is replicated. Activations are
+sharded by the letters of their dims (`craft_jax.types`).
 """
 
 import math
@@ -15,15 +15,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from craft_jax.errors import UserError
 
-AXES = ('data', 'fsdp', 'tensor')  # of every mesh
+AXES = ('data', 'fsdp', 'tensor')  # every mesh has these
 
 Rule = tuple[str | None, ...]  # the mesh axis of each dim of a parameter
-Rules = Mapping[tuple[str, ...], Rule]  # by the end of its path
+Rules = Mapping[tuple[str, ...], Rule]  # keys are the end of a parameter's path
 
 IN: Rule = (None, 'fsdp', 'tensor')  # [L, width, heads or hidden]
 OUT: Rule = (None, 'tensor', 'fsdp')  # [L, heads or hidden, width]
 
-# Dims of activations; the others (positions, width, vocabulary) stay whole.
+# Sharded dims of activations; positions, width and vocabulary are replicated.
 _DIMS: dict[str, str | tuple[str, ...]] = {
   'B': ('data', 'fsdp'),
   'N': 'tensor',
@@ -33,36 +33,29 @@ _DIMS: dict[str, str | tuple[str, ...]] = {
 
 
 def activation_spec(dims: str) -> PartitionSpec:
-  """The spec of an activation with these dims, such as `BNTH`."""
+  """PartitionSpec of an activation with these dims, such as 'BNTH'."""
   return PartitionSpec(*(_DIMS.get(dim) for dim in dims))
 
 
 def kept_spec(rule: Rule, ndim: int) -> PartitionSpec:
-  """How a parameter, or its slice of one layer, lies between its uses.
+  """PartitionSpec in which a parameter is stored.
 
-  Args:
-    rule: of the parameter.
-    ndim: its dims; a slice of one layer lacks the first.
+  `ndim` is one less than the length of `rule` for a slice of one layer.
   """
   return PartitionSpec(*rule[len(rule) - ndim :])
 
 
 def used_spec(rule: Rule, ndim: int) -> PartitionSpec:
-  """How it lies while it is used: as it is kept, but gathered over `fsdp`.
-
-  Args:
-    rule: of the parameter.
-    ndim: its dims; a slice of one layer lacks the first.
-  """
+  """PartitionSpec in which a parameter is used: `kept_spec` without `fsdp`."""
   kept = kept_spec(rule, ndim)
   return PartitionSpec(*(None if axis == 'fsdp' else axis for axis in kept))
 
 
 def rule_of(names: tuple[str, ...], table: Rules) -> Rule:
-  """The entry of the table that a path ends with.
+  """The sharding rule whose key is the end of this parameter's path.
 
   Raises:
-    UserError: there is none.
+    UserError: no rule matches.
   """
   for end, rule in table.items():
     if names[-len(end) :] == end:
@@ -71,7 +64,7 @@ def rule_of(names: tuple[str, ...], table: Rules) -> Rule:
 
 
 def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
-  """The keys of a tree path as strings, whatever kind of node they index."""
+  """The entries of a JAX tree path as strings, for every kind of node."""
   return tuple(
     str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k))))
     for k in path
@@ -81,11 +74,11 @@ def names_of(path: tuple[Any, ...]) -> tuple[str, ...]:
 def param_specs(
   params: Any, mesh: Mesh, table: Rules
 ) -> dict[tuple[str, ...], PartitionSpec]:
-  """The spec of each parameter by its path.
+  """PartitionSpec of each parameter by its path.
 
   Raises:
-    UserError: a parameter that no rule names, or a dim that does not divide
-      over its mesh axis.
+    UserError: a parameter has no rule, or a dim does not divide over its mesh
+      axis.
   """
   specs = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -103,13 +96,13 @@ def param_specs(
 
 
 def state_shardings(state: Any, params: Any, mesh: Mesh, table: Rules) -> Any:
-  """A sharding for every array of `state`, a tree that holds `params`.
+  """Sharding of every array of a training state.
 
   Args:
-    state: arrays or shapes: parameters, optimizer state, averages, counts.
-    params: the parameters alone.
-    mesh: with the axes `data`, `fsdp` and `tensor`.
-    table: `Model.sharding_rules`.
+    state: tree of arrays or shapes: parameters, optimizer state, averages.
+    params: the parameters alone, arrays or shapes.
+    mesh: mesh with the axes `data`, `fsdp` and `tensor`.
+    table: sharding rules of the model.
   """
   specs = param_specs(params, mesh, table)
   shapes = {

@@ -1,1 +1,1 @@
-"""Schedules, masks and optimizers."""
+"""Optimizers, learning rate schedules and weight decay masks."""

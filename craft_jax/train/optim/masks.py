@@ -1,7 +1,7 @@
-"""Which parameters decay, and which optimizer a parameter belongs to.
+"""Masks of parameters: weight decay, and the optimizer that updates them.
 
-The last name of a path is the kind of the parameter (`kernel`, `embedding`,
-`scale`, `bias`); the model says which kernels are hidden matrices.
+The last name of a path is the kind of parameter (`kernel`, `embedding`,
+`scale`, `bias`); the model knows which kernels are hidden matrices.
 """
 
 from typing import Any
@@ -16,18 +16,17 @@ _KINDS = ('kernel', 'embedding', 'scale', 'bias')
 
 
 def decay_mask(model: Model, params: Params, decay_embeddings: bool) -> Params:
-  """True for each leaf that weight decay shrinks.
+  """Weight decay mask: True for each parameter that decays.
 
-  Hidden matrices decay; scales and biases never do. The embeddings (of tokens,
-  positions and values) and the head decay only if `decay_embeddings`.
+  Hidden matrices decay; scales and biases never do.
 
   Args:
-    model: knows its hidden matrices.
-    params: any tree of the model's parameters, masked subtrees allowed.
-    decay_embeddings: include the tables that are indexed by a token.
+    model: model that the parameters belong to.
+    params: tree of parameters, in which subtrees may be masked.
+    decay_embeddings: whether embeddings and the head decay, too.
 
   Raises:
-    ValueError: a leaf of a kind that no rule covers.
+    ValueError: a parameter is of unknown kind.
   """
 
   def decays(path: tuple[Any, ...], leaf: Any) -> bool:
@@ -40,11 +39,11 @@ def decay_mask(model: Model, params: Params, decay_embeddings: bool) -> Params:
 
 
 def hidden_matrices(model: Model, params: Params) -> Params:
-  """`'muon'` for the hidden matrices `[L, in, out]`, else `'adamw'`.
+  """Labels hidden matrices `[L, in, out]` 'muon' and other parameters 'adamw'.
 
   Raises:
-    ValueError: a leaf of a kind that no rule covers, or a hidden matrix that is
-      not a stack of matrices.
+    ValueError: a parameter is of unknown kind, or a hidden matrix is not a
+      stack of matrices.
   """
 
   def label(path: tuple[Any, ...], leaf: Any) -> str:
@@ -59,7 +58,7 @@ def hidden_matrices(model: Model, params: Params) -> Params:
 
 
 def _known(path: tuple[Any, ...]) -> tuple[str, ...]:
-  """The names of a path; the last must be a known kind."""
+  """The names of a path, after checking that the last is a known kind."""
   names = names_of(path)
   if names[-1] not in _KINDS:
     raise ValueError(

@@ -1,16 +1,15 @@
-"""Muon: momentum whose singular values are all set to about one.
+"""Muon: momentum with orthogonalized updates for hidden matrices.
 
-The update of a hidden matrix is the momentum G = U S V^T with S replaced by
-the identity: the steepest descent step when the size of an update is its
-largest singular value (Jordan 2024, https://kellerjordan.github.io/posts/muon;
-Bernstein & Newhouse 2024, arXiv:2409.20325). U V^T comes from a few odd
-polynomials of G, which are matrix products only.
+The update of a hidden matrix with momentum G = U S V^T is U V^T, the steepest
+descent direction under the spectral norm (Jordan 2024,
+https://kellerjordan.github.io/posts/muon; Bernstein & Newhouse 2024,
+arXiv:2409.20325). U V^T is approximated by a few odd polynomials of G, which
+take matrix products only.
 
-`optax.contrib.muon` does the same leaf by leaf, in float32, on every device.
-Here the matrices of equal shape of all leaves form one stack: one batched
-product instead of one per leaf, bfloat16 operands with float32 sums where the
-precision policy says so, and each device takes its share of the stack, whole
-matrices whatever the leaves are spread over.
+`optax.contrib.muon` does this leaf by leaf, in float32, on every device. Here
+matrices of equal shape are stacked for batched products, with bfloat16 operands
+if the precision policy says so, and each device orthogonalizes its share of the
+stack, whatever the sharding of the parameters.
 """
 
 import functools
@@ -28,15 +27,15 @@ from craft_jax.model.sharding import rules
 from craft_jax.types import Params
 
 NUM_ITERATIONS = 4  # three products each; docs/optimization.md has the errors
-LOWEST = 3e-3  # smallest singular value, with the largest 1, to be raised to 1
-_CUSHION = 0.02  # keeps the first polynomials from amplifying rounding
-_SAFETY = 1.01  # a singular value may be rounded up by this much in between
+LOWEST = 3e-3  # singular values from here on, relative to the largest, become 1
+_CUSHION = 0.02  # keeps the first polynomials from amplifying rounding errors
+_SAFETY = 1.01  # factor by which rounding may increase a singular value
 Coefficients = tuple[tuple[float, float, float], ...]
 _OPERANDS = {'bfloat16': jnp.bfloat16, 'float32': jnp.float32}
 
 
 class MuonState(NamedTuple):
-  """Attributes: momentum: running mean of the gradients, like the params."""
+  """The moving average of gradients, a tree like the parameters."""
 
   momentum: Params
 
@@ -51,21 +50,20 @@ def scale_by_muon(
   """Orthogonalized Nesterov momentum of stacked kernels `[L, in, out]`.
 
   With m = momentum * m + (1 - momentum) * g, the matrix orthogonalized is
-  momentum * m + (1 - momentum) * g. Its scale cancels, so no bias correction.
+  momentum * m + (1 - momentum) * g. Its scale cancels, so that no bias
+  correction is needed.
 
-  An update is multiplied by sqrt(max(1, out / in)): its largest singular value
-  is then about sqrt(out / in) for a widening matrix and 1 for the others, so
-  one learning rate moves every layer's outputs alike and carries over from one
-  width to another (the convention of the reference implementation and of
-  `optax.contrib.muon`). Its root mean square is that factor over
-  sqrt(max(in, out)).
+  Updates are multiplied by sqrt(max(1, out / in)), the convention of the
+  reference implementation and of `optax.contrib.muon`: their largest singular
+  value is then about sqrt(out / in) for widening matrices and 1 for others, so
+  that one learning rate suits all layers and transfers between widths.
 
   Args:
-    momentum: decay of the running mean, below 1.
-    precision: `'bfloat16'` (operands; sums in float32) or `'float32'`.
-    mesh: devices to share the work. None: every device does everything.
-    table: sharding rules of the leaves; needed with a mesh of several devices.
-    num_iterations: polynomials applied.
+    momentum: decay of the moving average, below 1.
+    precision: 'bfloat16' (operands; sums are float32) or 'float32'.
+    mesh: devices that share the work; None repeats it on every device.
+    table: sharding rules of the parameters, for a mesh of several devices.
+    num_iterations: number of polynomials applied.
 
   Returns:
     A transformation of trees whose leaves all have three dims.
@@ -95,18 +93,18 @@ def _mix(decay: float):
   return lambda mean, new: decay * mean + (1 - decay) * new
 
 
-# Shardings of a stack, from that of its leaves to one share per device.
+# Successive shardings of a stack, from that of its leaves to whole matrices.
 _Layouts = tuple[NamedSharding, ...]
 
 
 def _layouts(
   path: tuple[Any, ...], mesh: Mesh | None, table: rules.Rules
 ) -> _Layouts:
-  """The way from a leaf's matrices, spread over devices, to whole ones.
+  """Shardings through which a leaf's stack passes to become whole matrices.
 
-  One mesh axis at a time moves from a dim of the matrices to that of the
-  stack: an all-to-all, in which a device never holds more than its share. Axes
-  that hold copies come last: leaving them is a slice, coming back a gather.
+  One mesh axis at a time moves from a dim of the matrices to that of the stack
+  by an all-to-all, in which no device holds more than its share. Axes over
+  which the leaf is replicated come last: a slice, and an all-gather on return.
   """
   if mesh is None or mesh.size == 1:
     return ()
@@ -131,15 +129,15 @@ def _orthogonalize_leaves(
   coefficients: Coefficients,
   precision: str,
 ) -> list[Array]:
-  """Orthogonalizes and scales `[L, in, out]` leaves, like ones together."""
+  """Orthogonalizes and scales `[L, in, out]` leaves, batched by shape."""
   groups: dict[tuple[tuple[int, ...], _Layouts], list[int]] = {}
   for i, (leaf, layout) in enumerate(zip(leaves, layouts, strict=True)):
     groups.setdefault((leaf.shape[1:], layout), []).append(i)
   result = list(leaves)
   for ((rows, columns), layout), members in groups.items():
-    stack = _shared_out(jnp.concatenate([leaves[i] for i in members]), layout)
-    # The smaller side first: the Gram matrix is small. Transposed after
-    # sharding, since a CPU transposes slowly (1 MB in about 1 ms).
+    stack = _sharded(jnp.concatenate([leaves[i] for i in members]), layout)
+    # The smaller dim comes first to keep the Gram matrix small. Transposing
+    # comes after sharding, because it is slow on a CPU (1 MB in about 1 ms).
     tall = rows > columns
     stack = _transposed(stack) if tall else stack
     stack = orthogonalize(stack, coefficients, precision)
@@ -153,8 +151,8 @@ def _orthogonalize_leaves(
   return result
 
 
-def _shared_out(stack: Array, layouts: _Layouts) -> Array:
-  """Whole matrices on each device, filled up with matrices of zeros."""
+def _sharded(stack: Array, layouts: _Layouts) -> Array:
+  """Shards a stack by whole matrices, padded with zeros."""
   if not layouts:
     return stack
   shards = layouts[-1].mesh.size
@@ -169,10 +167,10 @@ def _pinned(stack: Array, layouts: _Layouts) -> Array:
 
 
 def _transposed(stack: Array) -> Array:
-  """Transposes each matrix, where XLA cannot fold it into a product.
+  """Transposes each matrix, and keeps XLA from folding that into a product.
 
-  Folded, the product contracts a non-minor dim, and with bfloat16 operands a
-  CPU compiles that and then refuses to run it.
+  The product would contract a non-minor dim, which with bfloat16 operands
+  compiles on a CPU but fails at run time.
   """
   barrier = jax.lax.optimization_barrier
   return barrier(barrier(stack).swapaxes(1, 2))
@@ -183,20 +181,25 @@ def orthogonalize(
 ) -> Float[Array, 'M I J']:
   """Moves the singular values of M matrices, I <= J, towards one.
 
-  Every product contracts the minor dim of its left operand, the one form of
-  bfloat16 x bfloat16 -> float32 that XLA's CPU back end runs on any number of
-  devices. A matrix of zeros stays zero.
+  Every product contracts the minor dim of its left operand, the only form of
+  bfloat16 x bfloat16 -> float32 that XLA's CPU backend runs on any number of
+  devices. Zero matrices stay zero.
 
-  The polynomials expect singular values of at most one. The bound used is the
-  Schatten-4 norm, |X X^T|_F ^ 1/2, which costs nothing (the first iteration
-  needs X X^T anyway) and is tighter than the Frobenius norm: n^(1/4) instead
+  The polynomials need singular values of at most one. Matrices are divided by
+  the Schatten-4 norm, |X X^T|_F ^ 1/2, which is free, since the first iteration
+  computes X X^T, and a tighter bound than the Frobenius norm: n^(1/4) instead
   of n^(1/2) times too large for n equal singular values.
 
-  Where J >= 2 I, two iterations are folded into one I x I factor before they
-  touch X. Folding all of them would square the condition number too often for
-  bfloat16; two cost no accuracy (docs/optimization.md).
+  If J >= 2 I, two iterations are merged into one I x I factor before it
+  multiplies X. Merging all of them would square the condition number too often
+  for bfloat16; two cost no accuracy (docs/optimization.md).
+
+  Args:
+    x: matrices, float32.
+    coefficients: (a, b, c) of each polynomial, from `polar_coefficients`.
+    precision: dtype of the operands, 'bfloat16' or 'float32'.
   """
-  # By the largest entry first, so that squares neither overflow nor vanish.
+  # Dividing by the largest entry keeps squares from overflow and underflow.
   largest = jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
   x = x / jnp.where(largest > 0, largest, 1.0)
   fold = 2 if x.shape[2] >= 2 * x.shape[1] else 1
@@ -208,8 +211,8 @@ def orthogonalize(
       x, gram = x * jax.lax.rsqrt(norm), gram / norm
     factor = _factor(gram, coefficients[start], precision)
     for quintic in coefficients[start + 1 : start + fold]:
-      # All of these are symmetric and commute, so A @ B is A @ B^T, and the
-      # Gram matrix of factor @ x is factor @ gram @ factor.
+      # These matrices are symmetric and commute, so that A @ B equals A @ B^T,
+      # and the Gram matrix of factor @ x is factor @ gram @ factor.
       gram = _times_transposed(factor, gram, precision)
       gram = _times_transposed(gram, factor, precision)
       factor = _times_transposed(
@@ -222,7 +225,7 @@ def orthogonalize(
 def _factor(
   gram: Array, quintic: tuple[float, float, float], precision: str
 ) -> Array:
-  """a + b G + c G^2 of the symmetric G: what p multiplies X with."""
+  """The factor a + b G + c G^2 of p(X), with the Gram matrix G = X X^T."""
   a, b, c = quintic
   square = _times_transposed(gram, gram, precision)
   return a * jnp.eye(gram.shape[-1])[None] + b * gram + c * square
@@ -252,16 +255,16 @@ def polar_coefficients(
 ) -> Coefficients:
   """Coefficients (a, b, c) of p(x) = a x + b x^3 + c x^5 for each iteration.
 
-  Each p is the best one, in the worst case, for the interval that the ones
-  before leave of [lowest, 1]; their composition is then the best of all odd
-  compositions (Polar Express, Amsel et al. 2025, arXiv:2505.16932).
+  Each p minimizes the largest deviation from 1 on the interval to which its
+  predecessors map [lowest, 1], which makes their composition optimal (Polar
+  Express, Amsel et al. 2025, arXiv:2505.16932).
   """
   low, high = lowest, 1.0
   result = []
   for i in range(num_iterations):
     a, b, c = _best_quintic(max(low, _CUSHION * high), high)
     at_low, at_high = (a * t + b * t**3 + c * t**5 for t in (low, high))
-    centre = (at_low + at_high) / 2  # 1 unless the cushion was in the way
+    centre = (at_low + at_high) / 2  # 1, unless the cushion raised `low`
     a, b, c = a / centre, b / centre, c / centre
     low = at_low / centre
     high = 2 - low
@@ -272,7 +275,7 @@ def polar_coefficients(
 
 def _best_quintic(low: float, high: float) -> tuple[float, float, float]:
   """The odd quintic closest to 1 on [low, high], by Remez exchange."""
-  if low > (1 - 1e-5) * high:  # the exchange is singular; this is its limit
+  if low > (1 - 1e-5) * high:  # the limit, where the exchange is singular
     return 15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5
   inner = np.array([(3 * low + high) / 4, (low + 3 * high) / 4])
   for _ in range(100):

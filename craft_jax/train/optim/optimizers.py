@@ -1,4 +1,4 @@
-"""The optimizers, as optax transformations of the whole parameter tree."""
+"""Optimizers as optax transformations of the whole parameter tree."""
 
 import functools
 from collections.abc import Callable
@@ -18,21 +18,19 @@ from craft_jax.train.optim.schedules import build_schedule
 def build_optimizer(
   cfg: Config, model: Model, mesh: Mesh | None = None
 ) -> optax.GradientTransformationExtraArgs:
-  """Clipping, the optimizer, decoupled weight decay, the learning rate.
+  """Builds the optimizer with clipping, decoupled weight decay and schedule.
 
-  The gradients are clipped first, by value and then by their global norm. The
-  step of a matrix is `-rate * (direction + weight_decay * param)`, with the
-  rate that the schedule gives that parameter.
+  Gradients are clipped by value, then by global norm. The update of a matrix is
+  `-rate * (direction + weight_decay * param)`, where the schedule gives `rate`.
 
   Args:
-    cfg: the run; reads `cfg.optim` and `cfg.train.steps`.
-    model: whose parameters these are, and whose precision Muon's products have.
-    mesh: devices that share Muon's work, with the axes `data` and `fsdp`.
+    cfg: run settings; `optim` and `train.steps` are read.
+    model: model that the parameters belong to.
+    mesh: devices that share Muon's work; None repeats it on every device.
 
   Returns:
-    `init(params)` and `update(grads, state, params, grad_norm=None)`;
-    jittable, loops included. `update` needs the params; it need not measure a
-    gradient whose norm it is told.
+    `init(params)` and `update(grads, state, params, grad_norm=None)`. `update`
+    needs the params, and computes the global norm unless it is given.
   """
   optim = cfg.optim
   chain = []
@@ -53,7 +51,7 @@ def build_optimizer(
 def _scoped(
   name: str, inner: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
-  """The same transformation, whose operations a profile shows under `name`."""
+  """Wraps a transformation in a named scope, by which a profile shows it."""
   inner = optax.with_extra_args_support(inner)
   update = jax.named_scope(name)(inner.update)
   return optax.GradientTransformationExtraArgs(inner.init, update)
@@ -62,11 +60,11 @@ def _scoped(
 def _clip_by_norm(
   most: float, known: bool
 ) -> optax.GradientTransformationExtraArgs:
-  """`optax.clip_by_global_norm`, without a pass over the gradients.
+  """`optax.clip_by_global_norm` that can reuse a norm computed before.
 
   Args:
-    most: the norm to keep.
-    known: whether the `grad_norm` that `update` is given is of what is clipped.
+    most: largest norm that is not clipped.
+    known: whether `grad_norm` of `update` is the norm of its gradients.
   """
 
   def update(updates, state, params=None, *, grad_norm=None, **extra):
@@ -87,7 +85,7 @@ def _descend(
   direction: optax.GradientTransformation,
   peak: float,
 ) -> optax.GradientTransformation:
-  """`direction`, then decay of the masked parameters, then the rate."""
+  """Chains a direction, masked weight decay and the learning rate schedule."""
   optim = cfg.optim
   chain = [direction]
   if optim.weight_decay:
@@ -103,7 +101,7 @@ def _descend(
 def _muon(
   cfg: Config, model: Model, mesh: Mesh | None
 ) -> optax.GradientTransformation:
-  """Muon on the matrices of the blocks, AdamW on everything else."""
+  """Muon for hidden matrices and AdamW for all other parameters."""
   optim = cfg.optim
   muon = scale_by_muon(
     optim.momentum, model.policy.precision, mesh, model.sharding_rules
@@ -130,9 +128,9 @@ def _lion(optim: Optim) -> optax.GradientTransformation:
 
 
 def _adafactor(optim: Optim) -> optax.GradientTransformation:
-  # Not multiplied by the size of the parameter, as Adafactor's own rule has
-  # it: matrices that start at zero would hardly leave it, and learning_rate
-  # would mean something else than under adamw.
+  # Unlike the paper, does not scale updates by the parameter's norm: matrices
+  # initialized to zero would hardly move, and learning_rate would not be
+  # comparable to that of adamw.
   return optax.chain(
     optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)
   )

@@ -1,7 +1,6 @@
-"""Learning rates by step: linear warm-up, then one of five shapes.
+"""Learning rate schedules: linear warm-up, then one of five shapes.
 
-Steps count from 0, so a run of `steps` updates reads the schedule at
-`0 .. steps - 1`.
+Steps count from 0: a run of `steps` updates reads `0 .. steps - 1`.
 """
 
 from collections.abc import Callable
@@ -11,25 +10,25 @@ import optax
 
 from craft_jax.config.settings import Optim
 
-_WSD_SHARE = 5  # wsd decays over the last fifth unless told otherwise
+_WSD_SHARE = 5  # by default, wsd decays over the last fifth of the run
 
 
 def build_schedule(cfg: Optim, steps: int, peak: float) -> optax.Schedule:
-  """The learning rate of each step.
+  """Builds the learning rate schedule of a run.
 
-  Warm-up climbs in equal strides, from `peak / (warmup_steps + 1)` at step 0
-  to `peak` at step `warmup_steps`, so no step is wasted on a rate of zero.
-  `linear`, `cosine` and `wsd` reach exactly `final_fraction * peak` at step
-  `steps - 1`; `rsqrt` knows no horizon and only takes it as a floor. A run
-  without a step after the warm-up stays at the peak.
+  Warm-up is linear, from `peak / (warmup_steps + 1)` at step 0, so that no step
+  has a rate of zero, to `peak` at step `warmup_steps`. `linear`, `cosine` and
+  `wsd` reach exactly `final_fraction * peak` at step `steps - 1`; `rsqrt` does
+  not depend on `steps` and uses it as a lower bound. A run that ends with the
+  warm-up stays at the peak.
 
   Args:
-    cfg: shape, warm-up and decay.
+    cfg: optimizer settings: shape, warm-up and decay.
     steps: updates of the whole run.
-    peak: the rate at the end of the warm-up.
+    peak: learning rate at the end of the warm-up.
 
   Returns:
-    A function from the step (int or traced int) to the rate.
+    A function from the step, which may be traced, to the learning rate.
   """
   warmup = cfg.warmup_steps
   span = steps - 1 - warmup  # steps from the peak to the last one
@@ -44,11 +43,10 @@ def build_schedule(cfg: Optim, steps: int, peak: float) -> optax.Schedule:
 
 
 def _line(start: float, end: float, span: int) -> optax.Schedule:
-  """From `start` at 0 to exactly `end` from `span` on.
+  """Linear schedule from `start` at 0 to exactly `end` from `span` on.
 
-  `optax.linear_schedule` computes 1 - n / span, which XLA rounds to 6e-8
-  instead of 0 at the end when it is compiled; counting the steps that are left
-  is exact.
+  `optax.linear_schedule` computes 1 - n / span, which compiled by XLA is 6e-8
+  instead of 0 at the end; counting the remaining steps is exact.
   """
 
   def schedule(count):
@@ -71,7 +69,7 @@ def _cosine(cfg: Optim, span: int, peak: float) -> optax.Schedule:
 
 
 def _rsqrt(cfg: Optim, span: int, peak: float) -> optax.Schedule:
-  """`peak * sqrt(k / (k + n))`, `n` steps after the peak, `k = warm-up + 1`."""
+  """`peak * sqrt(k / (k + n))`, n steps after the peak, k = warm-up + 1."""
   start = cfg.warmup_steps + 1
 
   def schedule(count):

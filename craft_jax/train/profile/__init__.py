@@ -1,1 +1,1 @@
-"""Where the time of a step goes: a recorded trace, read with its program."""
+"""Profiling of a training step: trace, operations, roofline, bottleneck."""

@@ -1,4 +1,4 @@
-"""What a recording amounts to: rates against ceilings, and the bottleneck."""
+"""Rates of a profiled step against the roofline, and its bottleneck."""
 
 import dataclasses
 import pathlib
@@ -6,17 +6,17 @@ import pathlib
 from craft_jax.train.profile import hlo
 from craft_jax.train.profile.timeline import IDLE, KINDS, OPTIMIZER, Profile
 
-_HALF = 0.5  # of the ceiling: less is slow for products
+_HALF = 0.5  # fraction of peak FLOP/s below which products count as slow
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-  """What one device can do at most.
+  """Roofline of a device.
 
   Attributes:
-    flops: FLOP/s of products in the precision of the run.
-    bandwidth: bytes/s between the device and its memory.
-    source: where the two are from.
+    flops: peak FLOP/s of matrix products in the run's precision.
+    bandwidth: memory bandwidth in bytes/s.
+    source: where the two numbers are from.
   """
 
   flops: float
@@ -26,25 +26,25 @@ class Ceilings:
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-  """What was recorded, and what it was recorded of.
+  """A profiled run of some steps.
 
   Attributes:
-    profile: where the time went.
-    plain_seconds: of a step that is not traced.
-    calls: dispatches that were traced.
-    compile_seconds: until the program was there and had run once.
-    recompiled: programs that were compiled during the traced steps.
-    wait_seconds: for data, per traced step.
-    memory: bytes of the program's buffers on a device.
-    tokens: of a step, on all devices.
-    flops: of the model for a step, on all devices.
-    ceilings: of a device.
-    precision: of the products.
-    mesh: size of each axis.
-    device: what kind it is.
-    platform: 'cpu', 'gpu', 'tpu'.
-    steps_per_call: of the traced dispatches.
-    folder: where the trace is.
+    profile: time by operation.
+    plain_seconds: seconds per step without tracing.
+    calls: number of traced dispatches.
+    compile_seconds: seconds to compile the program and run it once.
+    recompiled: number of programs compiled during the traced steps.
+    wait_seconds: seconds waiting for data, per traced step.
+    memory: bytes of the program's buffers on a device, by kind.
+    tokens: tokens per step, on all devices.
+    flops: FLOPs of the model per step, on all devices.
+    ceilings: roofline of a device.
+    precision: dtype of the operands of matrix products.
+    mesh: size of each mesh axis.
+    device: kind of device.
+    platform: 'cpu', 'gpu' or 'tpu'.
+    steps_per_call: steps per traced dispatch.
+    folder: folder of the trace.
   """
 
   profile: Profile
@@ -66,36 +66,36 @@ class Recording:
 
   @property
   def tracing_seconds(self) -> float:
-    """What tracing adds to a step; in the trace it looks like idle time."""
+    """Overhead of tracing per step, which the trace shows as idle time."""
     return max(self.profile.step_seconds - self.plain_seconds, 0.0)
 
   @property
   def utilisation(self) -> float:
-    """Share of the FLOP/s of all devices that the model's products are."""
+    """Model FLOPs utilisation (MFU): fraction of all devices' peak FLOP/s."""
     devices = self.profile.devices
     return self.flops / self.plain_seconds / devices / self.ceilings.flops
 
   @property
   def product_rate(self) -> float:
-    """FLOP/s of a device while it computes products."""
+    """FLOP/s of a device while it computes matrix products."""
     seconds = self.profile.kinds[hlo.PRODUCT]
     return self.profile.flops / seconds if seconds else 0.0
 
   @property
   def byte_rate(self) -> float:
-    """Bytes/s of a device that its operations read and write."""
+    """Bytes/s that the operations of a device read and write."""
     return self.profile.bytes / self.plain_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """When something is the bottleneck, and what to try.
+  """A possible bottleneck, and what to try.
 
   Attributes:
-    share: key of `shares`.
-    limit: share of a step that is a lot; what exceeds its own the most is the
-      bottleneck.
-    finding: what it means.
+    share: key in the result of `shares`.
+    limit: share of a step that counts as large; the bottleneck is the rule
+      whose share exceeds its limit by the largest factor.
+    finding: what a large share means.
     advice: what to try next.
   """
 
@@ -109,8 +109,8 @@ RULES = (
   Rule(
     'recompiled',
     0.5,
-    'programs were compiled while it ran',
-    'find out what changes its shape: a running run compiles nothing',
+    'programs were compiled during the traced steps',
+    'find out which array changes its shape: training compiles only at start',
   ),
   Rule(
     'data',
@@ -123,25 +123,26 @@ RULES = (
     'between calls',
     0.1,
     'devices wait for the next dispatch',
-    'raise train.steps_per_call (0 chooses it)',
+    'raise train.steps_per_call (0 chooses it automatically)',
   ),
   Rule(
     'idle',
     0.15,
-    'devices have nothing to do within a call',
+    'devices are idle within a dispatch',
     'operations are too small to fill them: a larger train.batch_size, or '
     'fewer devices',
   ),
   Rule(
     'waiting',
     0.1,
-    'devices wait for each other before they exchange anything',
-    'look for other work on the same cores; a device fewer may be quicker',
+    'devices wait for each other before collectives',
+    'look for other processes on the same cores; one device fewer may be '
+    'faster',
   ),
   Rule(
     'exchange',
     0.15,
-    'devices exchange much for what they compute',
+    'collectives take long compared with computation',
     'a larger train.batch_size per device sends the same gradients for more '
     'work; docs/scaling.md says what each mesh axis sends',
   ),
@@ -154,20 +155,20 @@ RULES = (
   Rule(
     hlo.MOVE,
     0.2,
-    'values change place, layout or type rather than being computed',
-    'see which product or norm they stand beside; another order of dims, or '
-    'rounding once, may save them',
+    'data is copied, transposed or converted instead of computed',
+    'see which product or norm it belongs to; another order of dims, or '
+    'rounding once, may avoid it',
   ),
   Rule(
     hlo.SCATTER,
     0.1,
-    'look-ups and scattered sums',
-    'a one-hot product, or a smaller vocabulary, may be quicker',
+    'lookups and scattered sums',
+    'a one-hot product, or a smaller vocabulary, may be faster',
   ),
   Rule(
     hlo.ELEMENTWISE,
     0.4,
-    'passes over activations: memory, not products, sets the pace',
+    'passes over activations: memory traffic, not products, limits the speed',
     'a smaller model.context or model.window shortens the softmax; wider '
     'layers give each pass more products',
   ),
@@ -175,12 +176,12 @@ RULES = (
     'float32 products',
     0.3,
     'products in float32',
-    'model.precision=bfloat16, if the hardware multiplies that faster',
+    'model.precision=bfloat16, if the hardware supports it',
   ),
   Rule(
     'slow products',
     0.4,
-    'products below half of the ceiling: they are too small for it',
+    'products below half of the ceiling: they are too small to reach it',
     'a larger train.batch_size or model.width, and sizes that are multiples '
     'of 128',
   ),
@@ -194,10 +195,10 @@ RULES = (
 
 
 def shares(recording: Recording) -> dict[str, float]:
-  """What `RULES` speak of, as shares of a traced step without the tracing.
+  """Shares of a step by the keys of `RULES`.
 
-  Tracing adds gaps, so that much is taken off the idle time. What the optimizer
-  computes counts as its own, not among the kinds.
+  The overhead of tracing is subtracted from idle time. Operations of the
+  optimizer are counted separately, not by their kinds.
   """
   found = recording.profile
   real_idle = max(found.kinds[IDLE] - recording.tracing_seconds, 0.0)
@@ -234,16 +235,12 @@ def shares(recording: Recording) -> dict[str, float]:
 
 
 def bottleneck(found: dict[str, float]) -> Rule:
-  """The rule whose share exceeds its limit the most, or comes the nearest.
-
-  Args:
-    found: `shares`.
-  """
+  """The rule with the largest ratio of share to limit, given `shares`."""
   return max(RULES, key=lambda rule: found[rule.share] / rule.limit)
 
 
 def verdict(recording: Recording) -> str:
-  """One line: the bottleneck, its share and what to try."""
+  """One line with the bottleneck, its share and what to try."""
   found = shares(recording)
   rule = bottleneck(found)
   share = '' if rule.share == 'recompiled' else f' ({found[rule.share]:.0%})'

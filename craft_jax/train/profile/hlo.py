@@ -1,6 +1,6 @@
-"""Reads the text of a compiled program: what each operation is and costs.
+"""Parses the HLO text of a compiled program: kind and cost of operations.
 
-The text is what `compiled.as_text()` gives. Pure: no JAX.
+The text is that of `compiled.as_text()`. This module does not import JAX.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-# What an operation is, by opcode; the rest is elementwise, a reduction or, for
-# those that only hold others, `CONTROL`.
+# Kinds of operations. `CONTROL` only contains others; ELEMENTWISE includes
+# reductions and every opcode that is not listed below.
 PRODUCT, COLLECTIVE, SCATTER, MOVE, CONTROL, ELEMENTWISE = (
   'products', 'collectives', 'scatter', 'moves', 'control', 'elementwise',
 )  # fmt: skip
@@ -29,13 +29,13 @@ _KIND = {
   'conditional': CONTROL,
   **dict.fromkeys(_COLLECTIVES, COLLECTIVE),
 }
-# They give values a place, a layout or a type, and compute none.
+# Opcodes that move or convert data without computing.
 _MOVES = {
   'copy', 'copy-start', 'copy-done', 'transpose', 'reshape', 'bitcast',
   'bitcast-convert', 'broadcast', 'concatenate', 'pad', 'slice',
   'dynamic-slice', 'dynamic-update-slice', 'convert', 'reverse', 'iota',
 }  # fmt: skip
-_SLICES = ('dynamic-slice', 'gather', 'slice')  # they read a part
+_SLICES = ('dynamic-slice', 'gather', 'slice')  # read part of an operand
 _NOTHING = {'parameter', 'constant', 'tuple', 'get-tuple-element'}
 _PRODUCT_CALLS = re.compile(r'gemm|matmul|dot|cublas|conv', re.IGNORECASE)
 
@@ -53,20 +53,20 @@ _CONTRACTING = re.compile(
   r'lhs_contracting_dim(?:s=\{([\d,]*)\}|ensions":\[([\d",]*)\])'
 )
 _OP_NAME = re.compile(r'metadata=\{[^}]*?op_name="((?:[^"\\]|\\.)*)"')
-_MOST_USERS = 50  # to look for a name at
+_MOST_USERS = 50  # limit of the search for a named user
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-  """A type of the text: `f32[4,128]`."""
+  """Type of an array, such as `f32[4,128]`."""
 
   dtype: str
   dims: tuple[int, ...]
 
   @property
   def bytes(self) -> int:
-    """Of all entries; types under a byte count as one."""
+    """Size in bytes; types smaller than a byte count as one."""
     found = _BITS.match(self.dtype)
     bits = int(found[1]) if found and found[1] else 8
     return math.prod(self.dims) * max(bits // 8, 1)
@@ -74,17 +74,17 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-  """One line of the text.
+  """An HLO instruction.
 
   Attributes:
-    name: unique in the program; a trace knows the operation by it.
-    opcode: 'fusion', 'dot', ...
-    outputs: the arrays it makes.
-    operands: names.
-    called: names of the computations in it.
-    contracting: dims of the first operand that a product sums over.
-    target: of a custom call, else ''.
-    op_name: what JAX says it comes from, or ''.
+    name: name that is unique in the program, also used by traces.
+    opcode: opcode, such as 'fusion' or 'dot'.
+    outputs: types of the results.
+    operands: names of the operands.
+    called: names of the computations it calls.
+    contracting: contracting dims of the first operand, for products.
+    target: target of a custom call, else ''.
+    op_name: JAX's name stack (`metadata.op_name`), or ''.
   """
 
   name: str
@@ -101,13 +101,13 @@ class Program:
   """The instructions of a compiled program.
 
   Attributes:
-    name: of the module: what a trace calls the program.
-    instructions: by name.
+    name: name of the module, also used by traces.
+    instructions: instructions by name.
   """
 
   def __init__(self, text: str):
     """Args:
-    text: of `compiled.as_text()`.
+    text: HLO text from `compiled.as_text()`.
     """
     self.name = text.split(None, 2)[1].rstrip(',') if text else ''
     self.instructions: dict[str, Instruction] = {}
@@ -126,9 +126,9 @@ class Program:
         self._users.setdefault(operand, []).append(instruction)
 
   def purpose(self, instruction: Instruction) -> Instruction:
-    """It, or the nearest one with an `op_name` that uses what it makes.
+    """The instruction itself, or its nearest user that has an `op_name`.
 
-    XLA's own copies and transposes have no name; they are made for their user.
+    Copies and transposes that XLA adds have no name; they serve their users.
     """
     reached, seen = [instruction], {instruction.name}
     for found in reached:
@@ -141,7 +141,7 @@ class Program:
     return instruction
 
   def inside(self, instruction: Instruction) -> Iterator[Instruction]:
-    """It, and what is in the computations that it calls."""
+    """Yields the instruction and, recursively, those it calls."""
     yield instruction
     for name in instruction.called:
       for inner in self._computations.get(name, ()):
@@ -149,7 +149,7 @@ class Program:
 
   @functools.cache  # noqa: B019 (a command reads one program)
   def kind(self, name: str) -> str:
-    """One of the kinds above; of a fusion, of the dearest thing in it."""
+    """Kind of an instruction; for a fusion, that of its costliest part."""
     instruction = self.instructions[name]
     kind = _own_kind(instruction)
     if kind in (PRODUCT, COLLECTIVE, CONTROL):
@@ -166,10 +166,10 @@ class Program:
 
   @functools.cache  # noqa: B019
   def flops(self, name: str) -> int:
-    """2 per multiplication and addition of the products in it, once each."""
+    """FLOPs of the products in an instruction, 2 per multiply-add."""
     instruction, total = self.instructions[name], 0
     if _own_kind(instruction) == CONTROL:
-      return 0  # what is in it counts
+      return 0  # its instructions are counted by themselves
     for inner in self.inside(instruction):
       if _own_kind(inner) == PRODUCT and inner.contracting and inner.operands:
         lhs = self.instructions[inner.operands[0]].outputs[0].dims
@@ -179,14 +179,13 @@ class Program:
 
   @functools.cache  # noqa: B019
   def bytes(self, name: str) -> int:
-    """Read and written, each operand and output once, slices by their size.
+    """Bytes read and written: each operand and output once, slices by size.
 
-    What stays in a cache is counted as if it did not: more than what comes
-    from memory where operations are small.
+    Overestimates memory traffic if operands are still in a cache.
     """
     instruction = self.instructions[name]
     if _own_kind(instruction) == CONTROL:
-      return 0  # what is in it counts
+      return 0  # its instructions are counted by themselves
     body = self._computations.get(next(iter(instruction.called), ''), [])
     if instruction.opcode != 'fusion' or not body:
       body = [instruction]
@@ -198,7 +197,7 @@ class Program:
     return reads + self._written(body[-1], body)
 
   def _reads(self, body: Sequence[Instruction], sources: Sequence[str]) -> int:
-    """Bytes of the arrays that a body reads, of sliced ones what is used."""
+    """Bytes that a body reads; of sliced arrays, only the slices."""
     total = 0
     for source in sources:
       array = self.instructions.get(source)
@@ -216,7 +215,7 @@ class Program:
     return total
 
   def _written(self, root: Instruction, body: Sequence[Instruction]) -> int:
-    """Bytes of the output; of an update in place what is new."""
+    """Bytes of the output; of an in-place update, only the update."""
     if root.opcode == 'dynamic-update-slice':
       return sum(a.bytes for a in self.instructions[root.operands[1]].outputs)
     if root.opcode == 'bitcast' and len(body) > 1:
@@ -241,7 +240,7 @@ def _own_kind(instruction: Instruction) -> str:
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-  """Of `f32[4]{0} add(%a, %b), metadata={...}`."""
+  """Parses an instruction such as `f32[4]{0} add(%a, %b), metadata={...}`."""
   stop = _closing(rest, 0) if rest.startswith('(') else rest.index(' ')
   head = _OPCODE.search(rest, stop)
   assert head, f'no operation: {name} = {rest[:80]}'
@@ -272,7 +271,7 @@ def _instruction(name: str, rest: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-  """The place after the bracket that closes the one at `start`."""
+  """Index after the parenthesis that closes the one at `start`."""
   depth = 0
   for place in range(start, len(text)):
     depth += (text[place] == '(') - (text[place] == ')')

@@ -1,4 +1,4 @@
-"""Runs a few steps of a run's own program and records a trace of them."""
+"""Runs some steps of a run's own program and records a trace."""
 
 import contextlib
 import math
@@ -28,26 +28,25 @@ from craft_jax.train.run import open_setup
 from craft_jax.train.setup import Setup
 
 _COMPILED = '/jax/core/compile/backend_compile_duration'
-# Timed without a trace, at most so often and so long; the median counts.
+# Bounds on timing without a trace, of which the median is used.
 _PLAIN_ROUNDS, _PLAIN_SECONDS = 5, 5.0
-# Of the measurement of a device that no data sheet is known of.
+# Sizes for measuring a device whose data sheet is not known.
 _WIDTH, _STREAMED, _ROUNDS = 1024, 1 << 24, 5
 
 
 def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
-  """Compiles the program of `craft train`, runs it and reads its trace.
+  """Profiles the training program of a config.
 
-  Nothing of a run is kept but the trace and, beside it, the program's text
-  (`program.txt`).
+  Keeps only the trace and the HLO text of the program (`program.txt`).
 
   Args:
-    cfg: the run.
-    folder: for the trace; it is made.
-    steps: to trace, after as many that warm up.
+    cfg: run settings.
+    folder: folder for the trace, which is created.
+    steps: number of steps to trace, after as many for warm-up.
 
   Raises:
-    UserError: see `open_setup`.
-    RunFailed: a step was bad, so that the rest of them was not done.
+    UserError: settings or text are invalid.
+    RunFailed: a step was bad, so that the remaining ones were not run.
   """
   with tempfile.TemporaryDirectory() as workdir:
     setup = open_setup(cfg, f'{workdir}/run')
@@ -56,23 +55,23 @@ def record(cfg: Config, folder: pathlib.Path, steps: int) -> Recording:
 
 
 class _Runner:
-  """Dispatches steps as the training loop does: one call ahead."""
+  """Dispatches steps like the training loop, one dispatch ahead."""
 
   def __init__(self, setup: Setup, feed: Feed, steps: int):
     self.setup, self.feed = setup, feed
     self.state = setup.first_state()
-    # Without a number the loop looks for calls of a second: take one call.
+    # If the loop would choose the number itself, use a single dispatch.
     per_call = setup.cfg.train.steps_per_call or steps
     self.steps_per_call = min(per_call, steps, self.feed.max_steps)
     begin = time.perf_counter()
     inputs = setup.inputs(feed, self.steps_per_call)
     self.program = setup.compile(feed, self.state, inputs)
-    self._dispatch(inputs)  # warms up, and what was read must not be lost
+    self._dispatch(inputs)  # warm-up, with the batches just read
     jax.block_until_ready(self.state)
     self.compile_seconds = time.perf_counter() - begin
 
   def run(self, steps: int) -> float:
-    """Does `steps` steps; seconds they took."""
+    """Runs `steps` steps and returns the seconds they took."""
     before, waiting = int(self.state.step), None
     begin = time.perf_counter()
     left = steps
@@ -82,13 +81,13 @@ class _Runner:
       if waiting is not None:
         jax.device_get(waiting)
       waiting, left = rows, left - count
-    # What is fetched is the first device's; the others may still be at it.
+    # Metrics are fetched from the first device; others may still be running.
     jax.block_until_ready(self.state)
     seconds = time.perf_counter() - begin
     if int(self.state.step) - before != steps:
       raise RunFailed(
         'a step was not finite, or a spike, so that those after it were not '
-        'done; use another optim.learning_rate or model.precision'
+        'run; use another optim.learning_rate or model.precision'
       )
     return seconds
 
@@ -146,7 +145,7 @@ def _record(runner: _Runner, folder: pathlib.Path, steps: int) -> Recording:
 
 
 def _memory(program: Any) -> dict[str, int]:
-  """Bytes of the program's buffers on a device; {} if it does not tell."""
+  """Bytes of the program's buffers on a device; {} if unknown."""
   found = program.memory_analysis()
   if found is None:
     return {}
@@ -163,7 +162,7 @@ def _memory(program: Any) -> dict[str, int]:
 
 
 def _ceilings(mesh: Mesh, policy: Policy) -> Ceilings:
-  """Of a data sheet where one is known, else measured."""
+  """Roofline of a device, from its data sheet if known, else measured."""
   device = jax.devices()[0]
   peak, source = peak_flops(device.device_kind, device.platform)
   known = [
@@ -181,7 +180,7 @@ def _ceilings(mesh: Mesh, policy: Policy) -> Ceilings:
 
 
 def _measured(mesh: Mesh, policy: Policy) -> tuple[float, float]:
-  """FLOP/s and bytes/s of one device while all of them work."""
+  """Measures FLOP/s and bytes/s of one device while all of them are busy."""
   count = mesh.size
   each = NamedSharding(mesh, PartitionSpec(mesh_lib.AXES))
   a_NDD = jax.device_put(jnp.ones((count, _WIDTH, _WIDTH)), each)
@@ -194,16 +193,16 @@ def _measured(mesh: Mesh, policy: Policy) -> tuple[float, float]:
     return x_NF + y_NF
 
   multiply = jax.jit(product, out_shardings=each)
-  # In place: pages that are new cost more than writing to them.
+  # Donated, because touching new pages costs more than writing to old ones.
   stream = jax.jit(add, out_shardings=each, donate_argnums=1)
   seconds = _least_seconds(lambda _: multiply(a_NDD), None)
   streaming = _least_seconds(lambda y_NF: stream(x_NF, y_NF), x_NF + 1)
-  # Read twice, written once.
+  # Two arrays are read and one is written.
   return 2 * _WIDTH**3 / seconds, 3 * 4 * _STREAMED / streaming
 
 
 def _least_seconds(function: Callable[[Any], Any], value: Any) -> float:
-  """The shortest of some calls, each of which gets what the last one gave."""
+  """Shortest time of several calls, each applied to the previous result."""
   times = []
   for _ in range(_ROUNDS + 1):
     begin = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A recording as tables, and as JSON values."""
+"""Formats a recording as tables and as JSON."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +17,11 @@ _SHORT = {
   hlo.SCATTER: 'gather',
 }
 
-_LOST = 1e-3  # of the operations, from which it is said
+_LOST = 1e-3  # share of lost operations from which a warning is shown
 
 
 def text(recording: Recording, top: int) -> str:
-  """The tables for people; the last line is the verdict.
-
-  Args:
-    recording: what was recorded.
-    top: operations to list.
-  """
+  """Formats a recording as tables with the `top` operations and a verdict."""
   found = recording.profile
   parts = [
     '\n'.join(_head(recording)),
@@ -41,11 +36,9 @@ def text(recording: Recording, top: int) -> str:
 
 
 def as_dict(recording: Recording, top: int) -> dict[str, Any]:
-  """JSON values; times in seconds per step, sizes in bytes.
+  """A recording with its `top` operations as a dict for JSON.
 
-  Args:
-    recording: what was recorded.
-    top: operations to list.
+  Times are in seconds per step, sizes in bytes.
   """
   values = dataclasses.asdict(recording)
   found = values.pop('profile')
@@ -92,7 +85,7 @@ def _head(recording: Recording) -> Iterator[str]:
 
 
 def _kinds(recording: Recording) -> dict[str, float]:
-  """Seconds of each kind, the idle time last."""
+  """Seconds per step of each kind, idle time last."""
   kinds = dict(recording.profile.kinds)
   idle = kinds.pop(IDLE)
   return dict(sorted(kinds.items(), key=lambda item: -item[1])) | {IDLE: idle}

@@ -1,12 +1,10 @@
-"""Where the time of a step went: events of a trace and the program's text.
+"""Attributes the time of a step to operations, from trace and HLO text; pure.
 
-Pure: a list of events and a text go in, figures come out.
-
-An instant counts once. On a thread the innermost operation has it. Where a
-device does several things at once, computation goes before collectives (which
-thus count only as far as nothing hides them) and both before what only holds
-others; what is left is shared alike. The figures of a device therefore add up
-to its time, and all are means over the devices.
+Every instant is counted once. On a thread it belongs to the innermost
+operation. Of concurrent operations on a device, computation takes precedence
+over collectives, which are thus counted only as far as they are exposed, and
+both over control flow; operations of equal precedence share the time equally.
+The times of a device therefore add up, and all are means over the devices.
 """
 
 import collections
@@ -18,7 +16,7 @@ from craft_jax.train.profile import hlo
 from craft_jax.train.profile.trace import Event
 
 OTHER, IDLE = 'other', 'idle'
-# Kinds of operations, as they are called in reports.
+# Kinds of operations, with their names in reports.
 KINDS = {
   hlo.PRODUCT: 'matrix products',
   hlo.ELEMENTWISE: 'elementwise, softmax, reductions',
@@ -30,38 +28,38 @@ KINDS = {
 }
 FORWARD, BACKWARD, RECOMPUTED = 'forward', 'backward', 'recomputed'
 OPTIMIZER, DATA, STEP = 'optimizer', 'data', 'step'
-# The part that an operation is of, by the outermost `jax.named_scope` of these.
-# Of what is differentiated JAX itself tells forward from backward.
+# Part of the step by the outermost `jax.named_scope` of an operation. Forward
+# and backward pass are told apart by JAX's own names.
 _PART_OF_SCOPE = {
   'model': FORWARD,
   'loss': FORWARD,
   'optimizer': OPTIMIZER,
   'data': DATA,
 }
-_HIDDEN = _PART_OF_SCOPE.keys() - {'loss'}  # a row names its part beside them
-# Components of an `op_name` that only say how it was traced.
+_HIDDEN = _PART_OF_SCOPE.keys() - {'loss'}  # shown as the part of a row already
+# Components of an `op_name` that come from JAX's transformations.
 _WRAPPERS = re.compile(
   r'p?jit(\([^()]*\))?|while|body|cond|branch_\d+_fun|closed_call|checkpoint|'
   r'rematted_computation|shard_map|'
   r'(transpose\()?jvp\(\)\)?'
 )
-# A CPU's collective until the last device is there; what comes after is work.
+# Event of a CPU collective that waits for the last device to join.
 _WAITS = 'Wait: pending_threads'
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Operations of one kind that come from one source.
+  """Operations of the same kind, part and source.
 
   Attributes:
     kind: key of `KINDS`.
-    part: of the step: 'forward', 'backward', 'optimizer', ...
-    source: its scopes: modules of the model, and what else the program names.
-    seconds: per step.
+    part: part of the step: 'forward', 'backward', 'optimizer', ...
+    source: named scopes, such as modules of the model.
+    seconds: seconds per step.
     calls: executions per step and device.
-    flops: of products, per step and device.
-    bytes: read and written, per step and device.
-    operations: their names in the program and in the trace.
+    flops: FLOPs of products, per step and device.
+    bytes: bytes read and written, per step and device.
+    operations: names of the HLO instructions.
   """
 
   kind: str
@@ -76,19 +74,19 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-  """What a traced stretch of steps consists of.
+  """Time of traced steps by operation.
 
   Attributes:
-    steps: traced.
-    devices: that took part.
-    step_seconds: of one step, tracing included.
-    rows: the operations, most time first.
+    steps: number of traced steps.
+    devices: number of devices.
+    step_seconds: seconds per step, with the overhead of tracing.
+    rows: operations, longest first.
     kinds: seconds per step of each of `KINDS`.
-    parts: seconds per step of each part of a step.
-    waiting_seconds: of the collectives, waiting for another device; what the
-      trace tells (a CPU's does).
-    lost: share of the operations of the device with the most that the one with
-      the least does not have: the recorder lost them.
+    parts: seconds per step of each part of the step.
+    waiting_seconds: seconds per step that collectives wait for other devices,
+      as far as the trace shows it (on a CPU).
+    lost: share of operations that the recorder lost, estimated from the devices
+      with most and fewest of them.
   """
 
   steps: int
@@ -102,29 +100,29 @@ class Profile:
 
   @property
   def flops(self) -> float:
-    """Of products, per step and device."""
+    """FLOPs of products, per step and device."""
     return sum(row.flops for row in self.rows)
 
   @property
   def bytes(self) -> float:
-    """Read and written, per step and device."""
+    """Bytes read and written, per step and device."""
     return sum(row.bytes for row in self.rows)
 
 
 def profile(
   events: Sequence[Event], program: hlo.Program, steps: int
 ) -> Profile:
-  """Figures of the traced steps.
+  """Attributes the time of traced steps to operations.
 
   Args:
-    events: of the trace.
-    program: that ran.
-    steps: how many it did.
+    events: events of the trace.
+    program: the traced program.
+    steps: number of traced steps.
 
   Raises:
-    ValueError: no operation of the program is among the events.
+    ValueError: the trace has no operation of the program.
   """
-  events = [_told_apart(event, program) for event in events]
+  events = [_qualified(event, program) for event in events]
   ours = [e for e in events if e.op in program.instructions]
   if not ours:
     raise ValueError(f'the trace has no operation of {program.name}')
@@ -166,14 +164,14 @@ def profile(
 
 # --- time --------------------------------------------------------------------
 
-# An operation, and whether it waits for another device.
+# Operation, and whether it waits for another device.
 _Key = tuple[str, bool]
-# Start and end in ns, rank (0 goes first), operation.
+# Start and end in ns, rank (0 takes precedence), operation.
 _Segment = tuple[float, float, int, _Key]
 
 
-def _told_apart(event: Event, program: hlo.Program) -> Event:
-  """The event; its operation renamed if it is another program's."""
+def _qualified(event: Event, program: hlo.Program) -> Event:
+  """The event, its operation prefixed by the module if of another program."""
   if not event.op or event.module in ('', program.name):
     return event
   return dataclasses.replace(event, op=f'{event.module}: {event.op}')
@@ -182,7 +180,7 @@ def _told_apart(event: Event, program: hlo.Program) -> Event:
 def _segments(
   events: Sequence[Event], program: hlo.Program
 ) -> Iterator[_Segment]:
-  """The stretches in which an operation is its thread's innermost one."""
+  """Yields the intervals in which an operation is the innermost on a thread."""
   threads: dict[str, list[Event]] = {}
   for event in events:
     threads.setdefault(event.thread, []).append(event)
@@ -196,12 +194,12 @@ def _segments(
 
 
 def _innermost(events: Sequence[Event]) -> Iterator[tuple[float, float, _Key]]:
-  """Of the events of a thread, in order, which one it is in, and when.
+  """Yields intervals and innermost operations of a thread's sorted events.
 
-  Events without an operation (the executor's own) belong to the operation
-  around them; those outside of any are no work.
+  Events without an operation, such as the executor's, belong to the enclosing
+  operation; those outside of any operation are ignored.
   """
-  stack: list[tuple[float, _Key]] = []  # when it ends, what it is
+  stack: list[tuple[float, _Key]] = []  # end and operation
   now = 0.0
 
   def passed(until: float) -> Iterator[tuple[float, float, _Key]]:
@@ -235,7 +233,7 @@ def _rank(op: str, program: hlo.Program) -> int:
 
 
 def _exclusive(segments: Iterator[_Segment]) -> dict[_Key, float]:
-  """Nanoseconds of each operation, every instant counted once."""
+  """Nanoseconds of each operation, counting every instant once."""
   bounds = []
   for start, end, rank, key in segments:
     bounds += [(start, 1, rank, key), (end, -1, rank, key)]
@@ -258,11 +256,11 @@ def _exclusive(segments: Iterator[_Segment]) -> dict[_Key, float]:
   return total
 
 
-# --- places ------------------------------------------------------------------
+# --- attribution -------------------------------------------------------------
 
 
 def _kind(op: str, program: hlo.Program) -> str:
-  """Key of `KINDS`; copies to and from the host are known by their names."""
+  """Key of `KINDS`; copies from or to the host are recognized by name."""
   if op in program.instructions:
     kind = program.kind(op)
     return OTHER if kind == hlo.CONTROL else kind
@@ -270,7 +268,7 @@ def _kind(op: str, program: hlo.Program) -> str:
 
 
 def part_of(program: hlo.Program, op: str) -> str:
-  """The part of a step that an operation belongs to."""
+  """The part of a training step that an operation belongs to."""
   instruction = program.instructions.get(op)
   if instruction is None:
     return OTHER
@@ -286,12 +284,11 @@ def part_of(program: hlo.Program, op: str) -> str:
 
 
 def source_of(program: hlo.Program, op: str) -> str:
-  """The scopes that an operation comes from, without those of its part.
+  """The named scopes of an operation, without those of its part of the step.
 
-  A fused operation is where its last part is; one that joins many, such as an
-  all-reduce of all gradients, is told by their number. A copy that XLA added is
-  where the operation is that it is for. What is under no other scope has the
-  name of its primitive.
+  A fusion has the scopes of its last operation; a combined one, such as an
+  all-reduce of all gradients, shows how many it combines. A copy added by XLA
+  has the scopes of its user. Without scopes, it is the primitive's name.
   """
   instruction = program.instructions.get(op)
   if instruction is None:
@@ -307,8 +304,8 @@ def source_of(program: hlo.Program, op: str) -> str:
 
 
 def _path(op_name: str) -> list[str]:
-  """`attention`, `_attend`, `dot_general` of an `op_name`."""
-  # A slash may be within the brackets of jit(...) and the like.
+  """Splits an `op_name` into scopes and the primitive, without wrappers."""
+  # Parentheses, as of jit(...), may contain slashes.
   found = re.findall(r'(?:[^/()]|\([^()]*(?:\([^()]*\)[^()]*)*\))+', op_name)
   path: list[str] = []
   for part in found:
@@ -328,7 +325,7 @@ def _rows(
   calls: Mapping[str, int],
   scale: float,
 ) -> tuple[Row, ...]:
-  """Operations of one kind, part and source together, most time first."""
+  """Groups operations by kind, part and source, longest first."""
   groups: dict[tuple[str, str, str], list[str]] = {}
   for op in sorted(seconds, key=lambda op: -seconds[op]):
     key = _kind(op, program), part_of(program, op), source_of(program, op)

@@ -1,4 +1,4 @@
-"""Reads a recorded trace: the events that say what a device did, and when."""
+"""Reads the events of a recorded trace."""
 
 import dataclasses
 import pathlib
@@ -8,24 +8,24 @@ from typing import Any
 
 from jax.profiler import ProfileData
 
-# A device's plane may show the same work in several lines (steps, modules,
-# operations): of a TPU this one counts, of a GPU its streams.
+# A device's plane may have the same work in several lines (steps, modules,
+# operations). On a TPU only this line is read, on a GPU those of its streams.
 _OPERATIONS = 'XLA Ops'
 _DEVICE = re.compile(r'/device:\w+:(\d+)')
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-  """Something a thread, a stream or a core did.
+  """An event on a thread, stream or core.
 
   Attributes:
-    name: what the trace calls it.
-    op: the instruction of the program that ran, or ''.
-    start: nanoseconds.
-    duration: nanoseconds.
-    thread: the line of the trace it is on.
-    device: number of the device; -1 if none is told.
-    module: name of the program, or '' if none is told.
+    name: name in the trace.
+    op: name of the HLO instruction that ran, or ''.
+    start: start in nanoseconds.
+    duration: duration in nanoseconds.
+    thread: line of the trace.
+    device: number of the device, or -1 if unknown.
+    module: name of the program, or '' if unknown.
   """
 
   name: str
@@ -38,15 +38,15 @@ class Event:
 
   @property
   def end(self) -> float:
-    """Nanoseconds."""
+    """End in nanoseconds."""
     return self.start + self.duration
 
 
 def read(path: pathlib.Path) -> list[Event]:
-  """The events of a `.xplane.pb`, or of the newest one below a folder.
+  """Reads the events of a `.xplane.pb`, or of the newest one below a folder.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: the folder has no trace.
   """
   if path.is_dir():
     found = sorted(path.rglob('*.xplane.pb'), key=lambda p: p.stat().st_mtime)
@@ -57,11 +57,10 @@ def read(path: pathlib.Path) -> list[Event]:
 
 
 def events(data: ProfileData) -> Iterator[Event]:
-  """What ran on devices, and what stands below it; other lines are left out.
+  """Yields the events of lines that contain operations of devices.
 
-  Which lines those are is told by what they hold, not by their names, as these
-  differ: an operation names its instruction (`hlo_op`), on the threads of a
-  CPU and on the streams of a GPU.
+  Lines are recognized by events with an HLO instruction (`hlo_op`), because
+  their names differ between platforms.
   """
   for plane in data.planes:
     on_device = _DEVICE.match(plane.name)
@@ -81,7 +80,7 @@ def _event(event: Any, thread: str, number: int) -> Event:
   device = stats.get('device_ordinal', number)
   op = str(stats.get('hlo_op', ''))
   if not op and number >= 0:
-    op = event.name  # a copy to or from the host: no instruction, but work
+    op = event.name  # a copy from or to the host, which has no instruction
   return Event(
     name=event.name,
     op=op.split(' = ')[0].lstrip('%'),
