@@ -1,4 +1,4 @@
-"""Serve a trained model over HTTP, as OpenAI's completions.
+"""Serve a trained model over HTTP, with OpenAI's completions API.
 
 Requests are batched continuously, and each text is what it would be alone.
 Bound to this machine unless --host says otherwise; without API keys, anybody
@@ -24,7 +24,7 @@ from craft_jax.errors import UserError
 from craft_jax.runtime import extras
 from craft_jax.serve.admission import Limits
 
-SUMMARY = 'serve a trained model over HTTP, as OpenAI does'
+SUMMARY = "serve a trained model over HTTP with OpenAI's API"
 _KEYS = 'CRAFT_API_KEYS'
 
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='interval at which to look for a newer checkpoint; 0 disables '
     '(default: 0)',
   )
-  flag = parser_lib.group(parser, 'who may use it').add_argument
+  flag = parser_lib.group(parser, 'access').add_argument
   flag(
     '--keys-file',
     metavar='FILE',
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='site whose pages may call the server by CORS (default: none)',
   )
   sizes = parser_lib.group(parser, 'limits')
-  times = parser_lib.group(parser, 'limits of time')
+  times = parser_lib.group(parser, 'time limits')
   for field in dataclasses.fields(Limits):
     ((unit, says),) = field.metadata.items()
     shown = f'{field.default:g}' if unit == 'SECONDS' else field.default
@@ -93,13 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Serves; returns the exit code."""
+  """Runs the server; returns the exit code."""
   keys = _keys(args.keys_file)
   for origin in args.allowed_origin:
     if not re.fullmatch(r'https?://[^\s/*@]+', origin):
       raise UserError(
-        f'--allowed-origin={origin} must be one site as browsers name it, '
-        'such as https://example.org, without a path'
+        f'--allowed-origin={origin} must be an origin without a path, such as '
+        'https://example.org'
       )
   if not 0 <= args.port < 1 << 16:
     raise UserError(f'--port={args.port} must be from 0 to 65535')
@@ -118,12 +118,12 @@ def _keys(path: str | None) -> list[str]:
     lines = pathlib.Path(path).read_text('utf-8', 'replace').splitlines()
     keys = [line.strip() for line in lines if line.strip()]
     if not keys:
-      raise UserError(f'{path} has no keys; write one a line')
+      raise UserError(f'{path} has no keys; write one per line')
   else:
     keys = [key.strip() for key in os.environ.get(_KEYS, '').split(',')]
     keys = [key for key in keys if key]
     if _KEYS in os.environ and not keys:
-      raise UserError(f'{_KEYS} is set but has no keys; unset it to need none')
+      raise UserError(f'{_KEYS} is set but has no keys; unset it to use none')
   for key in keys:
     if not (key.isascii() and key.isprintable() and len(key) >= 16):
       raise UserError(

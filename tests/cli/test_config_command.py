@@ -227,11 +227,11 @@ def test_new_refuses_to_overwrite(page, capsys):
     (['docs', '--write=missing.md'], 'missing.md'),
     (['shwo'], 'show'),
     (['show', 'nowhere'], 'nowhere'),
-    (['show', '.'], 'no run directory'),
-    (['show', '.', '--config=toy'], 'leave --config out'),
+    (['show', '.'], 'not a run directory'),
+    (['show', '.', '--config=toy'], 'remove --config'),
     (['docs', 'optim.warmup_stesp'], "did you mean 'optim.warmup_steps'?"),
     (['docs', 'warmup_stesp'], "did you mean 'optim.warmup_steps'?"),
-    (['docs', 'seed', '--write=page.md'], 'leave the KEY out'),
+    (['docs', 'seed', '--write=page.md'], 'remove KEY'),
     (['docs', '--json'], 'needs a KEY'),
   ],
 )
@@ -283,7 +283,7 @@ def test_docs_need_the_markers(tmp_path, capsys):
 def test_a_meaning_says_everything(capsys):
   assert main.main(['config', 'docs', 'optim.warmup_steps', '--json']) == 0
   text, last = capsys.readouterr().out.rstrip().rsplit('\n', 1)
-  assert text.startswith('optim.warmup_steps\n  Steps of linear warm-up.\n')
+  assert text.startswith('optim.warmup_steps\n  Steps of the linear warm-up.\n')
   assert 'unit     steps' in text and 'default  50' in text
   assert 'optim.warmup_steps must be below train.steps' in text
   found = json.loads(last)
