@@ -4,7 +4,6 @@ Until it is printed a metric is a sum and a count, so batches, devices and
 hosts of any size add up. Logarithms are natural (nats) up to `summary`.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from craft_jax.data.text.character_classes import CLASS_NAMES
+from craft_jax.runs import metric_table
 from craft_jax.types import MetricSums
 
 # --- sums --------------------------------------------------------------------
@@ -92,7 +92,7 @@ def add_sums(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-# --- figures -----------------------------------------------------------------
+# --- metrics -----------------------------------------------------------------
 
 
 def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
@@ -115,27 +115,18 @@ def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
   count = float(sums['count'])
   if count <= 0:
     raise ValueError('no target was counted')
-  bits = float(sums['nll']) / math.log(2)
-  nats = float(sums['nll']) / count
+  plain = {**sums, 'loss': sums['nll']}
+  if withheld:
+    plain.pop('bytes', None)
   figures: dict[str, Any] = {
-    'loss': nats,
-    'bpc': _ratio(bits, sums.get('chars')),
-    'bpb': None if withheld else _ratio(bits, sums.get('bytes')),
+    **metric_table.of_sums(plain, metric_table.EVALUATION),
     'withheld': withheld,
-    'perplexity': math.exp(nats) if nats < 700 else math.inf,
-    'count': count,
   }
-  if 'correct' in sums:
-    figures['accuracy'] = float(sums['correct']) / count
   if 'class_count' in sums:
     figures['classes'] = _by_class(sums, count)
   if 'position_count' in sums:
     figures['positions'] = _by_position(sums)
   return figures
-
-
-def _ratio(total: float, count: Any) -> float | None:
-  return total / float(count) if count is not None and count > 0 else None
 
 
 def _by_class(
@@ -177,16 +168,9 @@ def _by_position(sums: Mapping[str, Any]) -> list[dict[str, float]]:
 
 def lines(figures: Mapping[str, Any]) -> list[str]:
   """The figures of `summary` for people, one line each."""
-  text = [f'{figures["loss"]:.4f} nats per token']
-  if figures['bpc'] is not None:
-    text.append(f'{figures["bpc"]:.4f} bits per character')
-  if figures['bpb'] is not None:
-    text.append(f'{figures["bpb"]:.4f} bits per byte')
-  elif figures['withheld']:
+  text = metric_table.lines(figures)
+  if figures['withheld']:
     text.append(f'bits per byte withheld: {figures["withheld"]}')
-  text.append(f'{figures["perplexity"]:.3f} perplexity per token')
-  if 'accuracy' in figures:
-    text.append(f'{figures["accuracy"]:.2%} accuracy')
   for name, row in figures.get('classes', {}).items():
     text.append(
       f'  {name:<12}{row["share"]:7.2%} of tokens  {row["nats"]:.4f} nats  '

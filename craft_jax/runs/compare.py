@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from craft_jax.config import load as config_lib
-from craft_jax.runs import columns, curves
+from craft_jax.runs import columns, curves, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runs.verdict import Group, Result, Verdict, judge
 
@@ -139,8 +139,7 @@ def _result(run: Run, metric: str) -> Result:
   ]
   if not values:
     return Result(run, None, None, None)
-  pick = max if metric in curves.HIGHER_IS_BETTER else min
-  best, step = pick(values, key=lambda pair: pair[0])
+  best, step = metric_table.best(metric)(values, key=lambda pair: pair[0])
   return Result(run, values[-1][0], best, step)
 
 
@@ -228,7 +227,7 @@ def _equals(groups: Sequence[Group], metric: str) -> list[Equal]:
     [
       (
         curves.Series(result.run, metric),
-        curves.Series(result.run, curves.training_of(metric)),
+        curves.Series(result.run, metric_table.training_of(metric)),
       )
       for result in group.results
     ]
@@ -284,8 +283,7 @@ def _notes(
     values = [v for v in found.evaluated if v is not None]
     if overall is None or len(values) < len(groups):
       continue
-    pick = max if metric in curves.HIGHER_IS_BETTER else min
-    ahead = found.evaluated.index(pick(values))
+    ahead = found.evaluated.index(metric_table.best(metric)(values))
     if ahead != overall:
       notes.append(
         f'at equal {curves.AXES[found.axis]} {groups[ahead].label} is ahead'

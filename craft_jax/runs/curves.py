@@ -15,10 +15,6 @@ AXES = {
   'flops': 'FLOPs',
   'seconds': 'seconds',
 }
-HIGHER_IS_BETTER = frozenset({'val_accuracy', 'accuracy'})
-# The column of training that goes with one of evaluation.
-_TRAINING = {'val_loss': 'nll', 'val_bpb': 'bpb', 'val_bpc': 'bpc',
-             'val_accuracy': 'accuracy'}  # fmt: skip
 _RECENT = 0.1  # of the way: what a training figure is the mean over
 
 
@@ -69,11 +65,6 @@ class Curve:
     some = self.y[min(first, last - 1) : last]
     known = some[np.isfinite(some)]
     return float(known.mean()) if len(known) else None
-
-
-def training_of(metric: str) -> str:
-  """The column of training for one of evaluation: `nll` for `val_loss`."""
-  return _TRAINING.get(metric, metric.removeprefix('val_'))
 
 
 class Series:

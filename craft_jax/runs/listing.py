@@ -14,7 +14,7 @@ from etils import epath
 
 from craft_jax.config.settings import RENAMED
 from craft_jax.errors import UserError
-from craft_jax.runs import digest, layout
+from craft_jax.runs import digest, layout, metric_table
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files, object_stores
 
@@ -38,6 +38,10 @@ FACTS = {
   'num_devices': 'devices',
   'git_commit': 'commit of the code',
 }
+_TRAINED = metric_table.keys(metric_table.TRAINING)
+_EVALUATED = metric_table.keys(metric_table.EVALUATION)
+for _key, _metric in (_TRAINED | _EVALUATED).items():
+  FACTS.setdefault(_key, _metric.help)
 
 # Names that figures of older runs have in metadata.json and summary.json.
 _RENAMED = {
@@ -106,7 +110,9 @@ class Run:
       'num_devices': meta.get('num_devices'),
       'git_commit': meta.get('git_commit'),
     }
-    return dict(self.settings) | own
+    rows = {key: d.last.get(key) for key in _TRAINED}
+    rows |= {key: d.best.get(key) for key in _EVALUATED}
+    return dict(self.settings) | rows | own
 
   def unit(self, name: str) -> float | None:
     """`tokens_per_step`, `chars_per_token` or `flops_per_token`."""

@@ -16,32 +16,11 @@ import rich.console
 import rich.live
 import rich.text
 
+from craft_jax.runs.metric_table import bar_parts
 from craft_jax.runtime.terminal import drawing, visible
 
 _FULL, _EMPTY = '━', '─'
 _LEAST_BAR, _MOST_BAR = 8, 30
-
-
-def figure_parts(figures: Mapping[str, float]) -> list[str]:
-  """The figures for people, the most wanted first.
-
-  Knows `loss` (nats), `bpc` (bits per character), `chars_per_second`,
-  `utilisation` (share of the peak FLOP/s, where that is known), and of the
-  last evaluation `val_loss` (nats) and `val_bpb` (bits per byte).
-  """
-  shown = {
-    'loss': 'loss {:.4f}',
-    'bpc': '{:.3f} bits/char',
-    'chars_per_second': '{:,.0f} chars/s',
-    'utilisation': '{:.1%} of peak',
-    'val_loss': 'val {:.4f}',
-    'val_bpb': '{:.3f} val bits/byte',
-  }
-  return [
-    text.format(figures[name])
-    for name, text in shown.items()
-    if figures.get(name) is not None
-  ]
 
 
 def clock(seconds: float) -> str:
@@ -139,9 +118,9 @@ class Progress:
       self._print(self._plain_line())
 
   def update(self, step: int, figures: Mapping[str, float]) -> None:
-    """Shows that `step` steps are done; `figures` as in `figure_parts`.
+    """Shows that `step` steps are done, and the metrics that the bar has.
 
-    A figure that is not given again stays, such as the last evaluation.
+    A metric that is not given again stays, such as the last evaluation.
     """
     self._step = step
     self._figures |= figures
@@ -198,10 +177,10 @@ class Progress:
     left = self._left()
     ending = [f'{left} left'] if left and self._step < self._total else []
     head = f'step {self._step}/{self._total}'
-    return '  '.join([head, *figure_parts(self._figures), *ending])
+    return '  '.join([head, *bar_parts(self._figures), *ending])
 
   def _render(self) -> rich.text.Text:
-    parts = figure_parts(self._figures)
+    parts = bar_parts(self._figures)
     width = self._console.width - 1
     line = bar_line(
       self._step, self._total, self._left(), parts, width, self._phase

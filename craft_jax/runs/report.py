@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.runs import compare, curves
+from craft_jax.runs import compare, curves, metric_table
 from craft_jax.runs.listing import Run, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
 from craft_jax.runtime import strict_json
@@ -21,17 +21,6 @@ _DARK = (
 )  # fmt: skip
 _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
-# Title, then the keys of its curves.
-_CHARTS = (
-  ('Loss, nats per token', ('nll', 'val_loss')),
-  ('Bits per byte', ('bpb', 'val_bpb')),
-  ('Accuracy', ('accuracy', 'val_accuracy')),
-  ('Learning rate', ('learning_rate',)),
-  ('Norm of the gradient, before clipping', ('grad_norm',)),
-  ('Norm of the update', ('update_norm',)),
-  ('Norm of the parameters', ('param_norm',)),
-  ('Characters per second', ('chars_per_second',)),
-)
 _THINNED = (
   f'Curves of more than {_POINTS} figures are shown as {_POINTS} means over '
   'stretches of equal length; so is what is read out.'
@@ -56,7 +45,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
     ],
     'charts': [
       {'title': title, 'series': series}
-      for title, keys in _CHARTS
+      for title, keys in metric_table.charts().items()
       if (series := _series(runs, keys))
     ],
   }

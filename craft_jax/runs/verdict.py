@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from craft_jax.runs import curves
+from craft_jax.runs import metric_table
 from craft_jax.runs.listing import Run
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; past the table
@@ -93,7 +93,7 @@ def judge(groups: Sequence[Group], metric: str) -> Verdict:
   known = [(mean, i) for mean, i in means if mean is not None]
   if len(known) < 2:
     return Verdict(None)
-  known.sort(reverse=metric in curves.HIGHER_IS_BETTER)
+  known.sort(reverse=metric_table.find(metric).higher is True)
   (best, better), (second, other) = known[:2]
   difference = abs(best - second)
   margin = _margin(groups[better].values, groups[other].values)

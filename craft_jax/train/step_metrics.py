@@ -10,6 +10,7 @@ import numpy as np
 
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
+from craft_jax.runs import metric_table
 from craft_jax.runtime import distributed
 
 _CALL_SECONDS = 1.0  # what steps_per_call=0 aims at
@@ -126,25 +127,19 @@ class StepMetrics:
     }
 
   def of_steps(self, sums: Mapping[str, Any], step: int) -> dict[str, float]:
-    """Figures of sums over one or more steps, the last of which is `step`.
+    """The metrics of sums over one or more steps, the last of which is `step`.
 
     `loss` is the training objective and `nll` the plain negative
     log-likelihood, in nats per token; bits per character and byte use the
     training split's own ratio of characters and bytes to tokens.
     """
     count = float(sums['count'])
-    nll = float(sums['nll']) / count
-    bits = nll / np.log(2)
-    figures = {
-      'loss': float(sums['loss']) / count,
-      'nll': nll,
-      'bpc': bits / self._chars_per_token,
-      'accuracy': float(sums['correct']) / count,
-      'learning_rate': float(self._schedule(step - 1)),
-    }
+    text = {'chars': count * self._chars_per_token}
     if not self._withheld:
-      figures['bpb'] = bits / self._bytes_per_token
-    return figures
+      text['bytes'] = count * self._bytes_per_token
+    found = metric_table.of_sums({**sums, **text}, metric_table.TRAINING)
+    found['learning_rate'] = float(self._schedule(step - 1))
+    return {name: value for name, value in found.items() if value is not None}
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
     """Global norms of one step where measured, and its batch's checksum."""

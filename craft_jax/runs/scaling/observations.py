@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from craft_jax.errors import UserError
-from craft_jax.runs import compare, curves
+from craft_jax.runs import compare, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runs.scaling import law as law_lib
 from craft_jax.runs.scaling.law import Cost, Law, Split
@@ -107,7 +107,7 @@ def collect(runs: Sequence[Run], metric: str = 'val_loss') -> Points:
     notes.append(
       f'left out, not finished: {_some([r for r in runs if r not in done])}'
     )
-  if metric in curves.HIGHER_IS_BETTER:
+  if metric_table.find(metric).higher:
     raise UserError(
       f'--metric={metric} rises as models improve; the law is of a loss, such '
       'as val_loss or val_bpb'

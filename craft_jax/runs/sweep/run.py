@@ -10,7 +10,7 @@ from typing import Any
 
 from craft_jax.config import load as config_lib
 from craft_jax.errors import INTERRUPTED, UserError, one_line
-from craft_jax.runs import columns, curves, digest, layout, listing
+from craft_jax.runs import columns, digest, layout, listing, metric_table
 from craft_jax.runs.sweep import bayes, plan
 from craft_jax.runs.sweep.logs import Logs
 from craft_jax.runs.sweep.plan import Plan, Trial
@@ -95,8 +95,8 @@ def evaluations(path: files.AnyPath, metric: str) -> dict[int, float]:
 
 def best_of(path: files.AnyPath, metric: str) -> float | None:
   """The best of a metric of a run, or None."""
-  pick = max if metric in curves.HIGHER_IS_BETTER else min
-  return pick(evaluations(path, metric).values(), default=None)
+  values = evaluations(path, metric).values()
+  return metric_table.best(metric)(values, default=None)
 
 
 class Sweep:
@@ -289,7 +289,7 @@ class Sweep:
 
   @property
   def _higher(self) -> bool:
-    return self._request.metric in curves.HIGHER_IS_BETTER
+    return bool(metric_table.find(self._request.metric).higher)
 
   # --- their ends -------------------------------------------------------------
 
