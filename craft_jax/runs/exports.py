@@ -19,7 +19,7 @@ from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.runs.background import Background
 from craft_jax.runs.layout import TENSORBOARD
-from craft_jax.runs.writers import JsonlWriter, RunWriter, Writer, to_json
+from craft_jax.runs.writers import JsonlWriter, Writer, to_json
 from craft_jax.runtime import extras, files, strict_json
 
 _MLFLOW_ID, _WANDB_ID = '.mlflow.json', '.wandb.json'
@@ -304,7 +304,7 @@ def open_writer(
   cfg: Config,
   facts: Mapping[str, Any],
   warn: Callable[[str], None],
-) -> RunWriter:
+) -> JsonlWriter:
   """The writer of a run: `metrics.jsonl` and those of `log.writers`.
 
   Args:
@@ -317,10 +317,10 @@ def open_writer(
   Raises:
     UserError: `metrics.jsonl` cannot be written.
   """
-  rows = JsonlWriter(workdir, step, warn)
 
   def background(name: str) -> Background:
     make = _EXPORTS[name][1]
     return Background(name, lambda: make(workdir, step, cfg, facts), warn)
 
-  return RunWriter(rows, [background(name) for name in cfg.log.writers])
+  others = [background(name) for name in cfg.log.writers]
+  return JsonlWriter(workdir, step, warn, others)
