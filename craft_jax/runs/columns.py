@@ -53,12 +53,11 @@ def _fresh(folder: pathlib.Path) -> dict[str, Table]:
   path = folder / METRICS
   if not path.exists():
     return {table: {'step': np.zeros(0)} for table in _TABLES}
-  size = path.stat().st_size
   try:
     head, tables = _kept(folder / COLUMNS)
     offset, before = head['offset'], head['tail'].encode('latin-1')
-    if offset <= size and tail.goes_on(path, offset, before):
-      if offset == size:
+    if tail.goes_on(path, offset, before):
+      if offset == path.stat().st_size:
         return tables
       return _grown(folder, tables, offset, before)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):

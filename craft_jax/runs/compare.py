@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from craft_jax.config import load as config_lib
-from craft_jax.runs import columns, curves, metric_table
+from craft_jax.runs import curves, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runs.verdict import Group, Result, Verdict, judge
 
@@ -125,22 +125,11 @@ def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
 
 
 def _result(run: Run, metric: str) -> Result:
-  found = run.digest
-  if metric == 'val_loss':
-    loss = found.best.get('val_loss')
-    return Result(
-      run, found.final.get('val_loss'), loss, found.best.get('step')
-    )
-  table = columns.read(run.path, columns.EVAL, [metric])
-  values = [
-    (float(y), int(x))
-    for x, y in zip(table['step'], table.get(metric, ()), strict=False)
-    if math.isfinite(y)
-  ]
-  if not values:
+  found = curves.evaluations(run.path, metric)
+  if not found:
     return Result(run, None, None, None)
-  best, step = metric_table.best(metric)(values, key=lambda pair: pair[0])
-  return Result(run, values[-1][0], best, step)
+  step = metric_table.best(metric)(found, key=found.__getitem__)
+  return Result(run, found[max(found)], found[step], step)
 
 
 def _fitting_metric(runs: Sequence[Run]) -> tuple[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 
@@ -65,6 +66,13 @@ class Curve:
     some = self.y[min(first, last - 1) : last]
     known = some[np.isfinite(some)]
     return float(known.mean()) if len(known) else None
+
+
+def evaluations(folder: pathlib.Path, metric: str) -> dict[int, float]:
+  """A metric of the evaluations of a run by step, where it is finite."""
+  table = columns.read(folder, columns.EVAL, [metric])
+  pairs = zip(table['step'], table.get(metric, ()), strict=False)
+  return {int(step): float(v) for step, v in pairs if math.isfinite(v)}
 
 
 class Series:

@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from craft_jax.runs.layout import FAILED, FINISHED, RUNNING, STOPPED
 from craft_jax.runs.sweep.plan import text_of
 from craft_jax.runs.sweep.space import Choice, Dimension, Range
 from craft_jax.runtime import extras
 
-FINISHED, PRUNED, FAILED, RUNNING = 'finished', 'pruned', 'failed', 'running'
+PRUNED = 'pruned'  # beside the states of a run
 _RANDOM = 5  # trials before there is anything to learn from
 _SEED_STRIDE = 100_003  # no trial of one seed draws as one of the next
 _UNPRUNED = 3  # finished trials before one is given up
@@ -27,7 +28,7 @@ class Past:
   Attributes:
     settings: of the dimensions, in JSON values.
     values: the metric by step.
-    status: `finished`, `pruned`, `failed` or `running`.
+    status: of the run, or `pruned`.
   """
 
   settings: Mapping[str, Any]
@@ -115,18 +116,19 @@ def _as_optuna(
 
   states = {
     FINISHED: TrialState.COMPLETE,
+    STOPPED: TrialState.COMPLETE,  # at train.stop_at_step
     PRUNED: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
     RUNNING: TrialState.RUNNING,
   }
-  status = past.status
+  state = states[past.status]
   known = [value for value in past.values.values() if math.isfinite(value)]
-  if status == FINISHED and not known:
-    status = FAILED
+  if state == TrialState.COMPLETE and not known:
+    state = TrialState.FAIL
   best = (max if higher else min)(known) if known else None
   return create_trial(
-    state=states[status],
-    value=best if status == FINISHED else None,
+    state=state,
+    value=best if state == TrialState.COMPLETE else None,
     params={one.name: _param(one, past.settings[one.name]) for one in space},
     distributions=dict(distributions),
     intermediate_values=dict(past.values),

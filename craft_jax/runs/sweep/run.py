@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,9 @@ from typing import Any
 
 from craft_jax.config import load as config_lib
 from craft_jax.errors import INTERRUPTED, UserError, one_line
-from craft_jax.runs import columns, digest, layout, listing, metric_table
+from craft_jax.runs import curves, digest, layout, listing, metric_table
 from craft_jax.runs.sweep import bayes, plan
+from craft_jax.runs.sweep.bayes import PRUNED
 from craft_jax.runs.sweep.logs import Logs
 from craft_jax.runs.sweep.plan import Plan, Trial
 from craft_jax.runs.sweep.processes import Process
@@ -19,7 +19,7 @@ from craft_jax.runs.sweep.space import Dimension
 from craft_jax.runtime import files
 from craft_jax.runtime.signals import Interrupts
 
-PLANNED, PRUNED = 'planned', 'pruned'  # beside the states of a run
+PLANNED = 'planned'  # beside the states of a run
 _POLL = 0.2  # seconds
 _PULSE = 60.0  # seconds between two lines on a run that goes on
 _REMOTE_LOOK = 5.0  # seconds between two looks at a run in an object store
@@ -86,11 +86,8 @@ def state_of(folder: files.AnyPath, trial: Trial) -> str:
 
 
 def evaluations(path: files.AnyPath, metric: str) -> dict[int, float]:
-  """A metric of a run by step, where it is finite."""
-  table = columns.read(listing.figures_of(path), columns.EVAL, [metric])
-  steps, values = table['step'], table.get(metric, ())
-  pairs = zip(steps, values, strict=False)
-  return {int(step): float(v) for step, v in pairs if math.isfinite(v)}
+  """A metric of a run, local or remote, by step, where it is finite."""
+  return curves.evaluations(listing.figures_of(path), metric)
 
 
 def best_of(path: files.AnyPath, metric: str) -> float | None:
@@ -262,20 +259,16 @@ class Sweep:
 
   def _history(self, without: str = '') -> list[bayes.Past]:
     """The trials so far, as the search sees them."""
-    states = {
-      layout.FINISHED: bayes.FINISHED,
-      layout.STOPPED: bayes.FINISHED,  # at train.stop_at_step
-      layout.FAILED: bayes.FAILED,
-      PRUNED: bayes.PRUNED,
-    }
-    found = []
-    for trial in self.plan.trials:
-      if trial.name == without:
-        continue
-      outcome = self.outcomes.get(trial.name)
-      status = states[outcome.status] if outcome else bayes.RUNNING
-      found.append(bayes.Past(trial.settings, self._values_of(trial), status))
-    return found
+    going = Outcome(layout.RUNNING, '')
+    return [
+      bayes.Past(
+        trial.settings,
+        self._values_of(trial),
+        self.outcomes.get(trial.name, going).status,
+      )
+      for trial in self.plan.trials
+      if trial.name != without
+    ]
 
   def _values_of(self, trial: Trial) -> dict[int, float]:
     """The metric by step; of a run that has ended it is read once."""
@@ -297,7 +290,6 @@ class Sweep:
     name = process.name
     self._logs.send(name)
     path = self._request.folder / name
-    figures = evaluations(path, self._request.metric)
     if code == INTERRUPTED and name in self._pruning:
       step = digest.read(listing.figures_of(path)).step
       self._keep([
@@ -317,8 +309,7 @@ class Sweep:
       state = state_of(self._request.folder, trial)
       took = f'{state} in {time.monotonic() - process.begin:.0f} s'
       outcome = Outcome(state, took, code)
-    best = best_of(path, self._request.metric) if figures else None
-    self._note(name, outcome, best)
+    self._note(name, outcome, best_of(path, self._request.metric))
 
   def _note(
     self, name: str, outcome: Outcome, best: float | None = None
