@@ -2,7 +2,7 @@
 
 list     a line per run, sorted and filtered
 show     what one run is, how it was made, where it stands
-compare  what differs, the figures at equal effort, and which is better
+compare  what differs, the metrics at equal effort, and which is better
 plot     curves as a picture
 report   one HTML file: curves to hover over, differences, samples
 rm, gc   delete runs, or what is of no use any more; without --yes only says
@@ -170,7 +170,7 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     type=float,
     default=0.0,
     metavar='X',
-    help='weight of what was in the mean of training figures, 0 to 1 '
+    help='weight of what was in the mean of training metrics, 0 to 1 '
     '(default: 0)',
   )
   group.add_argument(
@@ -197,6 +197,8 @@ def open_runs(
 ) -> tuple[list[Any], list[str]]:
   """The runs in the folders (default: runs) that pass the filter, and notes.
 
+  The notes, on runs that cannot be read, are printed.
+
   Args:
     dirs: the folders.
     where: the filter.
@@ -207,10 +209,23 @@ def open_runs(
   paths = listing.find(dirs or ['runs'])
   parallel_read.read(paths, rows)
   found, notes = listing.load_all(paths)
+  for note in notes:
+    print(f'note: {note}')
   if where:
     test = query.parse(where, _keys(found))
     found = [one for one in found if test(one.facts)]
   return found, notes
+
+
+def check_metric(metric: str, found: Sequence[Any]) -> None:
+  """Raises UserError if no run has such a metric of evaluations."""
+  known = {key for one in found for key in one.digest.final}
+  known = {key for key in known if key.startswith('val_')} or {'val_loss'}
+  if metric not in known:
+    raise UserError(
+      f'--metric={metric}: no run has it{hint(metric, known)}; they have '
+      f'{", ".join(sorted(known))}'
+    )
 
 
 def _keys(found: Sequence[Any]) -> set[str]:
@@ -253,12 +268,10 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
     known.sort(key=lambda one: str(one[args.sort]), reverse=args.reverse)
   facts = known + [one for one in facts if one.get(args.sort) is None]
   facts = facts[: args.limit or None]
-  lines = [f'note: {note}' for note in notes]
+  text = 'no runs' + (' that pass the filter' if args.where else '')
   if facts:
-    lines.append(runs_text.listing(facts, [*_COLUMNS, *more]))
-  else:
-    lines.append('no runs' + (' that pass the filter' if args.where else ''))
-  return '\n'.join(lines), {'runs': facts, 'notes': notes}
+    text = runs_text.listing(facts, [*_COLUMNS, *more])
+  return text, {'runs': facts, 'notes': notes}
 
 
 def _show(args: argparse.Namespace) -> tuple[str, Any]:
@@ -285,7 +298,7 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """As JSON has it."""
+  """A value as JSON gives it back: a tuple is a list."""
   return list(value) if isinstance(value, tuple) else value
 
 
@@ -293,24 +306,15 @@ def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.runs import compare
 
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if len(found) < 2:
     raise UserError(
       f'{len(found)} run(s) to compare; give two or more, or a folder of them'
     )
   if args.metric:
-    known = {key for one in found for key in one.digest.final}
-    known = {key for key in known if key.startswith('val_')} or {'val_loss'}
-    if args.metric not in known:
-      raise UserError(
-        f'--metric={args.metric}: no run has it'
-        f'{hint(args.metric, known)}; they have {", ".join(sorted(known))}'
-      )
+    check_metric(args.metric, found)
   result = compare.compare(found, args.metric)
-  text = runs_text.comparison(result)
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), compare.as_dict(
-    result
-  )
+  return runs_text.comparison(result), compare.as_dict(result)
 
 
 def _plot(args: argparse.Namespace) -> tuple[str, Any]:
@@ -319,7 +323,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   metrics = [name for name in args.metric.split(',') if name]
   output = args.output or 'runs.png'
   plot.check(output, args.smooth, args.log, metrics)
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows those there are')
   if not args.output and len(found) == 1:
@@ -327,8 +331,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
     output = os.path.join(found[0].name, layout.PLOTS, name)
   drawn = plot.draw(found, output, metrics, args.x, args.smooth, args.log)
   text = f'{output}: {drawn} curves of {len(found)} runs'
-  data = {'output': output, 'curves': drawn, 'runs': len(found)}
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+  return text, {'output': output, 'curves': drawn, 'runs': len(found)}
 
 
 def _report(args: argparse.Namespace) -> tuple[str, Any]:
@@ -338,15 +341,16 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
   files.check_output(args.output, '--output')
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to report; craft runs list shows those there are')
   compared = compare.compare(found)
   page = report.page(found, compared, runs_text.verdict(compared))
   files.write_atomic(args.output, page)
   text = f'{args.output}: {len(found)} runs, {len(page) / 1e6:.2f} MB'
-  data = {'output': args.output, 'runs': len(found), 'bytes': len(page)}
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+  return text, {
+    'output': args.output, 'runs': len(found), 'bytes': len(page),
+  }  # fmt: skip
 
 
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:

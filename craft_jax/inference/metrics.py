@@ -1,4 +1,4 @@
-"""From losses to sums and counts, and from those to printed figures.
+"""From losses to sums and counts, and from those to printed metrics.
 
 Until it is printed a metric is a sum and a count, so batches, devices and
 hosts of any size add up. Logarithms are natural (nats) up to `summary`.
@@ -96,7 +96,7 @@ def add_sums(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
-  """Turns sums into figures.
+  """Turns sums into metrics.
 
   Args:
     sums: `nll` and `count`; where present also `loss`, `correct`, `chars`,
@@ -118,15 +118,15 @@ def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
   plain = {**sums, 'loss': sums['nll']}
   if withheld:
     plain.pop('bytes', None)
-  figures: dict[str, Any] = {
+  values: dict[str, Any] = {
     **metric_table.of_sums(plain, metric_table.EVALUATION),
     'withheld': withheld,
   }
   if 'class_count' in sums:
-    figures['classes'] = _by_class(sums, count)
+    values['classes'] = _by_class(sums, count)
   if 'position_count' in sums:
-    figures['positions'] = _by_position(sums)
-  return figures
+    values['positions'] = _by_position(sums)
+  return values
 
 
 def _by_class(
@@ -166,17 +166,17 @@ def _by_position(sums: Mapping[str, Any]) -> list[dict[str, float]]:
   return rows
 
 
-def lines(figures: Mapping[str, Any]) -> list[str]:
-  """The figures of `summary` for people, one line each."""
-  text = metric_table.lines(figures)
-  if figures['withheld']:
-    text.append(f'bits per byte withheld: {figures["withheld"]}')
-  for name, row in figures.get('classes', {}).items():
+def lines(values: Mapping[str, Any]) -> list[str]:
+  """The metrics of `summary` for people, one line each."""
+  text = metric_table.lines(values)
+  if values['withheld']:
+    text.append(f'bits per byte withheld: {values["withheld"]}')
+  for name, row in values.get('classes', {}).items():
     text.append(
       f'  {name:<12}{row["share"]:7.2%} of tokens  {row["nats"]:.4f} nats  '
       f'{row["accuracy"]:.2%} accuracy'
     )
-  for row in figures.get('positions', ()):
+  for row in values.get('positions', ()):
     where = f'{row["first"]}-{row["last"]}'
     text.append(f'  position {where:<12} {row["nats"]:.4f} nats')
   return text

@@ -40,7 +40,7 @@ class Equal:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """All of it.
+  """What a comparison of runs has found.
 
   Attributes:
     metric: what is compared.
@@ -98,7 +98,7 @@ _PER_TEXT = ('val_bpb', 'val_bpc')
 
 
 def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
-  """Why figures of these runs rank nothing: [] or one note.
+  """Why the metric cannot rank these runs: one note, or [] if it can.
 
   A loss is of the text that was evaluated, and of its unit: nats per token of
   two vocabularies are two units. Runs of versions that did not write down

@@ -1,4 +1,4 @@
-"""A run's figures against steps, characters, FLOPs or seconds."""
+"""The metrics of a run against steps, characters, FLOPs or seconds."""
 
 import dataclasses
 import math
@@ -21,13 +21,13 @@ _RECENT = 0.1  # of the way: what a training figure is the mean over
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A figure of a run by where the run was.
+  """A metric of a run by where the run was.
 
   Long ones are mapped from a file: look at no more than is wanted.
 
   Attributes:
     x: ascending, by the axis, over `scale`.
-    y: the figure, as long; NaN where it is not known.
+    y: the metric, as long as `x`; NaN where it is not known.
     scale: what `x` is to be multiplied with.
   """
 
@@ -41,7 +41,7 @@ class Curve:
     return float(self.x[-1]) * self.scale if len(self.x) else math.nan
 
   def points(self) -> tuple[np.ndarray, np.ndarray]:
-    """All places and figures that are known."""
+    """The points whose place and value are finite."""
     good = np.isfinite(self.x) & np.isfinite(self.y)
     return self.x[good] * self.scale, self.y[good]
 
@@ -76,7 +76,7 @@ def evaluations(folder: pathlib.Path, metric: str) -> dict[int, float]:
 
 
 class Series:
-  """A figure of a run, read once, against any axis."""
+  """A metric of a run, read once, against any axis."""
 
   def __init__(self, run: Run, name: str):
     """Args:
@@ -88,7 +88,7 @@ class Series:
     self._found = columns.read(run.path, table, [name, 'seconds'])
 
   def along(self, axis: str) -> Curve:
-    """The curve; empty where the run has no such figure, or no such axis.
+    """The curve; empty where the run has no such metric, or no such axis.
 
     Args:
       axis: a key of `AXES`.

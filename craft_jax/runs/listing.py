@@ -43,7 +43,7 @@ _EVALUATED = metric_table.keys(metric_table.EVALUATION)
 for _key, _metric in (_TRAINED | _EVALUATED).items():
   FACTS.setdefault(_key, _metric.help)
 
-# Names that figures of older runs have in metadata.json and summary.json.
+# Names of older versions in metadata.json and summary.json.
 _RENAMED = {
   'symbols_per_step': 'tokens_per_step',
   'train_symbols': 'train_tokens',
@@ -57,11 +57,11 @@ class Run:
   """A run as its directory tells.
 
   Attributes:
-    path: the directory; of a run in an object store, a copy of its figures.
+    path: the directory; of a run in an object store, a local copy of its files.
     name: what to call it: the directory as it was given.
     settings: `{'model.width': 256, ...}` as they were saved.
     metadata: of the last start; those before it are under `earlier`.
-    summary: figures of the end, or {}.
+    summary: what `summary.json` holds, or {}.
     digest: what its rows come to.
     status: `running`, `finished`, `stopped`, `failed` or `dead`.
     age: seconds since it last wrote.
@@ -78,7 +78,7 @@ class Run:
 
   @property
   def counts(self) -> bool:
-    """Whether its figures are a result: it did all of its steps.
+    """Whether its metrics are a result: it did all of its steps.
 
     One that was stopped, has failed or still runs has not had its schedule,
     so its loss is no sample of what these settings reach.
@@ -165,11 +165,11 @@ def _within_store(path: epath.Path) -> Iterator[epath.Path]:
       yield from _within_store(entry)
 
 
-def figures_of(run: epath.PathLike) -> pathlib.Path:
-  """Where the figures of a run can be read as local files.
+def local_copy(run: epath.PathLike) -> pathlib.Path:
+  """The folder in which the small files of a run can be read locally.
 
-  That is the run itself, or of one in an object store a copy of what it tells
-  of itself, which is brought up to date.
+  That is the run directory itself; of a run in an object store it is a copy,
+  which this call brings up to date.
   """
   if not files.is_remote(run):
     return pathlib.Path(run)
@@ -193,7 +193,7 @@ def load(run: epath.PathLike) -> Run:
   Raises:
     UserError: it is no run, or its files are damaged.
   """
-  path = figures_of(run)
+  path = local_copy(run)
   if not is_run(path):
     raise UserError(
       f'{os.fspath(run)} is not a run directory; craft runs list shows those '
@@ -219,9 +219,9 @@ def load(run: epath.PathLike) -> Run:
   )
 
 
-def _renamed(figures: dict[str, Any]) -> dict[str, Any]:
-  """The figures of a run of any version, under the names of this one."""
-  return {_RENAMED.get(name, name): of for name, of in figures.items()}
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+  """What a run of any version wrote, under the names of this version."""
+  return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:
@@ -238,8 +238,8 @@ def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:
 def status_of(path: epath.PathLike, metadata: Mapping[str, Any]) -> str:
   """The state of a run, by what it said last and whether it still lives.
 
-  Where nobody can tell whether it lives (a file system without locks) it is
-  believed.
+  On a file system without locks, where it cannot be told whether a run lives,
+  what the run says is believed.
   """
   status = metadata.get('status') or _status_in_words(metadata)
   if status == layout.RUNNING and is_held(path) is False:

@@ -109,7 +109,7 @@ def draw(
     output: the file; its suffix decides the format.
     metrics: keys of rows; those of evaluations are drawn with dots.
     axis: a key of `curves.AXES`.
-    smooth: weight of the exponential mean, of training figures only.
+    smooth: weight of the exponential mean, of training metrics only.
     log: axes that are logarithmic: '', 'x', 'y' or 'xy'.
 
   Raises:

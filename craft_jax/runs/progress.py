@@ -37,7 +37,7 @@ def bar_line(
 ) -> str:
   """One line of at most `width` columns.
 
-  The bar shrinks first, then figures are left off from the last.
+  The bar shrinks first, then metrics are left off from the last.
   """
   head = f'{step:>{len(str(total))}}/{total}'
   ending = [f'{left} left'] if left else []
@@ -86,7 +86,7 @@ class Progress:
     )
     self._total, self._step, self._seconds = total, step, seconds
     self._quiet, self._phase = quiet, ''
-    self._figures: dict[str, float] = {}
+    self._metrics: dict[str, float] = {}
     self._printed, self._printed_at = step, -math.inf
     # The rate counts from the first update: it leaves compilation out.
     self._first: tuple[int, float] | None = None
@@ -117,13 +117,13 @@ class Progress:
       # The bar vanishes; what it last said stays as an ordinary line.
       self._print(self._plain_line())
 
-  def update(self, step: int, figures: Mapping[str, float]) -> None:
+  def update(self, step: int, metrics: Mapping[str, float]) -> None:
     """Shows that `step` steps are done, and the metrics that the bar has.
 
     A metric that is not given again stays, such as the last evaluation.
     """
     self._step = step
-    self._figures |= figures
+    self._metrics |= metrics
     if self._first is None:
       self._first = (step, time.monotonic())
     if self._live:
@@ -177,10 +177,10 @@ class Progress:
     left = self._left()
     ending = [f'{left} left'] if left and self._step < self._total else []
     head = f'step {self._step}/{self._total}'
-    return '  '.join([head, *bar_parts(self._figures), *ending])
+    return '  '.join([head, *bar_parts(self._metrics), *ending])
 
   def _render(self) -> rich.text.Text:
-    parts = bar_parts(self._figures)
+    parts = bar_parts(self._metrics)
     width = self._console.width - 1
     line = bar_line(
       self._step, self._total, self._left(), parts, width, self._phase

@@ -22,7 +22,7 @@ _DARK = (
 _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
 _THINNED = (
-  f'Curves of more than {_POINTS} figures are shown as {_POINTS} means over '
+  f'Curves of more than {_POINTS} points are shown as {_POINTS} means over '
   'stretches of equal length; so is what is read out.'
 )
 
@@ -139,7 +139,7 @@ def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
           'dots': evaluated,
           'steps': _numbers(thinned(steps, y, _POINTS)[0]),
           'y': _numbers(thinned(steps, y, _POINTS)[1]),
-          # As long as the figures, or there is no such axis.
+          # Present only where every point has its time.
           'seconds': _numbers(thinned(seconds, timed, _POINTS)[0])
           if len(timed) == len(y)
           else None,

@@ -20,7 +20,7 @@ _T95 = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A run and its figures.
+  """A run and its results.
 
   Attributes:
     run: the run.
@@ -58,12 +58,12 @@ class Group:
 
   @property
   def mean(self) -> float | None:
-    """Of the best; None where no finished run was evaluated."""
+    """Mean of `values`; None where no finished run was evaluated."""
     return statistics.fmean(self.values) if self.values else None
 
   @property
   def deviation(self) -> float | None:
-    """Standard deviation of the best over the seeds; None of fewer than 2."""
+    """Standard deviation of `values`; None where there are fewer than two."""
     return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 

@@ -145,7 +145,7 @@ class JsonlWriter:
     """Writes the file anew where it was removed, or is a shorter copy.
 
     The rows are still in the file that this process holds open. A file that
-    somebody has put in its place is appended to.
+    was put in its place is appended to.
     """
     if self._remote or self._file.closed:
       return

@@ -151,10 +151,10 @@ class StepMetrics:
   def speed(self, steps: int, seconds: float) -> dict[str, float]:
     """Characters per second and, where the peak is known, utilisation."""
     tokens = steps * self._tokens_per_step / seconds
-    figures = {'chars_per_second': tokens * self._chars_per_token}
+    found = {'chars_per_second': tokens * self._chars_per_token}
     if self._peak:
-      figures['utilisation'] = tokens * self.flops_per_token / self._peak
-    return figures
+      found['utilisation'] = tokens * self.flops_per_token / self._peak
+    return found
 
 
 def memory_bytes() -> dict[str, int]:

@@ -70,10 +70,10 @@ def is_hopeless(
   trial: Past,
   higher: bool = False,
 ) -> bool:
-  """Whether the best of a trial so far is worse than the median was there.
+  """Whether a trial is worse than the median of the finished trials.
 
-  Of the finished trials, at the step of its last evaluation; False until
-  three are finished.
+  Its best value so far is compared with theirs up to the step of its last
+  evaluation; False until three trials are finished.
 
   Args:
     space: what varies.
@@ -158,12 +158,12 @@ def _distributions(space: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def _param(dimension: Dimension, value: Any) -> Any:
-  """As Optuna has it."""
+  """A value of a setting as a parameter of Optuna."""
   return text_of(value) if isinstance(dimension, Choice) else value
 
 
 def _value(dimension: Dimension, param: Any) -> Any:
-  """As a setting has it."""
+  """A parameter of Optuna as a value of the setting."""
   if isinstance(dimension, Range):
     return dimension.snapped(param)
   texts = [text_of(value) for value in dimension.values]

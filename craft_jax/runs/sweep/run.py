@@ -87,7 +87,7 @@ def state_of(folder: files.AnyPath, trial: Trial) -> str:
 
 def evaluations(path: files.AnyPath, metric: str) -> dict[int, float]:
   """A metric of a run, local or remote, by step, where it is finite."""
-  return curves.evaluations(listing.figures_of(path), metric)
+  return curves.evaluations(listing.local_copy(path), metric)
 
 
 def best_of(path: files.AnyPath, metric: str) -> float | None:
@@ -235,7 +235,7 @@ class Sweep:
       return
     self._pulse[process.name] = time.monotonic()
     self._logs.send(process.name)
-    found = digest.read(listing.figures_of(path))
+    found = digest.read(listing.local_copy(path))
     if found.step:
       text, loss = f'step {found.step}', found.last.get('loss')
       self._tell(process.name, text + (f', loss {loss:.4f}' if loss else ''))
@@ -291,7 +291,7 @@ class Sweep:
     self._logs.send(name)
     path = self._request.folder / name
     if code == INTERRUPTED and name in self._pruning:
-      step = digest.read(listing.figures_of(path)).step
+      step = digest.read(listing.local_copy(path)).step
       self._keep([
         dataclasses.replace(trial, pruned=step) if trial.name == name else trial
         for trial in self.plan.trials
