@@ -54,7 +54,6 @@ def planned(args: argparse.Namespace) -> tuple[Request, plan.Plan]:
     overrides=args.overrides,
     space=varied,
     total=total,
-    metric=args.metric,
     prune=not args.no_prune,
     shares=shares,
   )

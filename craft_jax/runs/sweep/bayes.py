@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from craft_jax.runs.layout import FAILED, FINISHED, RUNNING, STOPPED
-from craft_jax.runs.sweep.plan import text_of
-from craft_jax.runs.sweep.space import Choice, Dimension, Range
+from craft_jax.runs.sweep.space import Choice, Dimension, text_of
 from craft_jax.runtime import extras
 
 PRUNED = 'pruned'  # beside the states of a run
@@ -61,7 +60,7 @@ def suggest(
   """
   study = _study(space, history, seed, higher)
   params = study.ask(_distributions(space)).params
-  return {one.name: _value(one, params[one.name]) for one in space}
+  return {one.name: one.snapped(params[one.name]) for one in space}
 
 
 def is_hopeless(
@@ -129,7 +128,11 @@ def _as_optuna(
   return create_trial(
     state=state,
     value=best if state == TrialState.COMPLETE else None,
-    params={one.name: _param(one, past.settings[one.name]) for one in space},
+    params={
+      one.name: text_of(value) if isinstance(one, Choice) else value
+      for one in space
+      for value in [past.settings[one.name]]
+    },
     distributions=dict(distributions),
     intermediate_values=dict(past.values),
   )
@@ -155,16 +158,3 @@ def _distributions(space: Sequence[Dimension]) -> dict[str, Any]:
         step=None if one.step is None else float(one.step),
       )
   return found
-
-
-def _param(dimension: Dimension, value: Any) -> Any:
-  """A value of a setting as a parameter of Optuna."""
-  return text_of(value) if isinstance(dimension, Choice) else value
-
-
-def _value(dimension: Dimension, param: Any) -> Any:
-  """A parameter of Optuna as a value of the setting."""
-  if isinstance(dimension, Range):
-    return dimension.snapped(param)
-  texts = [text_of(value) for value in dimension.values]
-  return dimension.values[texts.index(param)]

@@ -35,7 +35,6 @@ class Request:
     overrides: `name=value` of all runs.
     space: what varies.
     total: runs in all.
-    metric: that tells which is better, a key of evaluations.
     prune: whether bayes gives up runs.
     shares: the environment of each run at a time.
   """
@@ -45,7 +44,6 @@ class Request:
   overrides: Sequence[str]
   space: Sequence[Dimension]
   total: int
-  metric: str
   prune: bool = True
   shares: Sequence[Mapping[str, str]] = ({},)
 
@@ -249,7 +247,7 @@ class Sweep:
     if process.stopping or size == self._seen.get(process.name):
       return
     self._seen[process.name] = size
-    values = evaluations(path, self._request.metric)
+    values = evaluations(path, self.plan.metric)
     (trial,) = (t for t in self.plan.trials if t.name == process.name)
     one = bayes.Past(trial.settings, values, bayes.RUNNING)
     others = self._history(without=process.name)
@@ -275,14 +273,14 @@ class Sweep:
     if trial.name in self._values:
       return self._values[trial.name]
     path = self._request.folder / trial.name
-    values = evaluations(path, self._request.metric)
+    values = evaluations(path, self.plan.metric)
     if trial.name in self.outcomes:
       self._values[trial.name] = values
     return values
 
   @property
   def _higher(self) -> bool:
-    return bool(metric_table.find(self._request.metric).higher)
+    return bool(metric_table.find(self.plan.metric).higher)
 
   # --- their ends -------------------------------------------------------------
 
@@ -309,7 +307,7 @@ class Sweep:
       state = state_of(self._request.folder, trial)
       took = f'{state} in {time.monotonic() - process.begin:.0f} s'
       outcome = Outcome(state, took, code)
-    self._note(name, outcome, best_of(path, self._request.metric))
+    self._note(name, outcome, best_of(path, self.plan.metric))
 
   def _note(
     self, name: str, outcome: Outcome, best: float | None = None
@@ -319,7 +317,7 @@ class Sweep:
     if outcome.status == layout.FAILED:
       text = f'failed: {text}'
     elif best is not None:
-      text += f', best {self._request.metric} {best:.4f}'
+      text += f', best {self.plan.metric} {best:.4f}'
     self._tell(name, text)
 
   def _tell(self, name: str, text: str) -> None:
@@ -349,7 +347,7 @@ def as_dict(
         'settings': dict(trial.settings),
         'status': state,
         'reason': one_line(Exception(outcome.reason)) if outcome else '',
-        'best': best_of(request.folder / trial.name, request.metric),
+        'best': best_of(request.folder / trial.name, found.metric),
       }
     )
   return rows
