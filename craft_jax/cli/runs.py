@@ -229,7 +229,7 @@ def check_metric(metric: str, found: Sequence[Any]) -> None:
 
 
 def _keys(found: Sequence[Any]) -> set[str]:
-  """What these runs can be filtered and sorted by."""
+  """The keys by which these runs can be filtered and sorted."""
   from craft_jax.config import load as config_lib
   from craft_jax.runs.listing import FACTS
 

@@ -58,7 +58,7 @@ def figure(value: float | None) -> str:
 
 
 def fact(key: str, value: Any) -> str:
-  """A cell of the list."""
+  """A fact of a run as a cell of a table."""
   if value is None:
     return '-'
   if key in ('params', 'speed'):
@@ -99,7 +99,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def show(run: Run, changed: Mapping[str, Any]) -> str:
-  """All that is worth knowing of a run.
+  """The page of one run: state, speed, results, settings, sample.
 
   Args:
     run: the run.
@@ -293,7 +293,7 @@ def verdict(found: compare.Comparison) -> str:
 
 
 def items(found: Sequence[delete.Item], deleted: bool) -> str:
-  """What was deleted, or would be."""
+  """A table of what was deleted, or would be."""
   rows = [[item.path, item.why, size(item.bytes)] for item in found]
   total = size(sum(item.bytes for item in found))
   done = (

@@ -211,7 +211,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _equals(groups: Sequence[Group], metric: str) -> list[Equal]:
-  """By axis, where all have it: the groups at the end of the shortest run."""
+  """The groups at the end of the shortest run, for each axis that all have."""
   series = [
     [
       (

@@ -37,7 +37,7 @@ class Curve:
 
   @property
   def end(self) -> float:
-    """Where it ends; NaN of an empty one."""
+    """The last place on the axis; NaN of an empty curve."""
     return float(self.x[-1]) * self.scale if len(self.x) else math.nan
 
   def points(self) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ _EVALUATION, _TRAINED = b'"val_loss"', b'"loss"'
 
 @dataclasses.dataclass
 class Digest:
-  """What the rows of a run come to.
+  """A summary of the rows of a run.
 
   Attributes:
     offset: bytes of `metrics.jsonl` that were read.

@@ -87,7 +87,7 @@ class Run:
 
   @property
   def facts(self) -> dict[str, Any]:
-    """Everything it can be filtered by; None is what it does not tell."""
+    """Everything it can be filtered by; None where a run has no such fact."""
     d, meta = self.digest, self.metadata
     starts = [*meta.get('earlier', []), meta]
     own = {
@@ -155,7 +155,7 @@ def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _within_store(path: epath.Path) -> Iterator[epath.Path]:
-  """Not by `walk`, which lists the checkpoints of each run as well."""
+  """Run directories in a store, without listing the checkpoints of each."""
   inner = sorted(path.iterdir())
   if {layout.CONFIG, layout.METADATA} <= {entry.name for entry in inner}:
     yield path
@@ -248,7 +248,7 @@ def status_of(path: epath.PathLike, metadata: Mapping[str, Any]) -> str:
 
 
 def _status_in_words(metadata: Mapping[str, Any]) -> str:
-  """Of a run of a version that wrote a reason only."""
+  """The status of a run of a version that wrote only a reason."""
   reason = str(metadata.get('exit_reason', ''))
   if reason in (layout.RUNNING, layout.FINISHED):
     return reason

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar, or plain lines.
+"""The progress of a run on the terminal: a bar, or plain lines.
 
 Everything goes to standard error, so that results on standard output can be
 piped. Leave the context before printing results to a terminal.
@@ -143,7 +143,7 @@ class Progress:
 
   @property
   def doing(self) -> str:
-    """What keeps the steps waiting, as `phase` was told."""
+    """The phase that keeps the steps waiting, such as `evaluating`."""
     return self._phase
 
   def message(self, text: str) -> None:

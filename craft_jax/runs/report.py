@@ -223,7 +223,7 @@ def _sample(run: Run, name: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-  """As HTML; what is long does not make its column wide."""
+  """Escaped HTML in which a long text does not widen its column."""
   escaped = as_html(text)
   if len(text) <= _LONG:
     return escaped

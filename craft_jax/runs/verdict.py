@@ -1,4 +1,4 @@
-"""Is a group of runs better than the next one, beyond the noise of seeds?"""
+"""Whether a group of runs is better than the next, beyond seed noise."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""What runs tell of a scaling law: their sizes, data, cost and last loss."""
+"""Observations for a scaling law: size, data, cost and last loss of runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Points:
 
   @property
   def flops(self) -> np.ndarray:
-    """Of each run."""
+    """FLOPs of training of each run."""
     return self.flops_per_token * self.tokens
 
 
@@ -82,7 +82,7 @@ class Study:
 
   @property
   def errors(self) -> np.ndarray:
-    """Of the law at each run, as a share of its loss."""
+    """The relative error of the law at each run."""
     points = self.points
     return self.law.loss(points.params, points.tokens) / points.loss - 1
 

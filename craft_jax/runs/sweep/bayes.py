@@ -22,7 +22,7 @@ _UNPRUNED = 3  # finished trials before one is given up
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-  """What a trial has come to.
+  """A trial and its results so far.
 
   Attributes:
     settings: of the dimensions, in JSON values.

@@ -154,7 +154,7 @@ def samples(space: Sequence[Dimension], seed: int) -> list[Trial]:
 
 
 def shared(cfg: Config, varied: Iterable[str]) -> dict[str, Any]:
-  """What identifies the runs and is the same in all, in JSON values."""
+  """The settings that identify the runs and are equal in all, as JSON."""
   left_out = set(varied)
   left_out |= {
     name for name, _, f in config_lib.settings() if f.metadata['free']

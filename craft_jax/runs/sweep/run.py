@@ -27,7 +27,7 @@ _REMOTE_LOOK = 5.0  # seconds between two looks at a run in an object store
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a sweep was asked to do.
+  """The request of a user for a sweep.
 
   Attributes:
     folder: of the sweep.
@@ -48,7 +48,7 @@ class Request:
   shares: Sequence[Mapping[str, str]] = ({},)
 
   def flags(self, trial: Trial) -> list[str]:
-    """Of `craft train`."""
+    """The flags of `craft train` for a trial."""
     return [
       f'--config={self.spec}',
       *(f'--config.{item}' for item in (*self.overrides, *trial.overrides)),

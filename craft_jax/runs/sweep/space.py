@@ -44,7 +44,7 @@ class Choice:
   text: str
 
   def listed(self) -> tuple[Any, ...]:
-    """All values."""
+    """All values, for a grid."""
     return self.values
 
   ends = listed  # a check should see them all
