@@ -17,6 +17,7 @@ examples:
 """
 
 import argparse
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -277,17 +278,17 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
 def _show(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.config import load as config_lib
-  from craft_jax.config import settings
+  from craft_jax.config.settings import Config
   from craft_jax.runs import listing
 
   if args.dirs is None:
     raise UserError('which run? craft runs list shows those there are')
   one = listing.load(args.dirs)
-  usual = config_lib.flatten(settings.Config())
+  usual = dict(listing.flattened(json.loads(config_lib.to_json(Config()))))
   changed = {
     name: value
     for name, value in one.settings.items()
-    if name not in usual or _plain(usual[name]) != value
+    if name not in usual or usual[name] != value
   }
   data = one.facts | {
     'metadata': one.metadata,
@@ -295,11 +296,6 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
     'changed': changed,
   }
   return runs_text.show(one, changed), data
-
-
-def _plain(value: Any) -> Any:
-  """A value as JSON gives it back: a tuple is a list."""
-  return list(value) if isinstance(value, tuple) else value
 
 
 def _compare(args: argparse.Namespace) -> tuple[str, Any]:

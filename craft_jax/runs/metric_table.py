@@ -198,15 +198,10 @@ def lines(values: Mapping[str, Any]) -> list[str]:
 
 def charts() -> dict[str, list[str]]:
   """The charts of the report: title, then the keys of its curves."""
-  trained, evaluated = keys(TRAINING), keys(EVALUATION)
   return {
     metric.chart: [
-      key
-      for key, known in (
-        (metric.trained or name, trained),
-        (f'val_{name}', evaluated),
-      )
-      if key in known
+      metric.trained or name,
+      *([f'val_{name}'] if metric.at == _BOTH else []),
     ]
     for name, metric in METRICS.items()
     if metric.chart
