@@ -242,6 +242,43 @@ def _option(copy: Copy) -> None:
   assert "'maximum': 0.5" in field and 'top-a: drop tokens' in field
 
 
+def _metric(copy: Copy) -> None:
+  copy.edit(
+    'craft_jax/runs/metric_table.py',
+    "  'count': Metric(\n",
+    "  'error_rate': Metric(\n"
+    "    'share of tokens that are not the most likely one', 'of 1', '.2%',\n"
+    "    at=_BOTH, of=lambda s: 1 - s['correct'] / s['count'],\n"
+    "    needs=('correct',), higher=False, bar='{:.1%} wrong',\n"
+    "    chart='Wrong tokens',\n"
+    '  ),\n'
+    "  'count': Metric(\n",
+  )
+  out = copy.craft(
+    [word for word in _TRAIN if word != '--quiet'],
+    ['eval', '--workdir=run'],
+    ['runs', 'list', 'run', '--columns=error_rate,val_error_rate'],
+    ['runs', 'plot', 'run', '--metric=val_error_rate', '--output=a.png'],
+    ['runs', 'report', 'run', '--output=a.html'],
+  )
+  rows = (copy.root / 'run/metrics.jsonl').read_text()
+  assert '"error_rate": ' in rows and '"val_error_rate": ' in rows
+  assert re.search(r'step 2/2 .*% wrong', out) and '% of 1\n' in out
+  assert re.search(r'age +error_rate +val_error_rate\n.*%.*%\n', out)
+  assert 'a.png: 1 curves of 1 runs' in out
+  assert '"Wrong tokens"' in (copy.root / 'a.html').read_text()
+  label = 'from craft_jax.runs import plot; print(plot.label(["error_rate"]))'
+  assert copy.python('-c', label) == 'error_rate (of 1)\n'
+  page = 'docs/training.md'
+  copy.edit(
+    page,
+    '| `count` |',
+    '| `error_rate` | training and evaluation | of 1 | share of tokens that '
+    'are not the most likely one |\n| `count` |',
+  )
+  copy.tests('tests/runs/test_metric_table.py')
+
+
 def _command(copy: Copy) -> None:
   (copy.root / 'craft_jax/cli/count.py').write_text(
     '"""Count the lines of a file.\n\n'
@@ -294,6 +331,7 @@ _RECIPES = {
   'A variant of the model': _variant,
   'An architecture': _architecture,
   'An optimizer or a schedule': _optimizer,
+  'A metric': _metric,
   'A sampler option': _option,
   'A command': _command,
   'A dependency': _dependency,

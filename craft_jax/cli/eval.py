@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
   from craft_jax.inference import metrics
   from craft_jax.inference.evaluate import PREFIXES, evaluate_run
+  from craft_jax.runs import metric_table
   from craft_jax.runs.writers import to_json
   from craft_jax.runtime import distributed as distributed_lib
 
@@ -86,9 +87,12 @@ def run(args: argparse.Namespace) -> int:
       f'windows that advance by {shown["stride"]} (at least {context} tokens '
       'of context):'
     )
-    print(f'{shown["loss_strided"]:.4f} nats per token')
-    if shown['bpb_strided'] is not None:
-      print(f'{shown["bpb_strided"]:.4f} bits per byte')
+    strided = {
+      key.removesuffix('_strided'): value
+      for key, value in shown.items()
+      if key.endswith('_strided')
+    }
+    print('\n'.join(metric_table.lines(strided)))
   if 'stride_dynamic' in shown:
     print(
       'adapting to the text, windows that advance by '

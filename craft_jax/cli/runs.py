@@ -17,6 +17,7 @@ examples:
 """
 
 import argparse
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -197,6 +198,8 @@ def open_runs(
 ) -> tuple[list[Any], list[str]]:
   """Loads the runs in folders that pass a filter, and notes on unreadable ones.
 
+  The notes, on runs that cannot be read, are printed.
+
   Args:
     dirs: folders to search (default: `runs`).
     where: filter expression; '' keeps all runs.
@@ -207,10 +210,23 @@ def open_runs(
   paths = listing.find(dirs or ['runs'])
   parallel_read.read(paths, rows)
   found, notes = listing.load_all(paths)
+  for note in notes:
+    print(f'note: {note}')
   if where:
     test = query.parse(where, _keys(found))
     found = [one for one in found if test(one.facts)]
   return found, notes
+
+
+def check_metric(metric: str, found: Sequence[Any]) -> None:
+  """Raises UserError if no run has such a metric of evaluations."""
+  known = {key for one in found for key in one.digest.final}
+  known = {key for key in known if key.startswith('val_')} or {'val_loss'}
+  if metric not in known:
+    raise UserError(
+      f'--metric={metric}: no run has it{hint(metric, known)}; they have '
+      f'{", ".join(sorted(known))}'
+    )
 
 
 def _keys(found: Sequence[Any]) -> set[str]:
@@ -253,28 +269,26 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
     known.sort(key=lambda one: str(one[args.sort]), reverse=args.reverse)
   facts = known + [one for one in facts if one.get(args.sort) is None]
   facts = facts[: args.limit or None]
-  lines = [f'note: {note}' for note in notes]
+  text = 'no runs' + (' that pass the filter' if args.where else '')
   if facts:
-    lines.append(runs_text.listing(facts, [*_COLUMNS, *more]))
-  else:
-    lines.append('no runs' + (' that pass the filter' if args.where else ''))
-  return '\n'.join(lines), {'runs': facts, 'notes': notes}
+    text = runs_text.listing(facts, [*_COLUMNS, *more])
+  return text, {'runs': facts, 'notes': notes}
 
 
 def _show(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.config import load as config_lib
-  from craft_jax.config import settings
+  from craft_jax.config.settings import Config
   from craft_jax.runs import listing
 
   if args.dirs is None:
     raise UserError('give a run directory; craft runs list shows all runs')
   one = listing.load(args.dirs)
-  usual = config_lib.flatten(settings.Config())
+  usual = dict(listing.flattened(json.loads(config_lib.to_json(Config()))))
   changed = {
     name: value
     for name, value in one.settings.items()
-    if name not in usual or _plain(usual[name]) != value
+    if name not in usual or usual[name] != value
   }
   data = one.facts | {
     'metadata': one.metadata,
@@ -284,33 +298,19 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
   return runs_text.show(one, changed), data
 
 
-def _plain(value: Any) -> Any:
-  """Converts a tuple to a list, as JSON does."""
-  return list(value) if isinstance(value, tuple) else value
-
-
 def _compare(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.cli import runs_text
   from craft_jax.runs import compare
 
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if len(found) < 2:
     raise UserError(
       f'{len(found)} run(s) to compare; give two or more, or a folder of them'
     )
   if args.metric:
-    known = {key for one in found for key in one.digest.final}
-    known = {key for key in known if key.startswith('val_')} or {'val_loss'}
-    if args.metric not in known:
-      raise UserError(
-        f'--metric={args.metric}: no run has it'
-        f'{hint(args.metric, known)}; they have {", ".join(sorted(known))}'
-      )
+    check_metric(args.metric, found)
   result = compare.compare(found, args.metric)
-  text = runs_text.comparison(result)
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), compare.as_dict(
-    result
-  )
+  return runs_text.comparison(result), compare.as_dict(result)
 
 
 def _plot(args: argparse.Namespace) -> tuple[str, Any]:
@@ -319,7 +319,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   metrics = [name for name in args.metric.split(',') if name]
   output = args.output or 'runs.png'
   plot.check(output, args.smooth, args.log, metrics)
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to plot; craft runs list shows all runs')
   if not args.output and len(found) == 1:
@@ -327,8 +327,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
     output = os.path.join(found[0].name, layout.PLOTS, name)
   drawn = plot.draw(found, output, metrics, args.x, args.smooth, args.log)
   text = f'{output}: {drawn} curves of {len(found)} runs'
-  data = {'output': output, 'curves': drawn, 'runs': len(found)}
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+  return text, {'output': output, 'curves': drawn, 'runs': len(found)}
 
 
 def _report(args: argparse.Namespace) -> tuple[str, Any]:
@@ -338,15 +337,16 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
   if pathlib.Path(args.output).suffix not in ('.html', '.htm'):
     raise UserError(f'--output={args.output} must end in .html')
   files.check_output(args.output, '--output')
-  found, notes = open_runs(args.dirs, args.where, rows=True)
+  found, _ = open_runs(args.dirs, args.where, rows=True)
   if not found:
     raise UserError('no runs to report; craft runs list shows all runs')
   compared = compare.compare(found)
   page = report.page(found, compared, runs_text.verdict(compared))
   files.write_atomic(args.output, page)
   text = f'{args.output}: {len(found)} runs, {len(page) / 1e6:.2f} MB'
-  data = {'output': args.output, 'runs': len(found), 'bytes': len(page)}
-  return '\n'.join([*(f'note: {n}' for n in notes), text]), data
+  return text, {
+    'output': args.output, 'runs': len(found), 'bytes': len(page),
+  }  # fmt: skip
 
 
 def _rm(args: argparse.Namespace) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_jax.runs import compare, curves, delete, layout
+from craft_jax.runs import compare, curves, delete, layout, metric_table
 from craft_jax.runs.listing import Run, sample_of
 from craft_jax.runs.progress import clock
 from craft_jax.runs.verdict import Result
@@ -58,7 +58,7 @@ def figure(value: float | None) -> str:
 
 
 def fact(key: str, value: Any) -> str:
-  """A cell of the list."""
+  """A fact of a run as a cell of a table."""
   if value is None:
     return '-'
   if key in ('params', 'speed'):
@@ -71,8 +71,8 @@ def fact(key: str, value: Any) -> str:
     return figure(value)
   if key == 'git_commit':
     return value[:10] + ('+' if value.endswith('+') else '')
-  if key in ('optim.learning_rate',) or isinstance(value, float):
-    return f'{value:g}'
+  if isinstance(value, float):
+    return format(value, metric_table.find(key).form)
   return str(value)
 
 
@@ -99,7 +99,7 @@ def sparkline(values: Sequence[float], width: int = 60) -> str:
 
 
 def show(run: Run, changed: Mapping[str, Any]) -> str:
-  """All that is worth knowing of a run.
+  """The page of one run: state, speed, results, settings, sample.
 
   Args:
     run: the run.
@@ -204,7 +204,7 @@ def _side_by_side(found: compare.Comparison) -> list[str]:
     ]
   for equal in found.equal:
     where = f'at {count(equal.at)} {curves.AXES[equal.axis]}'
-    trained = curves.training_of(metric)
+    trained = metric_table.training_of(metric)
     rows += [
       [where, *([''] * len(groups))],
       [f'  {metric}', *map(figure, equal.evaluated)],
@@ -250,7 +250,7 @@ def _below_each_other(found: compare.Comparison) -> list[str]:
 def _rank(mean: float | None, metric: str) -> float:
   if mean is None:
     return float('inf')
-  return -mean if metric in curves.HIGHER_IS_BETTER else mean
+  return -mean if metric_table.find(metric).higher else mean
 
 
 def verdict(found: compare.Comparison) -> str:
@@ -276,7 +276,7 @@ def verdict(found: compare.Comparison) -> str:
   better, other = groups[said.better], groups[said.other]
   if not said.difference:
     return f'{better.label} and {other.label} are equal in {found.metric}'
-  word = 'higher' if found.metric in curves.HIGHER_IS_BETTER else 'lower'
+  word = 'higher' if metric_table.find(found.metric).higher else 'lower'
   text = (
     f'{better.label} is better: its best {found.metric} is {better.mean:.4f}, '
     f'{said.difference:.4f} {word} than that of {other.label}; '
@@ -293,7 +293,7 @@ def verdict(found: compare.Comparison) -> str:
 
 
 def items(found: Sequence[delete.Item], deleted: bool) -> str:
-  """What was deleted, or would be."""
+  """A table of what was deleted, or would be."""
   rows = [[item.path, item.why, size(item.bytes)] for item in found]
   total = size(sum(item.bytes for item in found))
   done = (

@@ -15,7 +15,7 @@ import argparse
 import math
 from typing import Any
 
-from craft_jax.errors import UserError, hint
+from craft_jax.errors import UserError
 from craft_jax.runtime import strict_json
 
 SUMMARY = 'fit a scaling law to runs, and suggest what to train next'
@@ -69,20 +69,14 @@ def run(args: argparse.Namespace) -> int:
   from craft_jax.runs.scaling import plot as plot_lib
 
   found, notes = runs_command.open_runs(args.dirs, args.where)
-  known = {key for one in found for key in one.digest.final}
-  known = {key for key in known if key.startswith('val_')}
-  if known and args.metric not in known:
-    raise UserError(
-      f'--metric={args.metric}: no run has it{hint(args.metric, known)}; they '
-      f'have {", ".join(sorted(known))}'
-    )
+  if any(one.digest.final for one in found):
+    runs_command.check_metric(args.metric, found)
   study = observations.study(
     observations.collect(found, args.metric), args.flops
   )
   following = _following(study)
   if args.output:
     plot_lib.draw(study, args.output)
-  print('\n'.join(f'note: {note}' for note in notes), end='\n' * bool(notes))
   print(scaling_text.text(study, following))
   if args.output:
     print(f'picture   {args.output}')

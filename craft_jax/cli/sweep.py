@@ -258,15 +258,13 @@ def _results(
   data['comparison'] = None
   lines = [f'note: {note}' for note in notes]
   if found:
-    result = compare.compare(found, request.metric)
+    result = compare.compare(found, made.metric)
     lines.append(runs_text.comparison(result, ranked=True))
     data['comparison'] = compare.as_dict(result)
   for row in rows:
     if row['status'] == 'pruned':
       best = runs_text.figure(row['best'])
-      lines.append(
-        f'{row["name"]}: {row["reason"]}, best {request.metric} {best}'
-      )
+      lines.append(f'{row["name"]}: {row["reason"]}, best {made.metric} {best}')
     elif row['status'] == 'failed':
       lines.append(f'{row["name"]}: failed: {row["reason"]}')
   return '\n'.join(lines), data

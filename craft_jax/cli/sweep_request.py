@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from craft_jax.errors import UserError, hint
+from craft_jax.runs import metric_table
 from craft_jax.runs.sweep import bayes, plan, processes, space
 from craft_jax.runs.sweep.run import Request
 from craft_jax.runtime import files
 
-_METRICS = ('val_loss', 'val_bpb', 'val_bpc', 'val_accuracy')
 _MOST_RUNS = 10_000
 
 
@@ -54,7 +54,6 @@ def planned(args: argparse.Namespace) -> tuple[Request, plan.Plan]:
     overrides=args.overrides,
     space=varied,
     total=total,
-    metric=args.metric,
     prune=not args.no_prune,
     shares=shares,
   )
@@ -94,10 +93,11 @@ def _check_flags(args: argparse.Namespace) -> None:
   ):
     if value is not None and value < least:
       raise UserError(f'{flag}={value} must be at least {least}')
-  if args.metric not in _METRICS:
+  known = metric_table.ranking()
+  if args.metric not in known:
     raise UserError(
       f'--metric={args.metric}: evaluations have no such figure'
-      f'{hint(args.metric, _METRICS)}; they have {", ".join(_METRICS)}'
+      f'{hint(args.metric, known)}; they have {", ".join(known)}'
     )
   if args.search == 'grid' and args.trials:
     raise UserError(

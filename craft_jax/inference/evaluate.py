@@ -22,12 +22,11 @@ from craft_jax.inference.load import Trained, load_model
 from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.runs import checkpoint
+from craft_jax.runs import checkpoint, metric_table
 from craft_jax.runtime import distributed
 from craft_jax.types import Batch, MetricSums, Params
 
 PREFIXES = {'train': 'train', 'valid': 'val', 'test': 'test'}
-_STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
 
 
 def make_eval_step(
@@ -123,7 +122,8 @@ class Evaluator:
     if stride:
       sums = self._sums(params, split.tokens, stride, tick)
       strided = metrics.summary(sums, withheld)
-      figures |= {f'{name}_strided': strided[name] for name in _STRIDED}
+      ranking = (key.removeprefix('val_') for key in metric_table.ranking())
+      figures |= {f'{name}_strided': strided[name] for name in ranking}
       figures['stride'] = stride
     return {f'{prefix}_{name}': value for name, value in figures.items()}
 

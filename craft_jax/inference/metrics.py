@@ -4,7 +4,6 @@ A metric stays a sum and a count until it is printed, so that batches, devices
 and hosts can be added. Logarithms are natural (nats) up to `summary`.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from craft_jax.data.text.character_classes import CLASS_NAMES
+from craft_jax.runs import metric_table
 from craft_jax.types import MetricSums
 
 # --- sums --------------------------------------------------------------------
@@ -115,27 +115,18 @@ def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
   count = float(sums['count'])
   if count <= 0:
     raise ValueError('no target was counted')
-  bits = float(sums['nll']) / math.log(2)
-  nats = float(sums['nll']) / count
-  figures: dict[str, Any] = {
-    'loss': nats,
-    'bpc': _ratio(bits, sums.get('chars')),
-    'bpb': None if withheld else _ratio(bits, sums.get('bytes')),
+  plain = {**sums, 'loss': sums['nll']}
+  if withheld:
+    plain.pop('bytes', None)
+  values: dict[str, Any] = {
+    **metric_table.of_sums(plain, metric_table.EVALUATION),
     'withheld': withheld,
-    'perplexity': math.exp(nats) if nats < 700 else math.inf,
-    'count': count,
   }
-  if 'correct' in sums:
-    figures['accuracy'] = float(sums['correct']) / count
   if 'class_count' in sums:
-    figures['classes'] = _by_class(sums, count)
+    values['classes'] = _by_class(sums, count)
   if 'position_count' in sums:
-    figures['positions'] = _by_position(sums)
-  return figures
-
-
-def _ratio(total: float, count: Any) -> float | None:
-  return total / float(count) if count is not None and count > 0 else None
+    values['positions'] = _by_position(sums)
+  return values
 
 
 def _by_class(
@@ -175,24 +166,17 @@ def _by_position(sums: Mapping[str, Any]) -> list[dict[str, float]]:
   return rows
 
 
-def lines(figures: Mapping[str, Any]) -> list[str]:
-  """Formats the metrics of `summary`, one line each."""
-  text = [f'{figures["loss"]:.4f} nats per token']
-  if figures['bpc'] is not None:
-    text.append(f'{figures["bpc"]:.4f} bits per character')
-  if figures['bpb'] is not None:
-    text.append(f'{figures["bpb"]:.4f} bits per byte')
-  elif figures['withheld']:
-    text.append(f'bits per byte withheld: {figures["withheld"]}')
-  text.append(f'{figures["perplexity"]:.3f} perplexity per token')
-  if 'accuracy' in figures:
-    text.append(f'{figures["accuracy"]:.2%} accuracy')
-  for name, row in figures.get('classes', {}).items():
+def lines(values: Mapping[str, Any]) -> list[str]:
+  """The metrics of `summary` for people, one line each."""
+  text = metric_table.lines(values)
+  if values['withheld']:
+    text.append(f'bits per byte withheld: {values["withheld"]}')
+  for name, row in values.get('classes', {}).items():
     text.append(
       f'  {name:<12}{row["share"]:7.2%} of tokens  {row["nats"]:.4f} nats  '
       f'{row["accuracy"]:.2%} accuracy'
     )
-  for row in figures.get('positions', ()):
+  for row in values.get('positions', ()):
     where = f'{row["first"]}-{row["last"]}'
     text.append(f'  position {where:<12} {row["nats"]:.4f} nats')
   return text

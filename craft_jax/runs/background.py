@@ -11,7 +11,9 @@ from craft_jax.runs.writers import Writer
 
 _MOST_WAITING = 20_000  # rows; about 20 MB
 _END_SECONDS = 20.0  # for what is still to be written when a run stops
-_PATIENCE = 10  # times as long when it has finished: nobody waits to kill it
+_PATIENCE = (
+  10  # times as long when it has finished: no scheduler waits to kill it
+)
 
 
 class Background:
@@ -49,16 +51,16 @@ class Background:
     )
     self._thread.start()
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Records numbers of one step, soon."""
-    self._put('log', step, dict(figures))
+    self._put('log', step, dict(metrics))
 
   def text(self, step: int, text: str) -> None:
     """Records text of one step, soon."""
     self._put('text', step, text)
 
   def finish(self, summary: Mapping[str, Any]) -> None:
-    """Records the figures of the run and waits until all is written."""
+    """Records the metrics of the run and waits until all is written."""
     self._put('finish', dict(summary))
     self._end(_PATIENCE * self._end_seconds)
 

@@ -1,9 +1,9 @@
-"""The rows of a run as columns, kept beside them.
+"""The rows of a run as columns, cached in a file beside `metrics.jsonl`.
 
-The file is a line of JSON that says where each column is, then float64 of the
+The cache is a line of JSON that says where each column is, then float64 of the
 machine's byte order; a column is mapped, so that only what is looked at is
 read. pyarrow parses the rows where it is installed (the extra `runs`); else the
-standard library does, several times slower. Rows that came since are added.
+standard library does, several times slower. New rows are added to the cache.
 """
 
 import json
@@ -49,16 +49,15 @@ def offset(folder: pathlib.Path) -> int:
 
 
 def _fresh(folder: pathlib.Path) -> dict[str, Table]:
-  """All tables, as they are kept where that is whole, else read and kept."""
+  """All tables: from the cache if it is valid, else parsed and cached."""
   path = folder / METRICS
   if not path.exists():
     return {table: {'step': np.zeros(0)} for table in _TABLES}
-  size = path.stat().st_size
   try:
     head, tables = _kept(folder / COLUMNS)
     offset, before = head['offset'], head['tail'].encode('latin-1')
-    if offset <= size and tail.goes_on(path, offset, before):
-      if offset == size:
+    if tail.goes_on(path, offset, before):
+      if offset == path.stat().st_size:
         return tables
       return _grown(folder, tables, offset, before)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):

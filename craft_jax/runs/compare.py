@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from craft_jax.config import load as config_lib
-from craft_jax.runs import columns, curves
+from craft_jax.runs import curves, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runs.verdict import Group, Result, Verdict, judge
 
@@ -40,7 +40,7 @@ class Equal:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """All of it.
+  """What a comparison of runs has found.
 
   Attributes:
     metric: what is compared.
@@ -98,7 +98,7 @@ _PER_TEXT = ('val_bpb', 'val_bpc')
 
 
 def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
-  """Why figures of these runs rank nothing: [] or one note.
+  """Why the metric cannot rank these runs: one note, or [] if it can.
 
   A loss is of the text that was evaluated, and of its unit: nats per token of
   two vocabularies are two units. Runs of versions that did not write down
@@ -125,23 +125,11 @@ def _incomparable(runs: Sequence[Run], metric: str) -> list[str]:
 
 
 def _result(run: Run, metric: str) -> Result:
-  found = run.digest
-  if metric == 'val_loss':
-    loss = found.best.get('val_loss')
-    return Result(
-      run, found.final.get('val_loss'), loss, found.best.get('step')
-    )
-  table = columns.read(run.path, columns.EVAL, [metric])
-  values = [
-    (float(y), int(x))
-    for x, y in zip(table['step'], table.get(metric, ()), strict=False)
-    if math.isfinite(y)
-  ]
-  if not values:
+  found = curves.evaluations(run.path, metric)
+  if not found:
     return Result(run, None, None, None)
-  pick = max if metric in curves.HIGHER_IS_BETTER else min
-  best, step = pick(values, key=lambda pair: pair[0])
-  return Result(run, values[-1][0], best, step)
+  step = metric_table.best(metric)(found, key=found.__getitem__)
+  return Result(run, found[max(found)], found[step], step)
 
 
 def _fitting_metric(runs: Sequence[Run]) -> tuple[str, list[str]]:
@@ -223,12 +211,12 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _equals(groups: Sequence[Group], metric: str) -> list[Equal]:
-  """By axis, where all have it: the groups at the end of the shortest run."""
+  """The groups at the end of the shortest run, for each axis that all have."""
   series = [
     [
       (
         curves.Series(result.run, metric),
-        curves.Series(result.run, curves.training_of(metric)),
+        curves.Series(result.run, metric_table.training_of(metric)),
       )
       for result in group.results
     ]
@@ -284,8 +272,7 @@ def _notes(
     values = [v for v in found.evaluated if v is not None]
     if overall is None or len(values) < len(groups):
       continue
-    pick = max if metric in curves.HIGHER_IS_BETTER else min
-    ahead = found.evaluated.index(pick(values))
+    ahead = found.evaluated.index(metric_table.best(metric)(values))
     if ahead != overall:
       notes.append(
         f'at equal {curves.AXES[found.axis]} {groups[ahead].label} is ahead'

@@ -1,7 +1,8 @@
-"""A run's figures against steps, characters, FLOPs or seconds."""
+"""The metrics of a run against steps, characters, FLOPs or seconds."""
 
 import dataclasses
 import math
+import pathlib
 
 import numpy as np
 
@@ -15,22 +16,18 @@ AXES = {
   'flops': 'FLOPs',
   'seconds': 'seconds',
 }
-HIGHER_IS_BETTER = frozenset({'val_accuracy', 'accuracy'})
-# The column of training that goes with one of evaluation.
-_TRAINING = {'val_loss': 'nll', 'val_bpb': 'bpb', 'val_bpc': 'bpc',
-             'val_accuracy': 'accuracy'}  # fmt: skip
 _RECENT = 0.1  # of the way: what a training figure is the mean over
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """A figure of a run by where the run was.
+  """A metric of a run by where the run was.
 
   Long ones are mapped from a file: look at no more than is wanted.
 
   Attributes:
     x: ascending, by the axis, over `scale`.
-    y: the figure, as long; NaN where it is not known.
+    y: the metric, as long as `x`; NaN where it is not known.
     scale: what `x` is to be multiplied with.
   """
 
@@ -40,11 +37,11 @@ class Curve:
 
   @property
   def end(self) -> float:
-    """Where it ends; NaN of an empty one."""
+    """The last place on the axis; NaN of an empty curve."""
     return float(self.x[-1]) * self.scale if len(self.x) else math.nan
 
   def points(self) -> tuple[np.ndarray, np.ndarray]:
-    """All places and figures that are known."""
+    """The points whose place and value are finite."""
     good = np.isfinite(self.x) & np.isfinite(self.y)
     return self.x[good] * self.scale, self.y[good]
 
@@ -71,13 +68,15 @@ class Curve:
     return float(known.mean()) if len(known) else None
 
 
-def training_of(metric: str) -> str:
-  """The column of training for one of evaluation: `nll` for `val_loss`."""
-  return _TRAINING.get(metric, metric.removeprefix('val_'))
+def evaluations(folder: pathlib.Path, metric: str) -> dict[int, float]:
+  """A metric of the evaluations of a run by step, where it is finite."""
+  table = columns.read(folder, columns.EVAL, [metric])
+  pairs = zip(table['step'], table.get(metric, ()), strict=False)
+  return {int(step): float(v) for step, v in pairs if math.isfinite(v)}
 
 
 class Series:
-  """A figure of a run, read once, against any axis."""
+  """A metric of a run, read once, against any axis."""
 
   def __init__(self, run: Run, name: str):
     """Args:
@@ -89,7 +88,7 @@ class Series:
     self._found = columns.read(run.path, table, [name, 'seconds'])
 
   def along(self, axis: str) -> Curve:
-    """The curve; empty where the run has no such figure, or no such axis.
+    """The curve; empty where the run has no such metric, or no such axis.
 
     Args:
       axis: a key of `AXES`.

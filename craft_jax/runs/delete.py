@@ -1,4 +1,4 @@
-"""What may be deleted, and deleting it."""
+"""Finds what may be deleted of run directories, and deletes it."""
 
 import dataclasses
 import os
@@ -84,7 +84,7 @@ def removable(path: files.AnyPath) -> Item:
 
 
 def garbage(runs: Iterable[Run]) -> list[Item]:
-  """What no command can use any more.
+  """Runs and files that no command can use any more.
 
   Runs that failed, were killed or stopped before their first checkpoint:
   nothing of them can be resumed or sampled. Of the others, what a kill left

@@ -1,4 +1,4 @@
-"""The few figures of a run that a list shows, without reading every row."""
+"""The few values of a run that a list shows, without reading every row."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ _EVALUATION, _TRAINED = b'"val_loss"', b'"loss"'
 
 @dataclasses.dataclass
 class Digest:
-  """What the rows of a run come to.
+  """A summary of the rows of a run.
 
   Attributes:
     offset: bytes of `metrics.jsonl` that were read.
@@ -43,18 +43,10 @@ def read(folder: pathlib.Path) -> Digest:
   Kept in the directory where that can be written.
   """
   path = folder / METRICS
-  try:
-    size = path.stat().st_size
-  except OSError:
+  if not path.exists():
     return Digest()
   found = _kept(folder / DIGEST)
-  if found.offset == size and tail.goes_on(
-    path, found.offset, found.tail.encode('latin-1')
-  ):
-    return found
-  if found.offset > size or not tail.goes_on(
-    path, found.offset, found.tail.encode('latin-1')
-  ):
+  if not tail.goes_on(path, found.offset, found.tail.encode('latin-1')):
     found = Digest()
   before = found.offset
   for block, end in tail.whole_lines(path, found.offset):

@@ -19,7 +19,7 @@ from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.runs.background import Background
 from craft_jax.runs.layout import TENSORBOARD
-from craft_jax.runs.writers import JsonlWriter, RunWriter, Writer, to_json
+from craft_jax.runs.writers import JsonlWriter, Writer, to_json
 from craft_jax.runtime import extras, files, strict_json
 
 _MLFLOW_ID, _WANDB_ID = '.mlflow.json', '.wandb.json'
@@ -28,7 +28,7 @@ _MLFLOW_SECONDS = 2.0  # between two transactions
 _TAGS = ('git_commit', 'host', 'backend', 'device_kind', 'corpus_fingerprint')
 
 
-def scalars(figures: Mapping[str, Any]) -> dict[str, float]:
+def scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
   """The numbers by the name that a tracker shows.
 
   `loss` becomes `train/loss`, `val_loss` becomes `val/loss`, what is nested
@@ -43,7 +43,7 @@ def scalars(figures: Mapping[str, Any]) -> dict[str, float]:
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
       found[name] = float(value)
 
-  for key, value in figures.items():
+  for key, value in metrics.items():
     if key == 'batch':
       continue
     value = value if isinstance(value, float) else to_json(value)
@@ -52,12 +52,12 @@ def scalars(figures: Mapping[str, Any]) -> dict[str, float]:
   return found
 
 
-def events(figures: Mapping[str, Any]) -> list[str]:
+def events(metrics: Mapping[str, Any]) -> list[str]:
   """Why a step was left out, or the run went back."""
   return [
-    f'{key}: {figures[key]}'
+    f'{key}: {metrics[key]}'
     for key in ('skipped', 'rollback')
-    if figures.get(key)
+    if metrics.get(key)
   ]
 
 
@@ -85,11 +85,11 @@ class TensorBoardWriter:
     if not step:
       self._block('config', config_lib.to_json(cfg), 0)
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Records numbers of one step."""
-    for name, value in scalars(figures).items():
+    for name, value in scalars(metrics).items():
       self._writer.add_scalar(name, value, step)
-    for text in events(figures):
+    for text in events(metrics):
       self._writer.add_text('events', text, step)
 
   def text(self, step: int, text: str) -> None:
@@ -173,7 +173,7 @@ class MlflowWriter:
     for i in range(0, len(params), 100):  # the most it takes at once
       self._client.log_batch(self._id, params=params[i : i + 100])
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Records numbers of one step; several are written at a time."""
     from mlflow.entities import Metric
 
@@ -182,9 +182,9 @@ class MlflowWriter:
       self._going = True
     now = int(time.time() * 1000)
     self._metrics += [
-      Metric(name, value, now, step) for name, value in scalars(figures).items()
+      Metric(name, value, now, step) for name, value in scalars(metrics).items()
     ]
-    for text in events(figures):
+    for text in events(metrics):
       self._client.set_tag(self._id, f'step {step}', text)
     if (
       len(self._metrics) >= _MLFLOW_BATCH
@@ -253,10 +253,10 @@ class WandbWriter:
     self._run.define_metric('*', step_metric='step')
     self._closed = False
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Records numbers of one step."""
-    row: dict[str, Any] = {'step': step} | scalars(figures)
-    if texts := events(figures):
+    row: dict[str, Any] = {'step': step} | scalars(metrics)
+    if texts := events(metrics):
       row['events'] = '; '.join(texts)
     self._run.log(row)
 
@@ -266,7 +266,7 @@ class WandbWriter:
     self._run.log({'step': step, 'sample': shown})
 
   def finish(self, summary: Mapping[str, Any]) -> None:
-    """Records the figures of the run and closes."""
+    """Records the metrics of the run and closes."""
     self._run.summary.update(scalars(summary))
     self.close()
 
@@ -304,7 +304,7 @@ def open_writer(
   cfg: Config,
   facts: Mapping[str, Any],
   warn: Callable[[str], None],
-) -> RunWriter:
+) -> JsonlWriter:
   """The writer of a run: `metrics.jsonl` and those of `log.writers`.
 
   Args:
@@ -317,10 +317,10 @@ def open_writer(
   Raises:
     UserError: `metrics.jsonl` cannot be written.
   """
-  rows = JsonlWriter(workdir, step, warn)
 
   def background(name: str) -> Background:
     make = _EXPORTS[name][1]
     return Background(name, lambda: make(workdir, step, cfg, facts), warn)
 
-  return RunWriter(rows, [background(name) for name in cfg.log.writers])
+  others = [background(name) for name in cfg.log.writers]
+  return JsonlWriter(workdir, step, warn, others)

@@ -14,7 +14,7 @@ from etils import epath
 
 from craft_jax.config.settings import RENAMED
 from craft_jax.errors import UserError
-from craft_jax.runs import digest, layout
+from craft_jax.runs import digest, layout, metric_table
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files, object_stores
 
@@ -38,8 +38,12 @@ FACTS = {
   'num_devices': 'devices',
   'git_commit': 'commit of the code',
 }
+_TRAINED = metric_table.keys(metric_table.TRAINING)
+_EVALUATED = metric_table.keys(metric_table.EVALUATION)
+for _key, _metric in (_TRAINED | _EVALUATED).items():
+  FACTS.setdefault(_key, _metric.help)
 
-# Names that figures of older runs have in metadata.json and summary.json.
+# Names of older versions in metadata.json and summary.json.
 _RENAMED = {
   'symbols_per_step': 'tokens_per_step',
   'train_symbols': 'train_tokens',
@@ -53,11 +57,11 @@ class Run:
   """A run as its directory tells.
 
   Attributes:
-    path: the directory; of a run in an object store, a copy of its figures.
+    path: the directory; of a run in an object store, a local copy of its files.
     name: what to call it: the directory as it was given.
     settings: `{'model.width': 256, ...}` as they were saved.
     metadata: of the last start; those before it are under `earlier`.
-    summary: figures of the end, or {}.
+    summary: what `summary.json` holds, or {}.
     digest: what its rows come to.
     status: `running`, `finished`, `stopped`, `failed` or `dead`.
     age: seconds since it last wrote.
@@ -74,7 +78,7 @@ class Run:
 
   @property
   def counts(self) -> bool:
-    """Whether its figures are a result: it did all of its steps.
+    """Whether its metrics are a result: it did all of its steps.
 
     One that was stopped, has failed or still runs has not had its schedule,
     so its loss is no sample of what these settings reach.
@@ -83,7 +87,7 @@ class Run:
 
   @property
   def facts(self) -> dict[str, Any]:
-    """Everything it can be filtered by; None is what it does not tell."""
+    """Everything it can be filtered by; None where a run has no such fact."""
     d, meta = self.digest, self.metadata
     starts = [*meta.get('earlier', []), meta]
     own = {
@@ -106,7 +110,9 @@ class Run:
       'num_devices': meta.get('num_devices'),
       'git_commit': meta.get('git_commit'),
     }
-    return dict(self.settings) | own
+    rows = {key: d.last.get(key) for key in _TRAINED}
+    rows |= {key: d.best.get(key) for key in _EVALUATED}
+    return dict(self.settings) | rows | own
 
   def unit(self, name: str) -> float | None:
     """`tokens_per_step`, `chars_per_token` or `flops_per_token`."""
@@ -149,7 +155,7 @@ def _within(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _within_store(path: epath.Path) -> Iterator[epath.Path]:
-  """Not by `walk`, which lists the checkpoints of each run as well."""
+  """Run directories in a store, without listing the checkpoints of each."""
   inner = sorted(path.iterdir())
   if {layout.CONFIG, layout.METADATA} <= {entry.name for entry in inner}:
     yield path
@@ -159,11 +165,11 @@ def _within_store(path: epath.Path) -> Iterator[epath.Path]:
       yield from _within_store(entry)
 
 
-def figures_of(run: epath.PathLike) -> pathlib.Path:
-  """Where the figures of a run can be read as local files.
+def local_copy(run: epath.PathLike) -> pathlib.Path:
+  """The folder in which the small files of a run can be read locally.
 
-  That is the run itself, or of one in an object store a copy of what it tells
-  of itself, which is brought up to date.
+  That is the run directory itself; of a run in an object store it is a copy,
+  which this call brings up to date.
   """
   if not files.is_remote(run):
     return pathlib.Path(run)
@@ -187,7 +193,7 @@ def load(run: epath.PathLike) -> Run:
   Raises:
     UserError: it is no run, or its files are damaged.
   """
-  path = figures_of(run)
+  path = local_copy(run)
   if not is_run(path):
     raise UserError(
       f'{os.fspath(run)} is not a run directory; craft runs list shows those '
@@ -213,9 +219,9 @@ def load(run: epath.PathLike) -> Run:
   )
 
 
-def _renamed(figures: dict[str, Any]) -> dict[str, Any]:
-  """The figures of a run of any version, under the names of this one."""
-  return {_RENAMED.get(name, name): of for name, of in figures.items()}
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+  """What a run of any version wrote, under the names of this version."""
+  return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:
@@ -232,8 +238,8 @@ def load_all(paths: Iterable[epath.PathLike]) -> tuple[list[Run], list[str]]:
 def status_of(path: epath.PathLike, metadata: Mapping[str, Any]) -> str:
   """The state of a run, by what it said last and whether it still lives.
 
-  Where nobody can tell whether it lives (a file system without locks) it is
-  believed.
+  On a file system without locks, where it cannot be told whether a run lives,
+  what the run says is believed.
   """
   status = metadata.get('status') or _status_in_words(metadata)
   if status == layout.RUNNING and is_held(path) is False:
@@ -242,7 +248,7 @@ def status_of(path: epath.PathLike, metadata: Mapping[str, Any]) -> str:
 
 
 def _status_in_words(metadata: Mapping[str, Any]) -> str:
-  """Of a run of a version that wrote a reason only."""
+  """The status of a run of a version that wrote only a reason."""
   reason = str(metadata.get('exit_reason', ''))
   if reason in (layout.RUNNING, layout.FINISHED):
     return reason

@@ -103,7 +103,7 @@ class Lock:
 
 
 def is_held(workdir: epath.PathLike) -> bool | None:
-  """Whether a process writes the run directory; None where nobody can tell.
+  """Whether a process writes the run directory; None where that cannot be told.
 
   Changes nothing: no file is made, and none stays locked.
   """

@@ -1,7 +1,7 @@
 """Reading the rows of many runs for the first time: on all cores, with a bar.
 
 What is read is kept beside the rows (`digest`, `columns`), so that it is read
-once. A run that ends keeps it at once, so that nobody ever waits for it.
+once. A run that ends keeps it at once, so that no reader waits for it.
 """
 
 import concurrent.futures
@@ -21,7 +21,7 @@ _WORTH = 1 << 20  # bytes of rows that are worth keeping as columns
 
 
 def read(paths: Iterable[pathlib.Path], rows: bool) -> None:
-  """Reads what is not kept yet, if it is much; else whoever needs it does.
+  """Reads what is not kept yet, if it is much; little is read when needed.
 
   Args:
     paths: of run directories.

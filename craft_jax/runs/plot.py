@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from craft_jax.errors import UserError, hint
-from craft_jax.runs import compare, curves
+from craft_jax.runs import compare, curves, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runtime import extras, files
 
@@ -22,19 +22,12 @@ COLORS = (
 # The second eight runs are drawn dashed, the third dotted.
 DASHES = ('solid', 'dashed', 'dotted')
 _WITHIN = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # a decade
-_UNITS = {
-  'loss': 'nats per token',
-  'nll': 'nats per token',
-  'bpb': 'bits per byte',
-  'bpc': 'bits per character',
-  'seconds': 'seconds',
-}
 
 
 def label(metrics: Sequence[str]) -> str:
   """The metrics and their unit, if it is one."""
-  units = {_UNITS.get(metric.removeprefix('val_')) for metric in metrics}
-  unit = units.pop() if len(units) == 1 else None
+  units = {metric_table.find(metric).unit for metric in metrics}
+  unit = units.pop() if len(units) == 1 else ''
   return ', '.join(metrics) + (f' ({unit})' if unit else '')
 
 
@@ -116,7 +109,7 @@ def draw(
     output: the file; its suffix decides the format.
     metrics: keys of rows; those of evaluations are drawn with dots.
     axis: a key of `curves.AXES`.
-    smooth: weight of the exponential mean, of training figures only.
+    smooth: weight of the exponential mean, of training metrics only.
     log: axes that are logarithmic: '', 'x', 'y' or 'xy'.
 
   Raises:

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar, or plain lines.
+"""The progress of a run on the terminal: a bar, or plain lines.
 
 Everything goes to standard error, so that results on standard output can be
 piped. Leave the context before printing results to a terminal.
@@ -16,32 +16,11 @@ import rich.console
 import rich.live
 import rich.text
 
+from craft_jax.runs.metric_table import bar_parts
 from craft_jax.runtime.terminal import drawing, visible
 
 _FULL, _EMPTY = '━', '─'
 _LEAST_BAR, _MOST_BAR = 8, 30
-
-
-def figure_parts(figures: Mapping[str, float]) -> list[str]:
-  """The figures for people, the most wanted first.
-
-  Knows `loss` (nats), `bpc` (bits per character), `chars_per_second`,
-  `utilisation` (share of the peak FLOP/s, where that is known), and of the
-  last evaluation `val_loss` (nats) and `val_bpb` (bits per byte).
-  """
-  shown = {
-    'loss': 'loss {:.4f}',
-    'bpc': '{:.3f} bits/char',
-    'chars_per_second': '{:,.0f} chars/s',
-    'utilisation': '{:.1%} of peak',
-    'val_loss': 'val {:.4f}',
-    'val_bpb': '{:.3f} val bits/byte',
-  }
-  return [
-    text.format(figures[name])
-    for name, text in shown.items()
-    if figures.get(name) is not None
-  ]
 
 
 def clock(seconds: float) -> str:
@@ -58,7 +37,7 @@ def bar_line(
 ) -> str:
   """One line of at most `width` columns.
 
-  The bar shrinks first, then figures are left off from the last.
+  The bar shrinks first, then metrics are left off from the last.
   """
   head = f'{step:>{len(str(total))}}/{total}'
   ending = [f'{left} left'] if left else []
@@ -107,7 +86,7 @@ class Progress:
     )
     self._total, self._step, self._seconds = total, step, seconds
     self._quiet, self._phase = quiet, ''
-    self._figures: dict[str, float] = {}
+    self._metrics: dict[str, float] = {}
     self._printed, self._printed_at = step, -math.inf
     # The rate counts from the first update: it leaves compilation out.
     self._first: tuple[int, float] | None = None
@@ -138,13 +117,13 @@ class Progress:
       # The bar vanishes; what it last said stays as an ordinary line.
       self._print(self._plain_line())
 
-  def update(self, step: int, figures: Mapping[str, float]) -> None:
-    """Shows that `step` steps are done; `figures` as in `figure_parts`.
+  def update(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Shows that `step` steps are done, and the metrics that the bar has.
 
-    A figure that is not given again stays, such as the last evaluation.
+    A metric that is not given again stays, such as the last evaluation.
     """
     self._step = step
-    self._figures |= figures
+    self._metrics |= metrics
     if self._first is None:
       self._first = (step, time.monotonic())
     if self._live:
@@ -164,7 +143,7 @@ class Progress:
 
   @property
   def doing(self) -> str:
-    """What keeps the steps waiting, as `phase` was told."""
+    """The phase that keeps the steps waiting, such as `evaluating`."""
     return self._phase
 
   def message(self, text: str) -> None:
@@ -198,10 +177,10 @@ class Progress:
     left = self._left()
     ending = [f'{left} left'] if left and self._step < self._total else []
     head = f'step {self._step}/{self._total}'
-    return '  '.join([head, *figure_parts(self._figures), *ending])
+    return '  '.join([head, *bar_parts(self._metrics), *ending])
 
   def _render(self) -> rich.text.Text:
-    parts = figure_parts(self._figures)
+    parts = bar_parts(self._metrics)
     width = self._console.width - 1
     line = bar_line(
       self._step, self._total, self._left(), parts, width, self._phase

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.runs import compare, curves
+from craft_jax.runs import compare, curves, metric_table
 from craft_jax.runs.listing import Run, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
 from craft_jax.runtime import strict_json
@@ -21,19 +21,8 @@ _DARK = (
 )  # fmt: skip
 _POINTS = 400  # of a curve
 _LONG = 20  # characters of a name or value
-# Title, then the keys of its curves.
-_CHARTS = (
-  ('Loss, nats per token', ('nll', 'val_loss')),
-  ('Bits per byte', ('bpb', 'val_bpb')),
-  ('Accuracy', ('accuracy', 'val_accuracy')),
-  ('Learning rate', ('learning_rate',)),
-  ('Norm of the gradient, before clipping', ('grad_norm',)),
-  ('Norm of the update', ('update_norm',)),
-  ('Norm of the parameters', ('param_norm',)),
-  ('Characters per second', ('chars_per_second',)),
-)
 _THINNED = (
-  f'Curves of more than {_POINTS} figures are shown as {_POINTS} means over '
+  f'Curves of more than {_POINTS} points are shown as {_POINTS} means over '
   'stretches of equal length; so is what is read out.'
 )
 
@@ -56,7 +45,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
     ],
     'charts': [
       {'title': title, 'series': series}
-      for title, keys in _CHARTS
+      for title, keys in metric_table.charts().items()
       if (series := _series(runs, keys))
     ],
   }
@@ -150,7 +139,7 @@ def _series(runs: Sequence[Run], keys: Sequence[str]) -> list[dict[str, Any]]:
           'dots': evaluated,
           'steps': _numbers(thinned(steps, y, _POINTS)[0]),
           'y': _numbers(thinned(steps, y, _POINTS)[1]),
-          # As long as the figures, or there is no such axis.
+          # Present only where every point has its time.
           'seconds': _numbers(thinned(seconds, timed, _POINTS)[0])
           if len(timed) == len(y)
           else None,
@@ -234,7 +223,7 @@ def _sample(run: Run, name: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-  """As HTML; what is long does not make its column wide."""
+  """Escaped HTML in which a long text does not widen its column."""
   escaped = as_html(text)
   if len(text) <= _LONG:
     return escaped

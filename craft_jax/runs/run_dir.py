@@ -154,7 +154,7 @@ class RunDir:
     )
 
   def _is_ours(self) -> bool:
-    """Whether the metadata in the folder are those of this start."""
+    """Whether the folder holds the metadata of this start of the program."""
     try:
       found = json.loads((self.path / METADATA).read_text())
       names = ('host', 'pid', 'start_time')

@@ -15,7 +15,7 @@ _BLOCK = 64 << 20
 
 
 def goes_on(path: pathlib.Path, offset: int, tail: bytes) -> bool:
-  """Whether the file still has those bytes before `offset`."""
+  """Whether the bytes before `offset` are still `tail`."""
   if offset <= 0:
     return offset == 0
   with open(path, 'rb') as file:
@@ -26,8 +26,8 @@ def goes_on(path: pathlib.Path, offset: int, tail: bytes) -> bool:
 def whole_lines(path: pathlib.Path, offset: int) -> Iterator[tuple[bytes, int]]:
   """Blocks of whole lines from `offset` on, and where each block ends.
 
-  What follows the last newline is half a row: it is left for later. A line
-  longer than a block ends the reading.
+  What follows the last newline is an incomplete row and is left for later. A
+  line longer than a block ends the reading.
   """
   with open(path, 'rb') as file:
     file.seek(offset)
@@ -41,7 +41,7 @@ def whole_lines(path: pathlib.Path, offset: int) -> Iterator[tuple[bytes, int]]:
 
 
 def tail_of(block: bytes, before: bytes = b'') -> bytes:
-  """What `goes_on` compares, after a block that followed `before`."""
+  """The last bytes of a block and what came before it, for `goes_on`."""
   return (before + block[-_TAIL:])[-_TAIL:]
 
 

@@ -1,4 +1,4 @@
-"""Is a group of runs better than the next one, beyond the noise of seeds?"""
+"""Whether a group of runs is better than the next, beyond seed noise."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from craft_jax.runs import curves
+from craft_jax.runs import metric_table
 from craft_jax.runs.listing import Run
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom; past the table
@@ -20,7 +20,7 @@ _T95 = {
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """A run and its figures.
+  """A run and its results.
 
   Attributes:
     run: the run.
@@ -58,12 +58,12 @@ class Group:
 
   @property
   def mean(self) -> float | None:
-    """Of the best; None where no finished run was evaluated."""
+    """Mean of `values`; None where no finished run was evaluated."""
     return statistics.fmean(self.values) if self.values else None
 
   @property
   def deviation(self) -> float | None:
-    """Standard deviation of the best over the seeds; None of fewer than 2."""
+    """Standard deviation of `values`; None where there are fewer than two."""
     return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -93,7 +93,7 @@ def judge(groups: Sequence[Group], metric: str) -> Verdict:
   known = [(mean, i) for mean, i in means if mean is not None]
   if len(known) < 2:
     return Verdict(None)
-  known.sort(reverse=metric in curves.HIGHER_IS_BETTER)
+  known.sort(reverse=metric_table.find(metric).higher is True)
   (best, better), (second, other) = known[:2]
   difference = abs(best - second)
   margin = _margin(groups[better].values, groups[other].values)

@@ -1,4 +1,4 @@
-"""Where figures go: a protocol, and the JSON Lines writer every run has."""
+"""Where metrics go: a protocol, and the JSON Lines writer every run has."""
 
 import contextlib
 import errno
@@ -23,14 +23,14 @@ _REMOTE_SECONDS = 30.0
 class Writer(Protocol):
   """Receives what a run measures. Steps never go backwards."""
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Records numbers of one step."""
 
   def text(self, step: int, text: str) -> None:
     """Records text of one step, such as a sample."""
 
   def finish(self, summary: Mapping[str, Any]) -> None:
-    """Records the figures of the whole run and closes."""
+    """Records the metrics of the whole run and closes."""
 
   def close(self) -> None:
     """Closes, where the run ends without a summary. Repeatable."""
@@ -61,91 +61,20 @@ def to_json(value: Any) -> Any:
 
 
 class SilentWriter:
-  """A `Writer` that writes nothing: of all but one process of a run."""
+  """Writes nothing: for all but one process of a run."""
 
   last_seconds = 0.0
   count = cut = 0
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
-    """Does nothing."""
+  def _nothing(self, *args: Any) -> None:
+    pass
 
-  def text(self, step: int, text: str) -> None:
-    """Does nothing."""
-
-  def finish(self, summary: Mapping[str, Any]) -> None:
-    """Does nothing."""
-
-  def mend(self) -> None:
-    """Does nothing."""
-
-  def flush(self) -> None:
-    """Does nothing."""
+  log = text = finish = mend = flush = close = _nothing
 
   def has(self, step: int, key: str) -> bool:
     """True: there is nothing left to write."""
     del step, key
     return True
-
-  def close(self) -> None:
-    """Does nothing."""
-
-
-class RunWriter:
-  """The `Writer` of a run: `metrics.jsonl`, and others beside it."""
-
-  def __init__(self, rows: 'JsonlWriter', others: Sequence[Writer]):
-    """Args:
-    rows: the writer that every run has.
-    others: which must neither raise nor wait.
-    """
-    self._rows, self._others = rows, list(others)
-
-  @property
-  def last_seconds(self) -> float:
-    """`seconds` of the last row that was kept, or 0."""
-    return self._rows.last_seconds
-
-  @property
-  def count(self) -> int:
-    """Rows so far, those kept of earlier starts included."""
-    return self._rows.count
-
-  @property
-  def cut(self) -> int:
-    """Lines of earlier starts that are no rows."""
-    return self._rows.cut
-
-  def has(self, step: int, key: str) -> bool:
-    """Whether a row of that step has the key, such as `val_loss`."""
-    return self._rows.has(step, key)
-
-  def mend(self) -> None:
-    """Writes the rows anew where others removed them."""
-    self._rows.mend()
-
-  def flush(self) -> None:
-    """Sees that every row is where a resumed run will look for it."""
-    self._rows.flush()
-
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
-    """Records numbers of one step."""
-    for writer in (self._rows, *self._others):
-      writer.log(step, figures)
-
-  def text(self, step: int, text: str) -> None:
-    """Records text of one step."""
-    for writer in (self._rows, *self._others):
-      writer.text(step, text)
-
-  def finish(self, summary: Mapping[str, Any]) -> None:
-    """Records the figures of the whole run and closes."""
-    for writer in (self._rows, *self._others):
-      writer.finish(summary)
-
-  def close(self) -> None:
-    """Closes all. Repeatable."""
-    for writer in (self._rows, *self._others):
-      writer.close()
 
 
 class JsonlWriter:
@@ -167,6 +96,7 @@ class JsonlWriter:
     workdir: epath.PathLike,
     step: int = 0,
     warn: Callable[[str], None] = lambda text: None,
+    others: Sequence[Writer] = (),
   ):
     """Opens the file to continue after `step`.
 
@@ -177,6 +107,7 @@ class JsonlWriter:
       workdir: the run directory.
       step: where the run stands.
       warn: told once when rows cannot be written for a while.
+      others: get the same; they must neither raise nor wait.
 
     Raises:
       UserError: the file cannot be written.
@@ -185,6 +116,7 @@ class JsonlWriter:
     self._summary = epath.Path(workdir) / SUMMARY
     self._remote = files.is_remote(self._path)
     self._warn, self._warned = warn, False
+    self._others = others
     kept = self._kept_rows(step)
     self.count = len(kept)
     self._seen = {(row['step'], key) for row, _ in kept for key in row}
@@ -213,7 +145,7 @@ class JsonlWriter:
     """Writes the file anew where it was removed, or is a shorter copy.
 
     The rows are still in the file that this process holds open. A file that
-    somebody has put in its place is appended to.
+    was put in its place is appended to.
     """
     if self._remote or self._file.closed:
       return
@@ -265,17 +197,21 @@ class JsonlWriter:
     """Whether a row of that step has the key, such as `val_loss`."""
     return (step, key) in self._seen
 
-  def log(self, step: int, figures: Mapping[str, Any]) -> None:
-    """Appends `{"step": step, **figures}`; NaN and infinity become null."""
-    self._append({'step': int(step)} | to_json(figures))
+  def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends `{"step": step, **metrics}`; NaN and infinity become null."""
+    self._append({'step': int(step)} | to_json(metrics))
+    for writer in self._others:
+      writer.log(step, metrics)
 
   def text(self, step: int, text: str) -> None:
     """Appends `{"step": step, "text": text}`."""
     self._append({'step': int(step), 'text': text})
+    for writer in self._others:
+      writer.text(step, text)
 
   def finish(self, summary: Mapping[str, Any]) -> None:
     """Writes `summary.json` and closes the file."""
-    self.close()
+    self._close_rows()
     text = strict_json.dumps(to_json(summary), indent=2)
     try:
       files.write_atomic(self._summary, text + '\n')
@@ -284,9 +220,16 @@ class JsonlWriter:
         f'cannot write {self._summary} ({e.strerror or e}); mend the folder, '
         'then run the same command'
       ) from e
+    for writer in self._others:
+      writer.finish(summary)
 
   def close(self) -> None:
     """Flushes; for a run that ends without a summary. Repeatable."""
+    self._close_rows()
+    for writer in self._others:
+      writer.close()
+
+  def _close_rows(self) -> None:
     if self._remote:
       self.flush()
     elif not self._file.closed:

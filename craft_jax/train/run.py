@@ -28,7 +28,7 @@ from craft_jax.runs import checkpoint, exports, layout, parallel_read
 from craft_jax.runs import run_dir as run_dir_lib
 from craft_jax.runs.checkpoint import Checkpointer, Meta, staging
 from craft_jax.runs.lock import Lock
-from craft_jax.runs.writers import RunWriter, SilentWriter
+from craft_jax.runs.writers import JsonlWriter, SilentWriter
 from craft_jax.runtime import distributed, files
 from craft_jax.runtime.signals import Interrupts
 from craft_jax.train import checks, out_of_memory
@@ -209,7 +209,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
 
     def writer(
       step: int, warn: Callable[[str], None]
-    ) -> RunWriter | SilentWriter:
+    ) -> JsonlWriter | SilentWriter:
       if not distributed.is_first():
         return SilentWriter()
       path, facts = run_dir.path, run_dir.metadata

@@ -23,7 +23,7 @@ from craft_jax.runs import checkpoint
 from craft_jax.runs.checkpoint import Checkpointer, Meta
 from craft_jax.runs.lock import Lock
 from craft_jax.runs.run_dir import RunDir
-from craft_jax.runs.writers import RunWriter, SilentWriter
+from craft_jax.runs.writers import JsonlWriter, SilentWriter
 from craft_jax.runtime import distributed, keys
 from craft_jax.train.dispatch import Feed, make_run
 from craft_jax.train.state import State, Step, abstract_state, init_state
@@ -71,7 +71,9 @@ class Setup:
   checkpointer: Checkpointer
   lock: Lock | None
   open_feed: Callable[[int], Feed]
-  open_writer: Callable[[int, Callable[[str], None]], RunWriter | SilentWriter]
+  open_writer: Callable[
+    [int, Callable[[str], None]], JsonlWriter | SilentWriter
+  ]
   closing: contextlib.ExitStack
 
   @property

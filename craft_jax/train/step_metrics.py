@@ -10,6 +10,7 @@ import numpy as np
 
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
+from craft_jax.runs import metric_table
 from craft_jax.runtime import distributed
 
 _CALL_SECONDS = 1.0  # target of train.steps_per_call=0
@@ -134,18 +135,12 @@ class StepMetrics:
     and bytes per token of the training split.
     """
     count = float(sums['count'])
-    nll = float(sums['nll']) / count
-    bits = nll / np.log(2)
-    metrics = {
-      'loss': float(sums['loss']) / count,
-      'nll': nll,
-      'bpc': bits / self._chars_per_token,
-      'accuracy': float(sums['correct']) / count,
-      'learning_rate': float(self._schedule(step - 1)),
-    }
+    text = {'chars': count * self._chars_per_token}
     if not self._withheld:
-      metrics['bpb'] = bits / self._bytes_per_token
-    return metrics
+      text['bytes'] = count * self._bytes_per_token
+    found = metric_table.of_sums({**sums, **text}, metric_table.TRAINING)
+    found['learning_rate'] = float(self._schedule(step - 1))
+    return {name: value for name, value in found.items() if value is not None}
 
   def norms(self, values: Mapping[str, Any]) -> dict[str, float]:
     """Global norms of a step, as far as computed, and its batch's checksum."""
@@ -157,10 +152,10 @@ class StepMetrics:
   def speed(self, steps: int, seconds: float) -> dict[str, float]:
     """Characters per second and, if the peak is known, utilisation (MFU)."""
     tokens = steps * self._tokens_per_step / seconds
-    metrics = {'chars_per_second': tokens * self._chars_per_token}
+    found = {'chars_per_second': tokens * self._chars_per_token}
     if self._peak:
-      metrics['utilisation'] = tokens * self.flops_per_token / self._peak
-    return metrics
+      found['utilisation'] = tokens * self.flops_per_token / self._peak
+    return found
 
 
 def memory_bytes() -> dict[str, int]:

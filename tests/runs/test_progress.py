@@ -11,7 +11,7 @@ import termios
 
 import pytest
 
-from craft_jax.runs import progress
+from craft_jax.runs import metric_table, progress
 
 FIGURES = {
   'loss': 1.23456,
@@ -71,7 +71,7 @@ def test_quiet_still_warns():
 
 @pytest.mark.parametrize('width', [5, 20, 40, 60, 80, 120, 200])
 def test_the_bar_line_fits(width):
-  parts = progress.figure_parts(FIGURES)
+  parts = metric_table.bar_parts(FIGURES)
   line = progress.bar_line(450, 1000, '1:02', parts, width, 'evaluating')
   assert len(line) <= width
   assert line.count('loss') == (width >= 60)

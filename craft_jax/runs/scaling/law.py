@@ -40,7 +40,7 @@ class Law:
   beta: float
 
   def loss(self, params, tokens):
-    """At a number of parameters and of tokens read (arrays broadcast)."""
+    """The loss at numbers of parameters and of tokens read; they broadcast."""
     return self.E + self.A * params**-self.alpha + self.B * tokens**-self.beta
 
 

@@ -1,4 +1,4 @@
-"""What runs tell of a scaling law: their sizes, data, cost and last loss."""
+"""Observations for a scaling law: size, data, cost and last loss of runs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from craft_jax.errors import UserError
-from craft_jax.runs import compare, curves
+from craft_jax.runs import compare, metric_table
 from craft_jax.runs.listing import Run
 from craft_jax.runs.scaling import law as law_lib
 from craft_jax.runs.scaling.law import Cost, Law, Split
@@ -52,7 +52,7 @@ class Points:
 
   @property
   def flops(self) -> np.ndarray:
-    """Of each run."""
+    """FLOPs of training of each run."""
     return self.flops_per_token * self.tokens
 
 
@@ -82,7 +82,7 @@ class Study:
 
   @property
   def errors(self) -> np.ndarray:
-    """Of the law at each run, as a share of its loss."""
+    """The relative error of the law at each run."""
     points = self.points
     return self.law.loss(points.params, points.tokens) / points.loss - 1
 
@@ -107,7 +107,7 @@ def collect(runs: Sequence[Run], metric: str = 'val_loss') -> Points:
     notes.append(
       f'left out, not finished: {_some([r for r in runs if r not in done])}'
     )
-  if metric in curves.HIGHER_IS_BETTER:
+  if metric_table.find(metric).higher:
     raise UserError(
       f'--metric={metric} rises as models improve; the law is of a loss, such '
       'as val_loss or val_bpb'

@@ -10,11 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_jax.runs.sweep.plan import text_of
-from craft_jax.runs.sweep.space import Choice, Dimension, Range
+from craft_jax.runs.layout import FAILED, FINISHED, RUNNING, STOPPED
+from craft_jax.runs.sweep.space import Choice, Dimension, text_of
 from craft_jax.runtime import extras
 
-FINISHED, PRUNED, FAILED, RUNNING = 'finished', 'pruned', 'failed', 'running'
+PRUNED = 'pruned'  # beside the states of a run
 _RANDOM = 5  # trials before there is anything to learn from
 _SEED_STRIDE = 100_003  # no trial of one seed draws as one of the next
 _UNPRUNED = 3  # finished trials before one is given up
@@ -22,12 +22,12 @@ _UNPRUNED = 3  # finished trials before one is given up
 
 @dataclasses.dataclass(frozen=True)
 class Past:
-  """What a trial has come to.
+  """A trial and its results so far.
 
   Attributes:
     settings: of the dimensions, in JSON values.
     values: the metric by step.
-    status: `finished`, `pruned`, `failed` or `running`.
+    status: of the run, or `pruned`.
   """
 
   settings: Mapping[str, Any]
@@ -60,7 +60,7 @@ def suggest(
   """
   study = _study(space, history, seed, higher)
   params = study.ask(_distributions(space)).params
-  return {one.name: _value(one, params[one.name]) for one in space}
+  return {one.name: one.snapped(params[one.name]) for one in space}
 
 
 def is_hopeless(
@@ -69,10 +69,10 @@ def is_hopeless(
   trial: Past,
   higher: bool = False,
 ) -> bool:
-  """Whether the best of a trial so far is worse than the median was there.
+  """Whether a trial is worse than the median of the finished trials.
 
-  Of the finished trials, at the step of its last evaluation; False until
-  three are finished.
+  Its best value so far is compared with theirs up to the step of its last
+  evaluation; False until three trials are finished.
 
   Args:
     space: what varies.
@@ -115,19 +115,24 @@ def _as_optuna(
 
   states = {
     FINISHED: TrialState.COMPLETE,
+    STOPPED: TrialState.COMPLETE,  # at train.stop_at_step
     PRUNED: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
     RUNNING: TrialState.RUNNING,
   }
-  status = past.status
+  state = states[past.status]
   known = [value for value in past.values.values() if math.isfinite(value)]
-  if status == FINISHED and not known:
-    status = FAILED
+  if state == TrialState.COMPLETE and not known:
+    state = TrialState.FAIL
   best = (max if higher else min)(known) if known else None
   return create_trial(
-    state=states[status],
-    value=best if status == FINISHED else None,
-    params={one.name: _param(one, past.settings[one.name]) for one in space},
+    state=state,
+    value=best if state == TrialState.COMPLETE else None,
+    params={
+      one.name: text_of(value) if isinstance(one, Choice) else value
+      for one in space
+      for value in [past.settings[one.name]]
+    },
     distributions=dict(distributions),
     intermediate_values=dict(past.values),
   )
@@ -153,16 +158,3 @@ def _distributions(space: Sequence[Dimension]) -> dict[str, Any]:
         step=None if one.step is None else float(one.step),
       )
   return found
-
-
-def _param(dimension: Dimension, value: Any) -> Any:
-  """As Optuna has it."""
-  return text_of(value) if isinstance(dimension, Choice) else value
-
-
-def _value(dimension: Dimension, param: Any) -> Any:
-  """As a setting has it."""
-  if isinstance(dimension, Range):
-    return dimension.snapped(param)
-  texts = [text_of(value) for value in dimension.values]
-  return dimension.values[texts.index(param)]

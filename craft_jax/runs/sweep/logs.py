@@ -23,7 +23,7 @@ class Logs:
     self._sent: dict[str, int] = {}
 
   def name(self, run: str) -> str:
-    """Where people find it."""
+    """The path of the log of a run, as it is shown to people."""
     return str(self._folder / f'{run}.log')
 
   def file(self, run: str) -> pathlib.Path:

@@ -12,7 +12,7 @@ from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
 from craft_jax.runs import layout
-from craft_jax.runs.sweep.space import Dimension, corners, draw
+from craft_jax.runs.sweep.space import Dimension, corners, draw, text_of
 from craft_jax.runtime import files, strict_json
 
 PLAN = 'sweep.json'
@@ -63,15 +63,6 @@ class Plan:
   settings: Mapping[str, Any]
   trials: Sequence[Trial]
   command: Sequence[str]
-
-
-def text_of(value: Any) -> str:
-  """A value as a flag has it."""
-  if isinstance(value, bool):
-    return str(value).lower()
-  if isinstance(value, (list, tuple)):
-    return repr(tuple(value))
-  return repr(value) if isinstance(value, float) else str(value)
 
 
 def make_trials(
@@ -163,7 +154,7 @@ def samples(space: Sequence[Dimension], seed: int) -> list[Trial]:
 
 
 def shared(cfg: Config, varied: Iterable[str]) -> dict[str, Any]:
-  """What identifies the runs and is the same in all, in JSON values."""
+  """The settings that identify the runs and are equal in all, as JSON."""
   left_out = set(varied)
   left_out |= {
     name for name, _, f in config_lib.settings() if f.metadata['free']

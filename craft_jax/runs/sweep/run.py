@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,8 +9,9 @@ from typing import Any
 
 from craft_jax.config import load as config_lib
 from craft_jax.errors import INTERRUPTED, UserError, one_line
-from craft_jax.runs import columns, curves, digest, layout, listing
+from craft_jax.runs import curves, digest, layout, listing, metric_table
 from craft_jax.runs.sweep import bayes, plan
+from craft_jax.runs.sweep.bayes import PRUNED
 from craft_jax.runs.sweep.logs import Logs
 from craft_jax.runs.sweep.plan import Plan, Trial
 from craft_jax.runs.sweep.processes import Process
@@ -19,7 +19,7 @@ from craft_jax.runs.sweep.space import Dimension
 from craft_jax.runtime import files
 from craft_jax.runtime.signals import Interrupts
 
-PLANNED, PRUNED = 'planned', 'pruned'  # beside the states of a run
+PLANNED = 'planned'  # beside the states of a run
 _POLL = 0.2  # seconds
 _PULSE = 60.0  # seconds between two lines on a run that goes on
 _REMOTE_LOOK = 5.0  # seconds between two looks at a run in an object store
@@ -27,7 +27,7 @@ _REMOTE_LOOK = 5.0  # seconds between two looks at a run in an object store
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What a sweep was asked to do.
+  """The request of a user for a sweep.
 
   Attributes:
     folder: of the sweep.
@@ -35,7 +35,6 @@ class Request:
     overrides: `name=value` of all runs.
     space: what varies.
     total: runs in all.
-    metric: that tells which is better, a key of evaluations.
     prune: whether bayes gives up runs.
     shares: the environment of each run at a time.
   """
@@ -45,12 +44,11 @@ class Request:
   overrides: Sequence[str]
   space: Sequence[Dimension]
   total: int
-  metric: str
   prune: bool = True
   shares: Sequence[Mapping[str, str]] = ({},)
 
   def flags(self, trial: Trial) -> list[str]:
-    """Of `craft train`."""
+    """The flags of `craft train` for a trial."""
     return [
       f'--config={self.spec}',
       *(f'--config.{item}' for item in (*self.overrides, *trial.overrides)),
@@ -86,17 +84,14 @@ def state_of(folder: files.AnyPath, trial: Trial) -> str:
 
 
 def evaluations(path: files.AnyPath, metric: str) -> dict[int, float]:
-  """A metric of a run by step, where it is finite."""
-  table = columns.read(listing.figures_of(path), columns.EVAL, [metric])
-  steps, values = table['step'], table.get(metric, ())
-  pairs = zip(steps, values, strict=False)
-  return {int(step): float(v) for step, v in pairs if math.isfinite(v)}
+  """A metric of a run, local or remote, by step, where it is finite."""
+  return curves.evaluations(listing.local_copy(path), metric)
 
 
 def best_of(path: files.AnyPath, metric: str) -> float | None:
   """The best of a metric of a run, or None."""
-  pick = max if metric in curves.HIGHER_IS_BETTER else min
-  return pick(evaluations(path, metric).values(), default=None)
+  values = evaluations(path, metric).values()
+  return metric_table.best(metric)(values, default=None)
 
 
 class Sweep:
@@ -238,7 +233,7 @@ class Sweep:
       return
     self._pulse[process.name] = time.monotonic()
     self._logs.send(process.name)
-    found = digest.read(listing.figures_of(path))
+    found = digest.read(listing.local_copy(path))
     if found.step:
       text, loss = f'step {found.step}', found.last.get('loss')
       self._tell(process.name, text + (f', loss {loss:.4f}' if loss else ''))
@@ -252,7 +247,7 @@ class Sweep:
     if process.stopping or size == self._seen.get(process.name):
       return
     self._seen[process.name] = size
-    values = evaluations(path, self._request.metric)
+    values = evaluations(path, self.plan.metric)
     (trial,) = (t for t in self.plan.trials if t.name == process.name)
     one = bayes.Past(trial.settings, values, bayes.RUNNING)
     others = self._history(without=process.name)
@@ -262,34 +257,30 @@ class Sweep:
 
   def _history(self, without: str = '') -> list[bayes.Past]:
     """The trials so far, as the search sees them."""
-    states = {
-      layout.FINISHED: bayes.FINISHED,
-      layout.STOPPED: bayes.FINISHED,  # at train.stop_at_step
-      layout.FAILED: bayes.FAILED,
-      PRUNED: bayes.PRUNED,
-    }
-    found = []
-    for trial in self.plan.trials:
-      if trial.name == without:
-        continue
-      outcome = self.outcomes.get(trial.name)
-      status = states[outcome.status] if outcome else bayes.RUNNING
-      found.append(bayes.Past(trial.settings, self._values_of(trial), status))
-    return found
+    going = Outcome(layout.RUNNING, '')
+    return [
+      bayes.Past(
+        trial.settings,
+        self._values_of(trial),
+        self.outcomes.get(trial.name, going).status,
+      )
+      for trial in self.plan.trials
+      if trial.name != without
+    ]
 
   def _values_of(self, trial: Trial) -> dict[int, float]:
     """The metric by step; of a run that has ended it is read once."""
     if trial.name in self._values:
       return self._values[trial.name]
     path = self._request.folder / trial.name
-    values = evaluations(path, self._request.metric)
+    values = evaluations(path, self.plan.metric)
     if trial.name in self.outcomes:
       self._values[trial.name] = values
     return values
 
   @property
   def _higher(self) -> bool:
-    return self._request.metric in curves.HIGHER_IS_BETTER
+    return bool(metric_table.find(self.plan.metric).higher)
 
   # --- their ends -------------------------------------------------------------
 
@@ -297,9 +288,8 @@ class Sweep:
     name = process.name
     self._logs.send(name)
     path = self._request.folder / name
-    figures = evaluations(path, self._request.metric)
     if code == INTERRUPTED and name in self._pruning:
-      step = digest.read(listing.figures_of(path)).step
+      step = digest.read(listing.local_copy(path)).step
       self._keep([
         dataclasses.replace(trial, pruned=step) if trial.name == name else trial
         for trial in self.plan.trials
@@ -317,8 +307,7 @@ class Sweep:
       state = state_of(self._request.folder, trial)
       took = f'{state} in {time.monotonic() - process.begin:.0f} s'
       outcome = Outcome(state, took, code)
-    best = best_of(path, self._request.metric) if figures else None
-    self._note(name, outcome, best)
+    self._note(name, outcome, best_of(path, self.plan.metric))
 
   def _note(
     self, name: str, outcome: Outcome, best: float | None = None
@@ -328,7 +317,7 @@ class Sweep:
     if outcome.status == layout.FAILED:
       text = f'failed: {text}'
     elif best is not None:
-      text += f', best {self._request.metric} {best:.4f}'
+      text += f', best {self.plan.metric} {best:.4f}'
     self._tell(name, text)
 
   def _tell(self, name: str, text: str) -> None:
@@ -358,7 +347,7 @@ def as_dict(
         'settings': dict(trial.settings),
         'status': state,
         'reason': one_line(Exception(outcome.reason)) if outcome else '',
-        'best': best_of(request.folder / trial.name, request.metric),
+        'best': best_of(request.folder / trial.name, found.metric),
       }
     )
   return rows

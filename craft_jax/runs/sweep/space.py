@@ -20,6 +20,15 @@ _TRIES = 100  # draws in a row that have all been before
 _MOST_VALUES = 10_000  # of a range that is listed
 
 
+def text_of(value: Any) -> str:
+  """A value as a flag has it."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, (list, tuple)):
+    return repr(tuple(value))
+  return repr(value) if isinstance(value, float) else str(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
   """One of several values.
@@ -35,16 +44,18 @@ class Choice:
   text: str
 
   def listed(self) -> tuple[Any, ...]:
-    """All values."""
+    """All values, for a grid."""
     return self.values
 
-  def ends(self) -> tuple[Any, ...]:
-    """The values that a check should see: all."""
-    return self.values
+  ends = listed  # a check should see them all
 
   def at(self, share: float) -> Any:
     """The value at a place from 0 to below 1."""
     return self.values[int(share * len(self.values))]
+
+  def snapped(self, text: str) -> Any:
+    """The value that is written so."""
+    return next(value for value in self.values if text_of(value) == text)
 
 
 @dataclasses.dataclass(frozen=True)
