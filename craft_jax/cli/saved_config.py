@@ -12,6 +12,7 @@ from craft_jax.config.load import (
   check,
   flatten,
   from_json,
+  load_config,
   parse_overrides,
   resolve,
   unflatten,
@@ -20,6 +21,12 @@ from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
 from craft_jax.runs.layout import CONFIG, METADATA
 from craft_jax.runtime.files import check_place
+
+# Settings that a new run does not take over from the run it starts from.
+_OF_ONE_RUN = (
+  'train.stop_at_step', 'train.extend', 'train.extended', 'train.init_from',
+  'train.keep_optimizer', 'train.freeze',
+)  # fmt: skip
 
 
 def load(path: str) -> Config:
@@ -49,8 +56,32 @@ def changed(path: str, overrides: Sequence[str]) -> Config:
   Raises:
     UserError: as `load`, or an override is refused.
   """
-  then = flatten(load(path)) | {'train.stop_at_step': 0}
+  once = {'train.stop_at_step': 0, 'train.extend': 'exact'}
+  then = flatten(load(path)) | once
   cfg = unflatten(then | parse_overrides(overrides))
+  check(cfg)
+  return cfg
+
+
+def adapted(parent: str, overrides: Sequence[str]) -> Config:
+  """The settings of a new run from the weights of another, with its settings.
+
+  Args:
+    parent: what `--from` was given.
+    overrides: `--config.` flags.
+
+  Raises:
+    UserError: no such run, or an override is refused.
+  """
+  from craft_jax.train import init_from
+
+  given = parse_overrides(overrides)
+  then = flatten(load(init_from.parse(parent).run))
+  fresh = {name: flatten(Config())[name] for name in _OF_ONE_RUN}
+  if 'data.path' in given:  # another text: how the old one was cut is no guide
+    text = flatten(load_config('text', [f'data.path={given["data.path"]}']))
+    fresh |= {n: v for n, v in text.items() if n.startswith('data.')}
+  cfg = unflatten(then | fresh | given)
   check(cfg)
   return cfg
 

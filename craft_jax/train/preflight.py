@@ -34,6 +34,7 @@ from craft_jax.train import plan
 from craft_jax.train.plan import advice
 from craft_jax.train.plan.memory import USABLE, memory
 from craft_jax.train.plan.text import amount
+from craft_jax.train.resume import resumed
 
 OK, PROBLEM, SKIPPED = 'ok', 'problem', 'not checked'
 
@@ -261,11 +262,7 @@ def _workdir(cfg: Config, workdir: str) -> str:
     if cfg.model.precision == 'auto':
       model = dataclasses.replace(cfg.model, precision=old.model.precision)
       cfg = dataclasses.replace(cfg, model=model)
-    if changes := config_lib.identity_changes(old, cfg):
-      raise UserError(
-        f'the run in {workdir} was started with other settings '
-        f'({"; ".join(changes)}); use those, or another --workdir'
-      )
+    resumed(old, cfg, last, workdir)
   _check_writable(workdir, 'give another --workdir')
   if steps:
     return f'{workdir} would go on from step {last}'

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -37,12 +38,13 @@ from craft_jax.runs.lock import Lock
 from craft_jax.runs.writers import RunWriter, SilentWriter
 from craft_jax.runtime import distributed, files
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train import out_of_memory
+from craft_jax.train import init_from, out_of_memory
 from craft_jax.train.loader import open_feed
 from craft_jax.train.loop import Loop
 from craft_jax.train.optim.optimizers import build_optimizer
-from craft_jax.train.optim.schedules import build_schedule
+from craft_jax.train.optim.schedules import run_schedule
 from craft_jax.train.plan import advice
+from craft_jax.train.resume import resumed
 from craft_jax.train.setup import Setup, best_loss
 from craft_jax.train.step import make_train_step
 from craft_jax.train.step_metrics import StepMetrics
@@ -185,7 +187,19 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     found = distributed.told_by_first(lambda: _look(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
     cfg = _with_precision(cfg, platform, before)
-    corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
+    if before:
+      old, step = before.config, before.step
+      cfg = distributed.opened_by_all(
+        lambda: resumed(old, cfg, step, os.fspath(workdir))
+      )
+    parent = None
+    if cfg.train.init_from and not before:
+      parent = distributed.opened_by_all(
+        lambda: init_from.open_parent(cfg.train.init_from)
+      )
+    corpus = distributed.opened_by_all(
+      lambda: _read(cfg, workdir, before, parent)
+    )
     distributed.check_same('the precision', cfg.model.precision)
     distributed.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size, platform)
@@ -207,6 +221,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         valid_fingerprint=corpus.valid_fingerprint,
         vocabulary_fingerprint=_sha256(corpus.vocabulary.to_json()),
         vocabulary_size=corpus.vocabulary.size,
+        **({'parent': parent.facts} if parent else {}),
       )
     )
     checkpointer = stack.enter_context(
@@ -230,6 +245,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       optimizer=optimizer,
       train_step=make_train_step(cfg, model, optimizer),
       step_metrics=_step_metrics(cfg, corpus, model),
+      parent=parent,
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,
@@ -253,7 +269,7 @@ def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   return StepMetrics(
     cfg,
     corpus,
-    build_schedule(optim, cfg.train.steps, optim.learning_rate),
+    run_schedule(optim, cfg.train, optim.learning_rate),
     model.flops_per_token(cfg.model.context),
     peak,
   )
@@ -296,12 +312,19 @@ def _own(workdir: epath.PathLike, stack: contextlib.ExitStack) -> Lock | None:
   return lock
 
 
-def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
+def _read(
+  cfg: Config,
+  workdir: epath.PathLike,
+  before: Meta | None,
+  parent: init_from.Parent | None,
+) -> Corpus:
   if not distributed.is_first():
     run_dir_lib.check_shared(workdir)
-  if before:
-    _check_identity(before.config, cfg, workdir)
-  corpus = open_corpus(cfg, before.vocabulary if before else None)
+  vocabulary = before.vocabulary if before else None
+  if parent:
+    vocabulary = init_from.grown_vocabulary(parent, cfg)
+    init_from.check(parent, cfg, vocabulary)
+  corpus = open_corpus(cfg, vocabulary)
   _check_corpus(cfg, corpus, before, workdir)
   _check_prompt(cfg, corpus)
   return corpus
@@ -325,15 +348,6 @@ def _with_precision(
   precision = resolve_precision(precision, platform)
   model = dataclasses.replace(cfg.model, precision=precision)
   return dataclasses.replace(cfg, model=model)
-
-
-def _check_identity(old: Config, new: Config, workdir: epath.PathLike) -> None:
-  changes = config_lib.identity_changes(old, new)
-  if changes:
-    raise UserError(
-      f'the run in {workdir} was started with other settings '
-      f'({"; ".join(changes)}); use those, or another --workdir'
-    )
 
 
 def _check_corpus(

@@ -69,9 +69,19 @@ def init_state(
   optimizer: optax.GradientTransformation,
   key: Key[Array, ''],
   ema: bool,
+  params: Params | None = None,
 ) -> State:
-  """The state before the first step."""
-  params = model.init(key)
+  """The state before the first step.
+
+  Args:
+    model: the model.
+    optimizer: of the run.
+    key: of the initialization.
+    ema: whether an average is kept.
+    params: to start from; by default `model.init(key)`.
+  """
+  if params is None:
+    params = model.init(key)
   return State(
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),
