@@ -155,6 +155,14 @@ def check(parent: Parent, cfg: Config, vocabulary: Vocabulary) -> None:
     differing.append(
       'the vocabulary, by which the n-gram tables are hashed (model.ngrams)'
     )
+  if cfg.train.keep_optimizer:
+    names = parent.meta.config.optim.name, cfg.optim.name
+    if names[0] != names[1]:
+      differing.append(
+        f'optim.name: {names[0]} -> {names[1]} (train.keep_optimizer)'
+      )
+    if new.depth != old.depth or vocabulary.size != parent.meta.vocabulary.size:
+      differing.append('its parameters have grown (train.keep_optimizer)')
   if differing:
     raise UserError(
       f'the weights of {parent.source.run} do not fit: {"; ".join(differing)}. '
@@ -236,18 +244,10 @@ def optimizer_state(parent: Parent, abstract: Any) -> Any:
   Args:
     parent: of the run.
     abstract: shapes and shardings of the new run's state.
-
-  Raises:
-    UserError: it is of another optimizer, or of other shapes.
   """
   path = reader.step_path(parent.source.run, parent.step) / 'state'
   path = staging.local(path.parent) / 'state'
   tree = {'opt_state': abstract}
-  stored = {'opt_state': reader.stored_arrays(path).get('opt_state')}
-  try:
-    reader.check_matches(stored, tree, path.parent)
-  except UserError as e:
-    raise UserError(f'train.keep_optimizer: {e}') from e
   state = reader.restore_tree(path, tree, partial=True)['opt_state']
   return jax.tree.map(
     lambda part: (

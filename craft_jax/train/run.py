@@ -209,6 +209,9 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     distributed.opened_by_all(
       lambda: advice.check_disk(cfg, model.vocabulary_size, workdir)
     )
+    optimizer = distributed.opened_by_all(
+      lambda: build_optimizer(cfg, model, mesh)
+    )
     run_dir = distributed.opened_by_all(
       lambda: run_dir_lib.open_run(
         workdir,
@@ -227,7 +230,6 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     checkpointer = stack.enter_context(
       Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
     )
-    optimizer = build_optimizer(cfg, model, mesh)
 
     def writer(
       step: int, warn: Callable[[str], None]

@@ -93,7 +93,8 @@ def trainable(params: Params, frozen: Sequence[str]) -> Params:
         continue
       found.add(pattern)
     # A number alone does not stand in the way of sharding.
-    return factors if factors.any() and not factors.all() else factors.max()
+    mixed = factors.any() and not factors.all()
+    return factors if mixed else np.asarray(factors.max())
 
   factors = jax.tree_util.tree_map_with_path(factor, params)
   if missing := [pattern for pattern in frozen if pattern not in found]:
