@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -11,6 +12,7 @@ from craft_jax.config.load import (
   Resolved,
   flatten,
   from_json,
+  load_config,
   parse_overrides,
   resolve,
   unflatten,
@@ -20,6 +22,12 @@ from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
 from craft_jax.runs.layout import CONFIG, METADATA
 from craft_jax.runtime.files import check_place
+
+# Settings that a new run does not take over from the run it starts from.
+_OF_ONE_RUN = (
+  'train.stop_at_step', 'train.extend', 'train.extended', 'train.init_from',
+  'train.keep_optimizer', 'train.freeze',
+)  # fmt: skip
 
 
 def load(path: str) -> Config:
@@ -51,8 +59,34 @@ def changed(path: str, overrides: Sequence[str]) -> Config:
   Raises:
     UserError: the config cannot be loaded, or an override is invalid.
   """
-  then = flatten(load(path)) | {'train.stop_at_step': 0}
-  cfg = unflatten(then | parse_overrides(overrides))
+  once = {'train.stop_at_step': 0, 'train.extend': 'exact'}
+  then = flatten(load(path)) | once
+  return _checked(then | parse_overrides(overrides))
+
+
+def adapted(parent: str, overrides: Sequence[str]) -> Config:
+  """The settings of a new run from the weights of another, with its settings.
+
+  Args:
+    parent: what `--from` was given.
+    overrides: `--config.` flags.
+
+  Raises:
+    UserError: no such run, or an override is refused.
+  """
+  from craft_jax.train import init_from
+
+  given = parse_overrides(overrides)
+  then = flatten(load(init_from.parse(parent).run))
+  fresh = {name: flatten(Config())[name] for name in _OF_ONE_RUN}
+  if 'data.path' in given:  # another text: how the old one was cut is no guide
+    text = flatten(load_config('text', [f'data.path={given["data.path"]}']))
+    fresh |= {n: v for n, v in text.items() if n.startswith('data.')}
+  return _checked(then | fresh | given)
+
+
+def _checked(flat: Mapping[str, Any]) -> Config:
+  cfg = unflatten(flat)
   for problem in clashes(cfg):
     raise UserError(problem)
   return cfg

@@ -47,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='run directory (default: runs/CONFIG-DATE-TIME)',
   )
   parser.add_argument(
+    '--from',
+    dest='parent',
+    metavar='RUN[@STEP]',
+    help='start a new run from the weights of another one, with its settings '
+    'unless --config is given: a step, best, latest, ema or raw; same as '
+    '--config.train.init_from (default: none)',
+  )
+  parser.add_argument(
     '--stop-at-step',
     metavar='N',
     help='stop early without changing the schedule; same as '
@@ -73,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
   """Trains, then prints a sample and the results; returns the exit code."""
   if args.stop_at_step is not None:
     args.overrides.append(f'train.stop_at_step={args.stop_at_step}')
+  if args.parent is not None:
+    args.overrides.append(f'train.init_from={args.parent}')
   if args.workdir == '':
     raise UserError('--workdir is empty; give a folder, or leave the flag out')
   if args.auto_batch and distributed.asked(args):
@@ -161,6 +171,8 @@ def _config(args: argparse.Namespace) -> Config:
   saved = files.as_path(args.workdir or '') / layout.CONFIG
   if args.config is None and args.workdir and saved.is_file():
     return saved_config.changed(args.workdir, args.overrides)
+  if args.config is None and args.parent:
+    return saved_config.adapted(args.parent, args.overrides)
   return load_config(args.config or 'base', args.overrides)
 
 

@@ -445,6 +445,35 @@ class Train:
     free=True,
     unit='steps',
   )
+  extend: str = setting(
+    'exact',
+    'How a saved run goes on to another train.steps: exact refuses to change '
+    'the learning rates of steps that are done, rewarm climbs to the peak '
+    'again.',
+    choices=('exact', 'rewarm'),
+    free=True,
+    see=('train.steps', 'optim.schedule'),
+  )
+  extended: tuple[str, ...] = setting(
+    (),
+    'Where the run was rewarmed, as STEP:STEPS of the schedule before; craft '
+    'writes it.',
+  )
+  init_from: str = setting(
+    '',
+    'Start from the weights of another run: RUN, or RUN@ with a step, best, '
+    'latest, ema or raw.',
+    see=('train.keep_optimizer', 'train.freeze'),
+  )
+  keep_optimizer: bool = setting(
+    False, 'Take over the optimizer state of train.init_from too.'
+  )
+  freeze: tuple[str, ...] = setting(
+    (),
+    'Parameters that stay as they are, by the start of their path: embed, '
+    'blocks.0, blocks.1.mlp.',
+    see=('train.init_from',),
+  )
   batch_size: int = setting(
     32,
     'Sequences per step, all devices together.',

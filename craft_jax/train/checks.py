@@ -5,6 +5,7 @@ the remedy.
 """
 
 import dataclasses
+import os
 
 from etils import epath
 
@@ -15,6 +16,7 @@ from craft_jax.data.index import check_samples
 from craft_jax.errors import UserError
 from craft_jax.model.precision import Platform, resolve_precision
 from craft_jax.runs.checkpoint import Meta
+from craft_jax.train.resume import resumed
 
 
 def with_precision(
@@ -29,21 +31,21 @@ def with_precision(
   return dataclasses.replace(cfg, model=model)
 
 
-def check_identity(cfg: Config, before: Meta, workdir: epath.PathLike) -> None:
-  """Raises `UserError` if a run that goes on has other identity settings.
+def continued(cfg: Config, before: Meta, workdir: epath.PathLike) -> Config:
+  """The config with which a run goes on from its last checkpoint.
 
   A precision that is still `auto` is that of the run.
+
+  Raises:
+    UserError: a setting that identifies the run has changed; see
+      `resume.resumed`.
   """
   old, precision = before.config, cfg.model.precision
   if precision == 'auto':
     precision = old.model.precision
   model = dataclasses.replace(cfg.model, precision=precision)
   new = dataclasses.replace(cfg, model=model)
-  if changes := config_lib.identity_changes(old, new):
-    raise UserError(
-      f'the run in {workdir} was started with other settings '
-      f'({"; ".join(changes)}); use those, or another --workdir'
-    )
+  return resumed(old, new, before.step, os.fspath(workdir))
 
 
 def check_same_text(

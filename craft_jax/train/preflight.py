@@ -203,7 +203,7 @@ def _workdir(cfg: Config, workdir: str, corpus: Corpus | None) -> str:
     raise UserError(f'the run in {workdir} is going on; give another --workdir')
   last = last_save(workdir)
   if last:
-    checks.check_identity(cfg, last, workdir)
+    checks.continued(cfg, last, workdir)
     if corpus:
       checks.check_same_text(corpus, last, workdir)
   _check_writable(workdir, 'give another --workdir')

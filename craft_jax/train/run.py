@@ -31,11 +31,11 @@ from craft_jax.runs.lock import Lock
 from craft_jax.runs.writers import JsonlWriter, SilentWriter
 from craft_jax.runtime import distributed, files
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train import checks, out_of_memory
+from craft_jax.train import checks, init_from, out_of_memory
 from craft_jax.train.loader import open_feed
 from craft_jax.train.loop import Loop
 from craft_jax.train.optim.optimizers import build_optimizer
-from craft_jax.train.optim.schedules import build_schedule
+from craft_jax.train.optim.schedules import run_schedule
 from craft_jax.train.plan import advice
 from craft_jax.train.setup import Setup, best_loss
 from craft_jax.train.step import make_train_step
@@ -181,12 +181,27 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
     found = distributed.told_by_first(lambda: _saved(workdir))
     before = Meta.from_tree(found['last']) if found['last'] else None
     cfg = checks.with_precision(cfg, platform, before)
-    corpus = distributed.opened_by_all(lambda: _read(cfg, workdir, before))
+    if before:
+      saved, asked = before, cfg
+      cfg = distributed.opened_by_all(
+        lambda: checks.continued(asked, saved, workdir)
+      )
+    parent = None
+    if cfg.train.init_from and not before:
+      parent = distributed.opened_by_all(
+        lambda: init_from.open_parent(cfg.train.init_from)
+      )
+    corpus = distributed.opened_by_all(
+      lambda: _read(cfg, workdir, before, parent)
+    )
     distributed.check_same('the precision', cfg.model.precision)
     distributed.check_same('the text', corpus.fingerprint)
     model = build(cfg.model, corpus.vocabulary.size, platform)
     distributed.opened_by_all(
       lambda: advice.check_start(cfg, model, mesh.shape, workdir)
+    )
+    optimizer = distributed.opened_by_all(
+      lambda: build_optimizer(cfg, model, mesh)
     )
     run_dir = distributed.opened_by_all(
       lambda: run_dir_lib.open_run(
@@ -200,12 +215,12 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
         valid_fingerprint=corpus.valid_fingerprint,
         vocabulary_fingerprint=_sha256(corpus.vocabulary.to_json()),
         vocabulary_size=corpus.vocabulary.size,
+        **({'parent': parent.facts} if parent else {}),
       )
     )
     checkpointer = stack.enter_context(
       Checkpointer(workdir, cfg.checkpoint.keep, cfg.checkpoint.every)
     )
-    optimizer = build_optimizer(cfg, model, mesh)
 
     def writer(
       step: int, warn: Callable[[str], None]
@@ -223,6 +238,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       optimizer=optimizer,
       train_step=make_train_step(cfg, model, optimizer),
       step_metrics=_step_metrics(cfg, corpus, model),
+      parent=parent,
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,
@@ -246,7 +262,7 @@ def _step_metrics(cfg: Config, corpus: Corpus, model: Model) -> StepMetrics:
   return StepMetrics(
     cfg,
     corpus,
-    build_schedule(optim, cfg.train.steps, optim.learning_rate),
+    run_schedule(optim, cfg.train, optim.learning_rate),
     model.flops_per_token(cfg.model.context),
     peak,
   )
@@ -299,12 +315,19 @@ def _take_lock(
   return lock
 
 
-def _read(cfg: Config, workdir: epath.PathLike, before: Meta | None) -> Corpus:
+def _read(
+  cfg: Config,
+  workdir: epath.PathLike,
+  before: Meta | None,
+  parent: init_from.Parent | None,
+) -> Corpus:
   if not distributed.is_first():
     run_dir_lib.check_shared(workdir)
-  if before:
-    checks.check_identity(cfg, before, workdir)
-  corpus = open_corpus(cfg, before.vocabulary if before else None)
+  vocabulary = before.vocabulary if before else None
+  if parent:
+    vocabulary = init_from.grown_vocabulary(parent, cfg)
+    init_from.check(parent, cfg, vocabulary)
+  corpus = open_corpus(cfg, vocabulary)
   for check in checks.OF_CORPUS.values():
     check(cfg, corpus)
   if before:

@@ -69,9 +69,19 @@ def init_state(
   optimizer: optax.GradientTransformation,
   key: Key[Array, ''],
   ema: bool,
+  params: Params | None = None,
 ) -> State:
-  """Initializes the state before the first step; `ema` adds averages."""
-  params = model.init(key)
+  """Initializes the state before the first step.
+
+  Args:
+    model: model to train.
+    optimizer: its optimizer.
+    key: key of the initialization.
+    ema: whether to keep an average of the parameters.
+    params: parameters to start from; by default `model.init(key)`.
+  """
+  if params is None:
+    params = model.init(key)
   return State(
     step=jnp.zeros((), jnp.int32),
     skipped=jnp.zeros((), jnp.int32),

@@ -4,10 +4,13 @@ The last name of a path is the kind of parameter (`kernel`, `embedding`,
 `scale`, `bias`); the model knows which kernels are hidden matrices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from craft_jax.errors import UserError
 from craft_jax.model.protocol import Model
 from craft_jax.model.sharding.rules import names_of
 from craft_jax.types import Params
@@ -55,6 +58,52 @@ def hidden_matrices(model: Model, params: Params) -> Params:
     return 'muon'
 
   return jax.tree_util.tree_map_with_path(label, params)
+
+
+def trainable(params: Params, frozen: Sequence[str]) -> Params:
+  """What each update is multiplied by: 0 where a parameter stays, else 1.
+
+  Args:
+    params: any tree of the model's parameters, or of their shapes.
+    frozen: starts of paths, such as `embed`, `blocks.mlp` for the MLPs of all
+      layers, or `blocks.0` and `blocks.0.mlp` for those of one layer.
+
+  Returns:
+    A number per leaf, or an array `[L, 1, ...]` for a stack of layers.
+
+  Raises:
+    UserError: one of them is no parameter, or all parameters are frozen.
+  """
+  found = set[str]()
+
+  def factor(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+    names = names_of(path)
+    factors = np.ones(leaf.shape[:1] + (1,) * (leaf.ndim - 1), np.float32)
+    for pattern in frozen:
+      head, *rest = pattern.split('.')
+      layer = rest.pop(0) if rest and rest[0].isdecimal() else None
+      if names[: 1 + len(rest)] != (head, *rest):
+        continue
+      if layer is None:
+        factors[:] = 0
+      elif head == 'blocks' and int(layer) < len(factors):
+        factors[int(layer)] = 0
+      else:
+        continue
+      found.add(pattern)
+    # A number alone does not stand in the way of sharding.
+    mixed = factors.any() and not factors.all()
+    return factors if mixed else np.asarray(factors.max())
+
+  factors = jax.tree_util.tree_map_with_path(factor, params)
+  if missing := [pattern for pattern in frozen if pattern not in found]:
+    raise UserError(
+      f'train.freeze: there is no parameter {missing[0]}; the model has '
+      f'{", ".join(params)}, and blocks.0 is its first layer'
+    )
+  if not any(np.any(leaf) for leaf in jax.tree.leaves(factors)):
+    raise UserError('train.freeze leaves nothing to train; freeze less')
+  return factors
 
 
 def _known(path: tuple[Any, ...]) -> tuple[str, ...]:

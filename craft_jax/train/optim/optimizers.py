@@ -10,9 +10,11 @@ from jax.sharding import Mesh
 
 from craft_jax.config.settings import Config, Optim
 from craft_jax.model.protocol import Model
+from craft_jax.runtime import keys
 from craft_jax.train.optim import masks
 from craft_jax.train.optim.muon import scale_by_muon
-from craft_jax.train.optim.schedules import build_schedule
+from craft_jax.train.optim.schedules import run_schedule
+from craft_jax.types import Params
 
 
 def build_optimizer(
@@ -20,7 +22,8 @@ def build_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimizer with clipping, decoupled weight decay and schedule.
 
-  Gradients are clipped by value, then by global norm. The update of a matrix is
+  Gradients are clipped by value, then by global norm, with those of frozen
+  parameters at 0. The update of a matrix is
   `-rate * (direction + weight_decay * param)`, where the schedule gives `rate`.
 
   Args:
@@ -32,12 +35,18 @@ def build_optimizer(
     `init(params)` and `update(grads, state, params, grad_norm=None)`. `update`
     needs the params, and computes the global norm unless it is given.
   """
-  optim = cfg.optim
+  optim, frozen = cfg.optim, cfg.train.freeze
   chain = []
+  if frozen:
+    shapes = jax.eval_shape(model.init, keys.from_seed(0))
+    hold = _multiplied(masks.trainable(shapes, frozen))
+    chain.append(hold)
   if optim.clip_value:
     chain.append(optax.clip(optim.clip_value))
   if optim.clip_norm:
-    clip = _clip_by_norm(optim.clip_norm, known=not optim.clip_value)
+    clip = _clip_by_norm(
+      optim.clip_norm, known=not (optim.clip_value or frozen)
+    )
     chain.append(_scoped('clip', clip))
   if optim.name == 'muon':
     chain.append(_muon(cfg, model, mesh))
@@ -45,7 +54,16 @@ def build_optimizer(
     direction = _DIRECTIONS[optim.name](optim)
     descend = _descend(cfg, model, direction, optim.learning_rate)
     chain.append(_scoped(optim.name, descend))
+  if frozen:
+    chain.append(hold)  # no weight decay either
   return optax.chain(*chain)
+
+
+def _multiplied(factors: Params) -> optax.GradientTransformation:
+  """Multiplies updates by the factors, leaf by leaf."""
+  return optax.stateless(
+    lambda updates, params: jax.tree.map(jnp.multiply, updates, factors)
+  )
 
 
 def _scoped(
@@ -93,7 +111,7 @@ def _descend(
       masks.decay_mask, model, decay_embeddings=optim.decay_embeddings
     )
     chain.append(optax.add_decayed_weights(optim.weight_decay, mask))
-  schedule = build_schedule(optim, cfg.train.steps, peak)
+  schedule = run_schedule(optim, cfg.train, peak)
   chain.append(optax.scale_by_learning_rate(schedule))
   return optax.chain(*chain)
 

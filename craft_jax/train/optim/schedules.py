@@ -3,14 +3,65 @@
 Steps count from 0: a run of `steps` updates reads `0 .. steps - 1`.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
 
-from craft_jax.config.settings import Optim
+from craft_jax.config.settings import Optim, Train
 
 _WSD_SHARE = 5  # by default, wsd decays over the last fifth of the run
+
+
+def run_schedule(optim: Optim, train: Train, peak: float) -> optax.Schedule:
+  """The learning rate of each step of a run, wherever it was extended.
+
+  Args:
+    optim: shape, warm-up and decay.
+    train: steps, and the steps at which the run was rewarmed.
+    peak: the rate at the end of each warm-up.
+  """
+  rewarmed = [tuple(map(int, each.split(':'))) for each in train.extended]
+  horizons = [*(steps for _, steps in rewarmed), train.steps]
+  schedule = build_schedule(optim, horizons[0], peak)
+  for (start, _), steps in zip(rewarmed, horizons[1:], strict=True):
+    schedule = _rewarmed(optim, schedule, start, steps, peak)
+  return schedule
+
+
+def rewarm_steps(optim: Optim, start: int, steps: int) -> int:
+  """Steps of the second warm-up: `optim.warmup_steps`, if they fit.
+
+  Args:
+    optim: of the run.
+    start: steps done before.
+    steps: of the whole run, now.
+  """
+  rest = steps - start
+  fits = optim.warmup_steps < rest
+  return optim.warmup_steps if fits else rest // 10
+
+
+def _rewarmed(
+  cfg: Optim, before: optax.Schedule, start: int, steps: int, peak: float
+) -> optax.Schedule:
+  """`before` until `start`, then a warm-up from its last rate, then the shape.
+
+  Re-warming as in Gupta et al. 2023 (arXiv:2308.04014).
+  """
+  warmup = rewarm_steps(cfg, start, steps)
+  cfg = dataclasses.replace(cfg, warmup_steps=warmup)
+  after = build_schedule(cfg, steps - start, peak)
+
+  def schedule(count):
+    n = count - start
+    low = before(start - 1)
+    climb = low + (peak - low) * (n + 1) / (warmup + 1)
+    rate = jnp.where(n < warmup, climb, after(n))
+    return jnp.where(n < 0, before(count), rate)
+
+  return schedule
 
 
 def build_schedule(cfg: Optim, steps: int, peak: float) -> optax.Schedule:
