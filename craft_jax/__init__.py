@@ -11,7 +11,7 @@ __all__ = ['LanguageModel', '__version__', 'load']
 
 
 def __getattr__(name: str) -> Any:
-  """Imports what needs JAX only when it is asked for."""
+  """Imports `LanguageModel` and `load`, which need JAX, on first access."""
   if name not in ('LanguageModel', 'load'):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   from craft_jax.inference import language_model
@@ -20,5 +20,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-  """What `__getattr__` has, too."""
+  """All names of the module, those imported lazily included."""
   return sorted({*globals(), *__all__})

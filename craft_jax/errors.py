@@ -1,7 +1,7 @@
 """The exceptions that end a command without a traceback.
 
-`craft_jax.main` prints their one line; bugs raise anything else and keep
-their traceback.
+`craft_jax.main` prints the message of each as one line. Any other exception is
+a bug and keeps its traceback.
 """
 
 import difflib
@@ -14,11 +14,11 @@ _MOST_NAMES = 1000
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-  """`", did you mean 'x'?"` for the nearest of the known names, or `''`.
+  """Returns `", did you mean 'x'?"` for the nearest known name, or `''`.
 
-  A dotted name may also be near by its last part: `width` is near
-  `model.width`. Neither a long name nor the end of a long list is looked at,
-  since the time is in proportion to both.
+  A dotted name also matches by its last part: `width` finds `model.width`.
+  Long names and the end of a long list are skipped, because the time grows
+  with both.
   """
   if len(name) > _LONGEST_NAME:
     return ''
@@ -26,7 +26,7 @@ def hint(name: str, known: Iterable[str]) -> str:
     k for k in itertools.islice(known, _MOST_NAMES) if len(k) <= _LONGEST_NAME
   ]
   dotted = any('.' in k for k in known)
-  # Sections are equal letters that say little.
+  # Names of one section share a prefix, which makes them look more similar.
   cutoff = 0.6 if dotted else 0.5
   close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
   if not close and dotted:
@@ -38,21 +38,21 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-  """The error in one short line."""
+  """The message of an error as one line of at most 200 characters."""
   return (' '.join(str(error).split()) or type(error).__name__)[:200]
 
 
 class UserError(Exception):
-  """A mistake in the input: what is wrong and what to do. Exit code 2."""
+  """A mistake in the input; says what is wrong and what to do. Exit code 2."""
 
 
 class RunFailed(Exception):
-  """A run that cannot go on, through no mistake in the input.
+  """A run that cannot continue although its input is valid.
 
   Attributes:
-    code: exit code: 1 for a failure, `INTERRUPTED` where a signal ended the
-      run and its state is saved, `PEER_LOST` where another process of the run
-      has ended.
+    code: exit code: 1 for a failure, `INTERRUPTED` if a signal ended the run
+      after its state was saved, `PEER_LOST` if another process of the run has
+      ended.
   """
 
   def __init__(self, message: str, code: int = 1):
@@ -61,14 +61,14 @@ class RunFailed(Exception):
 
 
 class OutOfMemory(RunFailed):
-  """A run that asked for more memory than there was.
+  """A run that needed more memory than is available.
 
-  Threads of other devices may wait for the one that failed, so that a program
-  should leave without waiting for them.
+  The caller should exit without joining threads: those of other devices may
+  wait for the device that failed.
 
   Attributes:
-    facts: JSON values, of which `doing` says what the run was at and `bytes`
-      what it needed on a device, None if that is not known.
+    facts: JSON values; `doing` is the phase of the run, `bytes` the memory
+      needed per device or None if unknown.
   """
 
   def __init__(self, facts: Mapping[str, Any]):
@@ -77,11 +77,11 @@ class OutOfMemory(RunFailed):
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal came while nothing had to be saved. Exit code `INTERRUPTED`.
+  """A signal that came when nothing had to be saved. Exit code `INTERRUPTED`.
 
-  Like its base no `except Exception` catches it.
+  It is a `BaseException`, so `except Exception` does not catch it.
   """
 
 
-INTERRUPTED = 75  # EX_TEMPFAIL: start it again
-PEER_LOST = 69  # EX_UNAVAILABLE: start all processes again
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: start the run again
+PEER_LOST = 69  # EX_UNAVAILABLE of sysexits.h: start all processes again

@@ -1,8 +1,8 @@
-"""The one entry: `craft COMMAND` and `python -m craft_jax.main COMMAND`.
+"""The entry point: `craft COMMAND` or `python -m craft_jax.main COMMAND`.
 
-The command defaults to `train`. A command is a module of `craft_jax.cli` with
+The default command is `train`. A command is a module of `craft_jax.cli` with
 `SUMMARY`, `add_arguments(parser)` and `run(args) -> exit code`; it is imported
-only when it is asked for.
+only when it is needed.
 """
 
 import argparse
@@ -31,21 +31,21 @@ from craft_jax.errors import (
 from craft_jax.runtime import jax_settings, object_stores, terminal, xla_flags
 from craft_jax.runtime.version import __version__
 
-# What the disk or the system says when no more can be written.
+# Errors of the operating system when a file cannot grow.
 _NO_ROOM = {
   errno.ENOSPC: 'no space left',
   errno.EDQUOT: 'the disk quota is used up',
   errno.EFBIG: 'the file is larger than the system allows',
 }
-_LEAVES: list[BaseException] = []  # errors to leave at once after
-# Seconds that process 0 stays after a failure: it runs the service that the
-# others are aborted without, before they have said what happened.
+_LEAVES: list[BaseException] = []  # errors after which threads are not joined
+# Seconds by which process 0 exits after the others of a failed run: it hosts
+# the coordination service, and without that JAX aborts them before they have
+# printed their own error.
 _LAST_OUT = 1.0
-_STARTED = time.monotonic()  # wall seconds count from here
+_STARTED = time.monotonic()  # wall-clock seconds of a run count from here
 
 
-# The modules of `craft_jax.cli`, by what they are for, as `craft help` shows
-# them.
+# Modules of `craft_jax.cli` by purpose, in the order of `craft help`.
 _GROUPS = {
   'train': ('train', 'sweep', 'plan', 'profile'),
   'measure': ('eval', 'score'),
@@ -63,7 +63,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
 }
 
 
-# What a JAX runtime error says, and what a user can do about it.
+# Text of a JAX runtime error: the remedy that the user is told.
 _DEVICE_ERRORS = {
   'RESOURCE_EXHAUSTED': (
     'the device is out of memory; lower train.batch_size, raise '
@@ -76,7 +76,7 @@ _DEVICE_ERRORS = {
 }
 
 
-# What is in the errors of collectives when another process has gone.
+# Parts of the errors that collectives raise when another process has ended.
 _PEER_SIGNS = (
   'Gloo ', 'NCCL', 'oordination service', 'coordination_service', 'heartbeat',
   'Barrier timed out', 'DEADLINE_EXCEEDED', 'UNAVAILABLE: ',
@@ -89,7 +89,7 @@ _PEER_MESSAGE = (
 
 
 def overview() -> str:
-  """The page that `craft help` prints."""
+  """Text of `craft help`."""
   lines = [
     f'craft {__version__}: language models over characters and bytes',
     '',
@@ -108,10 +108,10 @@ def overview() -> str:
 
 
 def open_command(name: str) -> tuple[ModuleType, parser_lib.Parser]:
-  """The module of a command and its parser.
+  """Imports the module of a command and builds its parser.
 
   Raises:
-    UserError: no such command.
+    UserError: the command does not exist.
   """
   if name not in COMMANDS:
     raise UserError(f'unknown command {name!r}{_meant(name)}; see craft help')
@@ -122,7 +122,7 @@ def open_command(name: str) -> tuple[ModuleType, parser_lib.Parser]:
 
 
 def _meant(name: str) -> str:
-  """The command that may have been meant, a subcommand if it has the name."""
+  """Hint for an unknown command: a subcommand of that name, or the nearest."""
   inner = [
     f"'craft {command} {name}'"
     for command in COMMANDS
@@ -136,12 +136,12 @@ def _meant(name: str) -> str:
 def parse(
   name: str, argv: Sequence[str]
 ) -> tuple[ModuleType, argparse.Namespace]:
-  """The module of a command and its parsed flags.
+  """Imports the module of a command and parses its flags.
 
   `args.overrides` holds the `--config.a.b=v` flags as `a.b=v`.
 
   Raises:
-    UserError: no such command or flag.
+    UserError: the command or a flag does not exist.
   """
   module, parser = open_command(name)
   flags, overrides = parser_lib.split_overrides(argv)
@@ -162,15 +162,16 @@ def parse(
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs one command; returns the exit code.
+  """Runs one command and returns its exit code.
 
-  0 is success, 1 a run that failed, 2 a mistake in the input, 69 a run that
-  lost one of its processes, 75 a run that a signal ended and that is saved,
+  0 is success, 1 a failed run, 2 a mistake in the input, 69 a run that lost
+  one of its processes, 75 a run that a signal ended after its state was saved,
   130 any other interrupt.
   """
   argv = list(argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # A terminal that cannot show a character must not cost the results.
+    # Print escapes instead of failing if the terminal's encoding lacks a
+    # character.
     sys.stdout.reconfigure(errors='backslashreplace')
   terminal.protect()
   try:
@@ -205,7 +206,7 @@ def main(argv: Sequence[str]) -> int:
     _hurry(e)
     return _complain(str(e), e.code)
   except BrokenPipeError:
-    # The reader (`| head`) has gone: nobody is left to tell.
+    # The reader of the pipe (`| head`) has closed it.
     _discard(sys.stdout)
     return 0
   except object_stores.StoreError as e:
@@ -243,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _lacks_platform() -> bool:
-  """Whether JAX cannot start on what JAX_PLATFORMS asks for."""
+  """Whether JAX cannot start on the platform that JAX_PLATFORMS names."""
   jax = sys.modules.get('jax')
   if jax is None or not os.environ.get('JAX_PLATFORMS'):
     return False
@@ -255,7 +256,11 @@ def _lacks_platform() -> bool:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-  """Refuses a folder that nothing here can read or write."""
+  """Checks that the given folders can be reached.
+
+  Raises:
+    UserError: a folder is of an unsupported kind, or its store does not answer.
+  """
   dirs = getattr(args, 'dirs', None) or []
   given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
   given.append(('--workdir', getattr(args, 'workdir', None) or ''))
@@ -277,15 +282,15 @@ def _complain(message: str, code: int) -> int:
 
 
 def _say(message: str) -> None:
-  with contextlib.suppress(OSError):  # the terminal may have gone
+  with contextlib.suppress(OSError):  # the terminal may be closed
     print(f'craft: {" ".join(message.split())}', file=sys.stderr)
 
 
 def _hurry(error: BaseException) -> None:
-  """Has `console` leave without waiting for threads, if memory ran out.
+  """Makes `console` exit without joining threads if memory ran out.
 
-  A device that got none leaves the others waiting for it; XLA aborts them after
-  a minute.
+  After an allocation fails on one device, the others wait for it until XLA
+  aborts them, a minute later.
   """
   cause = error.__cause__ or error
   if isinstance(cause, MemoryError) or 'RESOURCE_EXHAUSTED' in str(cause):
@@ -293,19 +298,19 @@ def _hurry(error: BaseException) -> None:
 
 
 def console() -> NoReturn:
-  """The `craft` console script."""
+  """Entry point of the console script `craft`."""
   _open_streams()
-  if '_ARGCOMPLETE' in os.environ:  # a shell asks what may come next
+  if '_ARGCOMPLETE' in os.environ:  # a shell asks for completions
     COMMANDS['completion']().answer(COMMANDS)
   try:
     code = main(sys.argv[1:])
-  except SystemExit as e:  # of a page that was printed
+  except SystemExit as e:  # raised by argparse after --help
     code = e.code if isinstance(e.code, int) else 0
   code = _flushed(code)
   if code and _LEAVES and not _joined():
     os._exit(code)
   if code and _joined():
-    # The usual end waits for the other processes, which may wait for this one.
+    # A normal exit waits for the other processes, which may wait for this one.
     if code != PEER_LOST and _is_first():
       time.sleep(_LAST_OUT)
     os._exit(code)
@@ -313,10 +318,10 @@ def console() -> NoReturn:
 
 
 def _flushed(code: int) -> int:
-  """Flushes what was printed; the exit code, which Python would make 120.
+  """Flushes the standard streams and returns the exit code.
 
-  Nothing is lost with a reader or a terminal that has gone; on a full disk a
-  success was none.
+  Python itself would exit with 120 if flushing fails. Here a closed reader or
+  terminal changes nothing, and a full disk turns success into a failure.
   """
   for stream in (sys.stdout, sys.stderr):
     try:
@@ -329,14 +334,14 @@ def _flushed(code: int) -> int:
 
 
 def _discard(stream: TextIO) -> None:
-  """Has a stream that nobody reads take what else comes."""
+  """Redirects a stream that nobody reads to the null device."""
   nowhere = os.open(os.devnull, os.O_WRONLY)
   os.dup2(nowhere, stream.fileno())
   os.close(nowhere)
 
 
 class _Patient(io.FileIO):
-  """Standard error: a message that nobody can read changes no result."""
+  """Standard error that ignores write errors, such as a closed terminal."""
 
   def write(self, data: Any) -> int:
     try:
@@ -346,10 +351,11 @@ class _Patient(io.FileIO):
 
 
 def _open_streams() -> None:
-  """Opens the standard streams that were closed (`>&-`) on nothing.
+  """Opens standard streams that were closed (`>&-`) on the null device.
 
-  Before any file is opened: the first one would become descriptor 1, and what
-  is printed would be written into it. Child processes inherit them.
+  This must come before any file is opened: the first file would get descriptor
+  1, and printed text would be written into it. Child processes inherit the
+  streams.
   """
   for number in range(3):
     try:
@@ -370,7 +376,7 @@ def _open_streams() -> None:
 
 
 def _joined() -> bool:
-  """Whether this is one of several processes of a run."""
+  """Whether this process is one of several of a run."""
   jax = sys.modules.get('jax')
   return jax is not None and jax.distributed.is_initialized()
 

@@ -1,9 +1,8 @@
-"""Array aliases and the one legend of the dims in names.
+"""Array aliases, and the letters for dims in names and einsum strings.
 
-B batch, T query positions, S cache positions, D width, F mlp width, N heads,
+B batch, T query positions, S cache positions, D width, F MLP width, N heads,
 K key/value heads, H head dim, V vocabulary, L layers. The suffix of a name
-gives its dims in order: `x_BTD` is `[batch, positions, width]`. The same
-letters stand in einsum strings.
+gives its dims in order: `x_BTD` is `[batch, positions, width]`.
 """
 
 from typing import Any, NamedTuple
@@ -15,13 +14,13 @@ MetricSums = dict[str, Array]  # sums and counts; divided only when printed
 
 
 class Batch(NamedTuple):
-  """What a training or evaluation step reads.
+  """The input of a training or evaluation step.
 
   Attributes:
     x_BT: input tokens.
-    y_BT: the token that follows each input.
-    weight_BT: 1 where the target counts, 0 where it does not.
-    segment_BT: number of the document within the window, from 0.
+    y_BT: target tokens, the successors of the inputs.
+    weight_BT: loss weight of each target, 1 or 0.
+    segment_BT: index of the document within the window, from 0.
   """
 
   x_BT: Int[Array, 'B T']

@@ -1,1 +1,1 @@
-"""Settings: what there is, where a value came from, files and flags."""
+"""Settings: their declarations, config files and flags, and provenance."""

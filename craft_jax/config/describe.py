@@ -1,4 +1,4 @@
-"""Settings as text: the reference table, a new config file, differences."""
+"""Settings as text: reference tables, new config files and differences."""
 
 import dataclasses
 import pathlib
@@ -38,13 +38,13 @@ def get_config() -> ConfigDict:
 
 
 def changed(cfg: Config) -> dict[str, Any]:
-  """The settings that are not at their defaults, by dotted name."""
+  """Settings that differ from their defaults, `{dotted name: value}`."""
   usual = flatten(Config())
   return {k: v for k, v in flatten(cfg).items() if v != usual[k]}
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
-  """`{name: (value in a, value in b)}` of the settings that differ."""
+  """Settings that differ between two configs, `{name: (in a, in b)}`."""
   left, right = flatten(a), flatten(b)
   return {k: (v, right[k]) for k, v in left.items() if v != right[k]}
 
@@ -52,14 +52,14 @@ def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
 def lines(
   cfg: Config, origins: Mapping[str, str], only_set: bool = False
 ) -> list[str]:
-  """`name = value  origin` of every setting.
+  """Formats every setting as `name = value  origin`.
 
-  `*` marks those that are not at their default.
+  `*` marks a setting that differs from its default.
 
   Args:
     cfg: the settings.
-    origins: where each came from; see `config.Resolved`.
-    only_set: leave out what nobody set.
+    origins: origin of each value by dotted name (`config.load.Resolved`).
+    only_set: leave out settings that neither the file nor a flag sets.
   """
   marked = changed(cfg)
   flat = flatten(cfg)
@@ -73,7 +73,7 @@ def lines(
 
 
 def allowed(kind: Any, field: dataclasses.Field) -> str:
-  """What a setting may hold: its choices, or its type and bounds."""
+  """Allowed values of a setting: its choices, or its type and bounds."""
   meta = field.metadata
   several = typing.get_origin(kind) is tuple
   if meta['choices']:
@@ -91,10 +91,7 @@ def allowed(kind: Any, field: dataclasses.Field) -> str:
 
 
 def markdown() -> str:
-  """A table per section of every setting: default, bounds and meaning.
-
-  A setting marked `yes` may change when a run is resumed.
-  """
+  """Markdown tables of all settings, one per section."""
   sections: dict[str, list[str]] = {}
   for name, kind, field in settings():
     section, _, leaf = name.rpartition('.')
@@ -126,10 +123,10 @@ def purpose(section: str) -> str:
 
 
 def refreshed(page: str) -> str:
-  """`page` with the generated tables between the two markers.
+  """Replaces the part of a page between the two markers by the tables.
 
   Raises:
-    UserError: the page does not have both markers, once, in order.
+    UserError: a marker is missing, or they are in the wrong order.
   """
   head, begin, rest = page.partition(BEGIN)
   _, end, tail = rest.partition(END)
@@ -141,12 +138,12 @@ def refreshed(page: str) -> str:
 
 
 def config_file(cfg: Config, spec: str, path: str) -> str:
-  """The source of a config file at `path` that resolves to `cfg`.
+  """Source code of a config file that resolves to `cfg`.
 
   Args:
     cfg: the settings.
-    spec: where they come from, for the docstring.
-    path: where the file will be, for the docstring.
+    spec: config that they were read from, named in the file's docstring.
+    path: path of the new file, named in its docstring.
   """
   marked = changed(cfg)
   body = []
@@ -166,7 +163,7 @@ def config_file(cfg: Config, spec: str, path: str) -> str:
   stem = pathlib.PurePath(path).stem
   command = ['craft', 'train', f'--config={path}', f'--workdir=runs/{stem}']
 
-  def inert(text: str) -> str:  # within the docstring
+  def inert(text: str) -> str:  # escaped for the docstring
     return text.replace('\\', '\\\\').replace('"', '\\"')
 
   return _NEW.format(

@@ -1,9 +1,9 @@
-"""From a config file and flags to a checked, frozen `Config`.
+"""Reads a config file and flags into a checked, frozen `Config`.
 
-A config file has `get_config(variant='')`, which starts from
+A config file defines `get_config(variant='')`, which changes and returns
 `default_config()`, a locked `ConfigDict` of the defaults in
-`craft_jax.config.settings`, and returns it changed. Everything that relates two
-settings is checked in `check`.
+`craft_jax.config.settings`. Rules that relate several settings are in
+`craft_jax.config.rules`.
 """
 
 import ast
@@ -25,12 +25,12 @@ from craft_jax.config.rules import clashes
 from craft_jax.config.settings import REMOVED, RENAMED, Config
 from craft_jax.errors import UserError, hint, one_line
 
-if TYPE_CHECKING:  # it takes longer to import than all of this
+if TYPE_CHECKING:  # slow to import
   import ml_collections
 
 
 def config_dir() -> pathlib.Path:
-  """The folder of shipped configs: in the wheel, or beside the checkout."""
+  """Folder of the shipped configs, in the wheel or in a checkout."""
   package = pathlib.Path(__file__).parents[1]
   installed = package / 'configs'
   return installed if installed.is_dir() else package.parent / 'configs'
@@ -42,7 +42,7 @@ def config_dir() -> pathlib.Path:
 def settings(
   cls: type = Config, prefix: str = ''
 ) -> Iterator[tuple[str, type, dataclasses.Field]]:
-  """Yields `(dotted name, type, field)` of every setting, in order."""
+  """Yields `(dotted name, type, field)` of every setting as declared."""
   hints = typing.get_type_hints(cls)
   for field in dataclasses.fields(cls):
     name = prefix + field.name
@@ -53,7 +53,7 @@ def settings(
 
 
 def flatten(cfg: Any, prefix: str = '') -> dict[str, Any]:
-  """`{'model.width': 256, ...}` of a `Config`."""
+  """Flattens a `Config` to `{'model.width': 256, ...}`."""
   flat: dict[str, Any] = {}
   for field in dataclasses.fields(cfg):
     value = getattr(cfg, field.name)
@@ -65,10 +65,11 @@ def flatten(cfg: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> Config:
-  """The `Config` of a flat mapping; a missing setting takes its default.
+  """Builds a `Config` from a flat mapping; missing settings get defaults.
 
   Raises:
-    UserError: an unknown name, a value of the wrong type or out of bounds.
+    UserError: a name is unknown, or a value has the wrong type or is out of
+      bounds.
   """
   tree: dict[str, Any] = {}
   for name, value in _checked_all(flat).items():
@@ -86,25 +87,25 @@ def unflatten(flat: Mapping[str, Any]) -> Config:
 
 @functools.cache
 def known_settings() -> dict[str, tuple[Any, dataclasses.Field]]:
-  """Type and field of every setting."""
+  """All settings, `{dotted name: (type, field)}`."""
   return {name: (kind, field) for name, kind, field in settings()}
 
 
 def _checked_all(flat: Mapping[str, Any]) -> dict[str, Any]:
-  """The values as their settings have them; raises as `unflatten`."""
+  """Checks values, converts them to their settings' types, maps old names."""
   known = known_settings()
   flat = {current_name(name): value for name, value in flat.items()}
   return {name: _checked(name, *known[name], v) for name, v in flat.items()}
 
 
 def current_name(name: str) -> str:
-  """What a setting is called now; a line on stderr tells of a new name.
+  """Current name of a setting; prints a line to stderr if it was renamed.
 
   Args:
-    name: dotted, of this version or an older one.
+    name: dotted name in this or an older version.
 
   Raises:
-    UserError: there is no such setting, or no longer.
+    UserError: the setting does not exist or was removed.
   """
   if name in known_settings():
     return name
@@ -114,17 +115,17 @@ def current_name(name: str) -> str:
   return RENAMED[name]
 
 
-@functools.cache  # once in a process
+@functools.cache  # printed once per process
 def _tell_renamed(name: str) -> None:
   print(f'craft: setting {name} is now {RENAMED[name]}', file=sys.stderr)
 
 
 def _no_such(name: str, shown: str = '') -> str:
-  """Why there is no setting of a dotted name, and what to use.
+  """Error message for a dotted name that is no setting, with the remedy.
 
   Args:
-    name: dotted.
-    shown: what to call it where it is only known to be unknown.
+    name: dotted name.
+    shown: the name as the user wrote it, if that differs.
   """
   if name in REMOVED:
     return f'there is no setting {name} any more; {REMOVED[name]}'
@@ -134,7 +135,7 @@ def _no_such(name: str, shown: str = '') -> str:
 
 
 def plain(value: Any) -> Any:
-  """A NumPy number, switch or text as Python's own; all else as it is."""
+  """Converts a NumPy scalar or string to Python's type; keeps other values."""
   if isinstance(value, bool):
     return value
   if isinstance(value, numbers.Integral):
@@ -149,7 +150,7 @@ def plain(value: Any) -> Any:
 
 
 def _checked(name: str, kind: Any, field: dataclasses.Field, value: Any) -> Any:
-  """`value` as `kind`, within the field's bounds."""
+  """Converts a value to its setting's type and checks choices and bounds."""
   value = plain(value)
   if kind is float and type(value) is int:
     value = float(value)
@@ -190,7 +191,7 @@ def _check_choices(
 
 
 def default_config() -> 'ml_collections.ConfigDict':
-  """A locked `ConfigDict` of every default: the start of a config file."""
+  """A locked `ConfigDict` of all defaults, for config files to change."""
   from ml_collections import config_dict
 
   from craft_jax.config import provenance
@@ -201,14 +202,14 @@ def default_config() -> 'ml_collections.ConfigDict':
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-  """A config file with flags, whether or not it can be run.
+  """The settings of a config file with flags, and all errors in them.
 
   Attributes:
-    cfg: the settings; one that is impossible alone is at its default.
-    origins: where each came from, by dotted name: `default`, `flag`, or the
-      file with the line that set it, such as `configs/base.py:36`.
-    problems: everything that is wrong, one line each: impossible values, then
-      settings that clash.
+    cfg: the settings; an invalid value is replaced by its default.
+    origins: origin of each value by dotted name: `default`, `flag`, or the
+      file and line that set it, such as `configs/base.py:36`.
+    problems: one line for each error: invalid values, then settings that
+      conflict.
   """
 
   cfg: Config
@@ -217,14 +218,14 @@ class Resolved:
 
 
 def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
-  """Loads `PATH_OR_NAME[:variant]`, applies `name=value` overrides, checks.
+  """Loads a config, applies overrides and checks the result.
 
   Args:
-    spec: a path to a config file or the name of a shipped one.
+    spec: `PATH_OR_NAME[:VARIANT]`, a config file or the name of a shipped one.
     overrides: strings such as `model.width=256`.
 
   Raises:
-    UserError: no such file, an unknown or impossible setting.
+    UserError: the file does not exist, or a setting is unknown or invalid.
   """
   found = resolve(spec, overrides)
   for problem in found.problems:
@@ -233,10 +234,10 @@ def load_config(spec: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
-  """As `load_config`, with the origins, and collects what is wrong.
+  """Loads a config, applies overrides and collects all errors in settings.
 
   Raises:
-    UserError: no such file, or it does not run.
+    UserError: the file does not exist or fails when it is run.
   """
   base, _, variant = spec.partition(':')
   path = _config_path(base)
@@ -245,11 +246,11 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
   flat: dict[str, Any] = {}
   problems = []
   origins = dict.fromkeys(known, 'default')
-  for name in sorted(given, key=[*known, *given].index):  # as they are listed
+  for name in sorted(given, key=[*known, *given].index):  # declaration order
     value = given[name]
     line = f':{lines[name]}' if name in lines else ''
     try:
-      # The name may have changed, and a list has become a tuple.
+      # A renamed setting gets its new name, a list becomes a tuple.
       ((name, value),) = _checked_all({name: value}).items()
       flat[name] = value
     except UserError as e:
@@ -276,7 +277,7 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
 
 
 def _shown(path: pathlib.Path) -> str:
-  """The path as people know it: that of a shipped file is long."""
+  """The path for messages; `configs/NAME.py` for a shipped config."""
   if path.parent == config_dir():
     return f'configs/{path.name}'
   return path.as_posix()
@@ -303,9 +304,10 @@ def _config_path(base: str) -> pathlib.Path:
 def _run_file(
   path: pathlib.Path, variant: str
 ) -> tuple[dict[str, Any], dict[str, int]]:
-  """What a file sets, by dotted name, and the lines that do.
+  """Values that a config file sets, and the lines that set them, by name.
 
-  A file that begins with a brace is a saved config, the others are Python.
+  A file that begins with `{` or ends in `.json` is a saved config; any other
+  is Python.
   """
   from craft_jax.config import provenance
 
@@ -315,12 +317,12 @@ def _run_file(
       if variant:
         raise UserError(f'a saved config has no variants, such as {variant!r}')
       return _from_json(data), {}
-    # Unlike an import, this leaves no compiled file beside the user's own.
+    # Unlike an import, this writes no __pycache__ beside the user's file.
     config = _called(runpy.run_path(str(path)).get('get_config'), variant)
     return _flat(config), provenance.lines_in(str(path), config)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
-  except (Exception, SystemExit) as e:  # whatever a user's own code may raise
+  except (Exception, SystemExit) as e:  # the user's code may raise anything
     name = provenance.unknown_key(e)
     if name is not None:
       what = _no_such(name, repr(name.rpartition('.')[2]))
@@ -330,10 +332,10 @@ def _run_file(
 
 
 def _called(get_config: Any, variant: str) -> Any:
-  """What `get_config` of a file returns.
+  """Calls the `get_config` of a config file.
 
   Raises:
-    UserError: there is none, it takes other arguments, or returns no config.
+    UserError: it is missing, takes other arguments, or returns no config.
   """
   from ml_collections import config_dict
 
@@ -358,13 +360,13 @@ def _called(get_config: Any, variant: str) -> Any:
   if isinstance(config, dict):
     return config_dict.ConfigDict(config)
   raise UserError(
-    f'get_config returns {type(config).__name__} and no config; end it with '
+    f'get_config returns {type(config).__name__}, not a config; end it with '
     '`return config`'
   )
 
 
 def _line_in(path: pathlib.Path, error: BaseException) -> str:
-  """', line 3', the innermost line of the file that led to the error."""
+  """`, line 3`: the innermost line of the file in the error's traceback."""
   if isinstance(error, SyntaxError) and error.filename == str(path):
     return f', line {error.lineno}'
   frames = traceback.extract_tb(error.__traceback__)
@@ -373,13 +375,13 @@ def _line_in(path: pathlib.Path, error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-  """The error in Python's own words."""
+  """Type and message of an error, such as `NameError: ...`, as one line."""
   text = error.msg if isinstance(error, SyntaxError) else str(error)
   return ': '.join(filter(None, [type(error).__name__, ' '.join(text.split())]))
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-  """`['model.width=256']` -> `{'model.width': 256}`, typed by the setting."""
+  """Parses `['model.width=256']` to `{'model.width': 256}` by setting type."""
   known = known_settings()
   flat: dict[str, Any] = {}
   for item in overrides:
@@ -427,15 +429,15 @@ def _whole(number: float) -> int:
 
 
 def to_json(cfg: Config) -> str:
-  """The resolved config as indented JSON."""
+  """Serializes a config to indented JSON."""
   return json.dumps(dataclasses.asdict(cfg), indent=2, allow_nan=False)
 
 
 def from_json(text: str | bytes) -> Config:
-  """Inverse of `to_json`.
+  """Parses the output of `to_json`.
 
   Raises:
-    UserError: not made by `to_json`, or by another version's settings.
+    UserError: the text is no saved config, or has unknown or invalid settings.
   """
   return unflatten(_from_json(text))
 
@@ -444,16 +446,16 @@ def _from_json(text: str | bytes) -> dict[str, Any]:
   try:
     tree = json.loads(text)
   except ValueError as e:
-    raise UserError(f'it is no JSON: {one_line(e)}') from e
+    raise UserError(f'it is not valid JSON: {one_line(e)}') from e
   if not isinstance(tree, dict):
     raise UserError(
-      f'it is a {type(tree).__name__} and no saved config, which is an object'
+      f'it is a {type(tree).__name__}; a saved config is a JSON object'
     )
   return _flat(tree)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
-  """Sections and their settings by dotted name."""
+  """Flattens a mapping of sections to `{dotted name: value}`."""
   flat: dict[str, Any] = {}
   for key, value in tree.items():
     if hasattr(value, 'items'):
@@ -464,7 +466,7 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 
 def identity_changes(old: Config, new: Config) -> list[str]:
-  """`name: old -> new` for each setting that a resumed run may not change."""
+  """Changed settings that a resumed run must keep, as `name: old -> new`."""
   before, after = flatten(old), flatten(new)
   return [
     f'{name}: {before[name]!r} -> {after[name]!r}'
@@ -477,31 +479,38 @@ def identity_changes(old: Config, new: Config) -> list[str]:
 
 
 def check(cfg: Config) -> None:
-  """Raises `UserError` with both names and the remedy if settings clash."""
+  """Checks the rules that relate settings.
+
+  Raises:
+    UserError: settings conflict; names them and the remedy.
+  """
   for problem in clashes(cfg):
     raise UserError(problem)
 
 
 def _fitting_warmup(cfg: Config) -> int:
-  """The warm-up, or what a run as short as this has room for."""
+  """Warm-up steps, shortened if the run has fewer steps than they need."""
   o, steps = cfg.optim, cfg.train.steps
   warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10
   return max(0, min(warmup, steps - o.decay_steps))
 
 
 def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
-  """Raises `UserError` unless every split holds at least one window.
+  """Checks that every split holds at least one window.
 
   Args:
-    cfg: the config.
+    cfg: the settings.
     sizes: tokens per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
+
+  Raises:
+    UserError: a split is too short.
   """
   for problem in short_splits(cfg, sizes):
     raise UserError(problem)
 
 
 def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
-  """What is wrong with each split that holds no window; see `check_corpus`."""
+  """Yields an error message for each split of `{split: tokens}` too short."""
   for name, size in sizes.items():
     need = cfg.model.context + 1 if name == 'train' else 2
     if size < 2:  # no context is short enough
@@ -523,11 +532,11 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
 
 
 def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
-  """As `mesh_sizes`, for batches that divide.
+  """Sizes of the mesh axes, for which every batch size must be divisible.
 
   Raises:
-    UserError: the axes do not multiply to the devices, or a batch does not
-      divide over them.
+    UserError: the product of the axes is not the number of devices, or a batch
+      size is not divisible by `mesh.data` x `mesh.fsdp`.
   """
   axes = mesh_sizes(cfg, num_devices)
   for problem in undivided_batches(cfg, axes['data'] * axes['fsdp']):
@@ -536,10 +545,10 @@ def check_devices(cfg: Config, num_devices: int) -> dict[str, int]:
 
 
 def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
-  """The mesh axis sizes on `num_devices`, in order data, fsdp, tensor.
+  """Mesh axis sizes on `num_devices`, in the order data, fsdp, tensor.
 
   Raises:
-    UserError: the axes do not multiply to the devices.
+    UserError: the product of the axes is not the number of devices.
   """
   axes = dataclasses.asdict(cfg.mesh)
   axes.pop('cpu_devices')
@@ -560,12 +569,7 @@ def mesh_sizes(cfg: Config, num_devices: int) -> dict[str, int]:
 
 
 def undivided_batches(cfg: Config, shards: int) -> Iterator[str]:
-  """What is wrong with each batch that does not divide over the devices.
-
-  Args:
-    cfg: the config.
-    shards: devices that a batch is cut over, `mesh.data` x `mesh.fsdp`.
-  """
+  """Yields an error message for each batch size not divisible by `shards`."""
   for name, size in (
     (
       'train.batch_size / train.accumulate',

@@ -1,4 +1,4 @@
-"""What one setting means, by the code: for `craft config docs KEY`."""
+"""Documentation of single settings, for `craft config docs KEY`."""
 
 import dataclasses
 import functools
@@ -13,18 +13,18 @@ from craft_jax.errors import UserError, hint
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-  """Everything that is known of a setting.
+  """Documentation of a setting.
 
   Attributes:
-    name: dotted.
-    doc: what it is.
-    default: the value when nobody says otherwise.
+    name: dotted name.
+    doc: description.
+    default: default value.
     allowed: type and bounds, or the choices.
-    unit: of a number; '' has none.
+    unit: unit of a number, or ''.
     free: whether it may change when a run is resumed.
-    related: settings that it works with.
-    refused: the messages of the checks that name it, without their numbers.
-    shipped: `{config: value}` of the shipped ones that set it.
+    related: settings that it interacts with.
+    refused: messages of the rules that name it, without values.
+    shipped: `{config: value}` of the shipped configs that set it.
   """
 
   name: str
@@ -39,10 +39,10 @@ class Meaning:
 
 
 def meaning(name: str) -> Meaning:
-  """What a setting means.
+  """Collects the documentation of a setting.
 
   Args:
-    name: dotted, of one that exists.
+    name: dotted name of an existing setting.
   """
   known = config_lib.known_settings()
   kind, field = known[name]
@@ -68,10 +68,10 @@ def meaning(name: str) -> Meaning:
 
 
 def find(key: str) -> list[str]:
-  """The settings that a key names: one, a section's, or those that hold it.
+  """Finds settings by dotted name, section, last part or substring.
 
   Raises:
-    UserError: none.
+    UserError: no setting matches.
   """
   known = config_lib.known_settings()
   key = key.removeprefix('config.').removesuffix('.')
@@ -88,7 +88,7 @@ def find(key: str) -> list[str]:
 
 
 def _names(text: str) -> list[str]:
-  """The settings that a message names."""
+  """Settings that a message names."""
   return [
     n
     for n in re.findall(r'\b[a-z]+\.[a-z0-9_]+', text)
@@ -98,8 +98,8 @@ def _names(text: str) -> list[str]:
 
 @functools.cache
 def _checks() -> tuple[str, ...]:
-  """The messages of all rules that relate settings, without values."""
-  # `model.width={model.width}` is the setting, any other value is some number.
+  """Messages of all rules that relate settings, without values."""
+  # `model.width={model.width}` becomes the name alone, other values become N.
   texts = [re.sub(r'(=|, not )\{[^}]*\}', '', r.message) for r in rules.RULES]
   texts = [re.sub(r'\{[^}]*\}', 'N', text) for text in texts]
   return tuple(text for text in texts if len(_names(text)) > 1)
@@ -107,7 +107,7 @@ def _checks() -> tuple[str, ...]:
 
 @functools.cache
 def _shipped() -> dict[str, dict[str, Any]]:
-  """What each shipped config and variant sets."""
+  """Settings of each shipped config and variant, without defaults."""
   found = {}
   for path in shipped.paths():
     for spec in shipped.specs(path):
@@ -122,7 +122,7 @@ def _shipped() -> dict[str, dict[str, Any]]:
 
 
 def lines(one: Meaning) -> list[str]:
-  """A meaning for people."""
+  """Formats the documentation of a setting as lines of text."""
   resume = 'may' if one.free else 'may not'
   rows = {
     'default': repr(one.default),
@@ -143,7 +143,7 @@ def lines(one: Meaning) -> list[str]:
 
 
 def _by_value(shipped: dict[str, Any]) -> str:
-  """`16 in base, toy; 64 in shakespeare`."""
+  """Groups configs by value: `16 in base, toy; 64 in shakespeare`."""
   values: dict[str, list[str]] = {}
   for spec, value in shipped.items():
     values.setdefault(repr(value), []).append(spec)
@@ -163,7 +163,7 @@ def _wrapped(title: str, text: str, indent: int) -> list[str]:
 
 
 def table(names: list[str]) -> list[str]:
-  """Several settings, with default and meaning."""
+  """Formats several settings as lines: name, default and description."""
   known = config_lib.known_settings()
   width = max(map(len, names))
   found = []

@@ -1,4 +1,4 @@
-"""The size dial: one word sets width, depth, heads and learning rate."""
+"""Named model sizes, which set width, depth, heads and learning rate."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from craft_jax.errors import UserError, hint
 if TYPE_CHECKING:
   import ml_collections
 
-# name: width, depth. Parameters of the blocks are 12 x depth x width^2.
+# Name: (width, depth). The blocks have about 12 x depth x width^2 parameters.
 SIZES: dict[str, tuple[int, int]] = {
   'nano': (128, 4),  # 0.8 M
   'micro': (256, 6),  # 4.7 M
@@ -21,16 +21,16 @@ _BASE_WIDTH, _BASE_RATE = 128, 3e-3
 def set_size(config: 'ml_collections.ConfigDict', name: str) -> None:
   """Sets `model.width`, `depth`, `num_heads` and `optim.learning_rate`.
 
-  Heads have 64 entries, 32 in `nano`, so that it has more than two. The rate
-  of AdamW falls with the root of the width; Muon's is the same at every
-  width, since its updates are orthogonal.
+  The head dim is 64, or 32 in `nano`, which would have only two heads
+  otherwise. The learning rate of AdamW falls with the square root of the
+  width; that of Muon is independent of it, since its updates are orthogonal.
 
   Args:
     config: changed in place.
-    name: of a size; '' leaves everything as it is.
+    name: a key of `SIZES`; '' changes nothing.
 
   Raises:
-    UserError: no such size.
+    UserError: the size does not exist.
   """
   if not name:
     return

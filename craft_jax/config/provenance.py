@@ -1,4 +1,4 @@
-"""Where each value of a `ConfigDict` was set, without another kind of one."""
+"""Records the source line that sets each value of a `ConfigDict`."""
 
 import sys
 import traceback
@@ -6,18 +6,18 @@ from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
-# (file, line) of the statements under way, the innermost first.
+# (file, line) of each stack frame, the innermost first.
 _Stack = tuple[tuple[str, int], ...]
 
 
 class _Fields(dict):
-  """The storage of a `ConfigDict`, which notes what leads to an assignment.
+  """Storage of a `ConfigDict` that records the call stack of assignments.
 
-  Copied or pickled, it is a plain `dict`.
+  A copy or a pickle of it is a plain `dict`.
 
   Attributes:
-    prefix: of the dotted names, such as `model.`.
-    stacks: by key, of values set since.
+    prefix: prefix of the dotted names, such as `model.`.
+    stacks: call stack of the last assignment, by key.
   """
 
   def __init__(self, values: dict[str, Any], prefix: str):
@@ -36,9 +36,9 @@ class _Fields(dict):
 
 
 def note(config: ConfigDict, prefix: str = '') -> ConfigDict:
-  """The same config, whose assignments are noted from now on."""
-  # In the storage: a subclass would not be assigned, copied and compared as
-  # what people know.
+  """Makes a config record its assignments from now on; returns it."""
+  # Replacing the storage keeps the class, so that assignment, copies and
+  # comparison work as with any `ConfigDict`.
   object.__setattr__(config, '_fields', _Fields(config._fields, prefix))
   for key, value in config.items():
     if isinstance(value, ConfigDict):
@@ -47,17 +47,17 @@ def note(config: ConfigDict, prefix: str = '') -> ConfigDict:
 
 
 def lines_in(path: str, config: Any) -> dict[str, int]:
-  """The line of a file that last set each value, by dotted name.
+  """Line of a file that last set each value, by dotted name.
 
-  What the file did not set, or not in a config of `note`, is left out. Where
-  the file calls a function that sets values, it is the line of the call.
+  Values that the file did not set are left out. If the file calls a function
+  that sets values, it is the line of the call.
   """
   found: dict[str, int] = {}
   stacks = getattr(getattr(config, '_fields', None), 'stacks', {})
   for key, value in config.items():
     lines = [line for file, line in stacks.get(key, ()) if file == path]
     if isinstance(value, ConfigDict):
-      # Of a section that was assigned, this is where all of it was set first.
+      # Assigning a section sets all its values, until one is set again.
       found |= {f'{key}.{k}': line for k in value for line in lines[:1]}
       found |= {f'{key}.{k}': v for k, v in lines_in(path, value).items()}
     elif lines:
@@ -66,9 +66,9 @@ def lines_in(path: str, config: Any) -> dict[str, int]:
 
 
 def unknown_key(error: BaseException) -> str | None:
-  """The dotted name that a config of `note` was asked for and does not have.
+  """Dotted name whose lookup in a recording config raised the error.
 
-  None for any other error, of the user's own objects too.
+  None for any other error, including those of the user's own objects.
   """
   if not isinstance(error, (AttributeError, KeyError)):
     return None

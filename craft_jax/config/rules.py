@@ -1,8 +1,8 @@
-"""Which settings cannot go together, as data: a message and when it holds.
+"""Rules for settings that conflict: a condition and an error message each.
 
-A message shows the value of a setting as `{model.width}`, and what its
-condition returns under any other name in braces.
-`config.meaning` reads off the messages which settings work with each other.
+In a message `{model.width}` is the value of a setting; any other name in
+braces is a value that the condition returns. `config.meaning` derives from the
+messages which settings interact.
 """
 
 import functools
@@ -15,11 +15,12 @@ _AXES = ('data', 'fsdp', 'tensor')
 
 
 class Rule(NamedTuple):
-  """Settings that clash.
+  """A rule that relates settings.
 
   Attributes:
-    message: what is wrong and the remedy, in one line.
-    broken: of a config; true, or what else the message says by name, if it is.
+    message: one line: what is wrong and the remedy.
+    broken: returns a true value if a config breaks the rule; a mapping gives
+      further values for the message.
   """
 
   message: str
@@ -27,7 +28,7 @@ class Rule(NamedTuple):
 
 
 def clashes(cfg: Config) -> Iterator[str]:
-  """One line for every rule that a config breaks."""
+  """Yields the error message of every rule that a config breaks."""
   for rule in RULES:
     found = rule.broken(cfg)
     if found:
@@ -64,7 +65,7 @@ def _long_warmup(cfg: Config) -> dict[str, int] | None:
 
 
 def _drawn(cfg: Config) -> bool:
-  """The validation split is drawn from the corpus."""
+  """Whether the validation split is taken from the training text."""
   return cfg.data.split != 'given'
 
 
@@ -110,7 +111,7 @@ RULES: tuple[Rule, ...] = (
   ),
   Rule(
     'model.depth={model.depth} is not divisible by model.unroll={model.unroll};'
-    ' use a divisor, or 0 for all',
+    ' use a divisor, or 0 for the default',
     lambda c: c.model.unroll and c.model.depth % c.model.unroll,
   ),
   Rule(
@@ -176,7 +177,7 @@ RULES: tuple[Rule, ...] = (
     lambda c: _drawn(c) and c.data.test_path,
   ),
   Rule(
-    'data.valid_fraction must be above 0: nothing to evaluate',
+    'data.valid_fraction must be above 0, or there is nothing to evaluate',
     lambda c: _drawn(c) and not c.data.valid_fraction,
   ),
   Rule(
@@ -200,7 +201,7 @@ RULES: tuple[Rule, ...] = (
   ),
   *(
     Rule(
-      f'mesh.{axis}=0 must be positive, or -1 for what is left',
+      f'mesh.{axis}=0 must be positive, or -1 for all remaining devices',
       functools.partial(_is_empty, axis=axis),
     )
     for axis in _AXES

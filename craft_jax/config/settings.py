@@ -1,14 +1,14 @@
-"""Every setting: its home, its default, its meaning and its bounds.
+"""Declarations of all settings: default, description and bounds.
 
-A default is written here and nowhere else. `craft_jax.config.load` turns these
-dataclasses into the `ConfigDict` that config files edit, and back.
+`craft_jax.config.load` converts these dataclasses to the `ConfigDict` that
+config files edit, and back.
 """
 
 import dataclasses
 from typing import Any
 
-# Settings of older versions by their old dotted names: what each is called now,
-# and of one that is gone what to do instead ('use ...').
+# Dotted names of older versions: the new name of a renamed setting, and the
+# remedy ('use ...') for a removed one.
 RENAMED: dict[str, str] = {}
 REMOVED: dict[str, str] = {}
 
@@ -24,19 +24,19 @@ def setting(
   unit: str = '',
   see: tuple[str, ...] = (),
 ) -> Any:
-  """A dataclass field that documents and bounds itself.
+  """Declares a setting as a dataclass field with metadata.
 
   Args:
-    default: the value when nobody says otherwise.
-    doc: meaning, one sentence.
-    choices: the allowed strings, if it is a choice.
-    low: least allowed number.
-    high: greatest allowed number.
-    free: may change when a run is resumed (placement and reporting); the rest
-      identifies the run.
-    unit: of a number, 'share' from 0 to 1; '' has none.
-    see: settings that it works with, by dotted name. Those that a check
-      relates it to need not be named (`craft_jax.config.meaning`).
+    default: default value.
+    doc: description, one sentence.
+    choices: allowed strings; empty allows any value of the type.
+    low: lower bound, inclusive.
+    high: upper bound, inclusive.
+    free: whether it may change when a run is resumed (placement and
+      reporting); the other settings identify the run.
+    unit: unit of a number, 'share' from 0 to 1, or ''.
+    see: dotted names of settings that it interacts with. Those named by a rule
+      are added by `craft_jax.config.meaning`.
   """
   return dataclasses.field(
     default=default,
@@ -58,24 +58,24 @@ class Text:
 
   vocabulary: str = setting(
     'byte',
-    'Tokens of the model.',
+    'Tokens are bytes or characters.',
     choices=('byte', 'char'),
     see=('text.max_chars', 'text.unknown', 'text.clean'),
   )
   max_chars: int = setting(
     0,
-    'Keep only this many most frequent characters; 0 keeps all.',
+    'Number of most frequent characters in the vocabulary; 0 keeps all.',
     low=0,
     unit='characters',
     see=('text.unknown',),
   )
   unknown: str = setting(
     'error',
-    'A character outside the vocabulary is an error or becomes UNK.',
+    'A character outside the vocabulary: raise an error, or use UNK.',
     choices=('error', 'replace'),
   )
   clean: tuple[str, ...] = setting(
-    (), 'Cleaning steps by name, applied in this order (docs/text.md).'
+    (), 'Names of cleaning steps, applied in this order (docs/text.md).'
   )
 
 
@@ -85,7 +85,7 @@ class Data:
 
   source: str = setting(
     'stdlib',
-    'Kind of source.',
+    'Where the text comes from.',
     choices=('stdlib', 'path', 'shakespeare', 'tfds'),
     see=('data.path', 'data.tfds_name', 'data.split'),
   )
@@ -105,22 +105,22 @@ class Data:
   )
   tfds_name: str = setting(
     '',
-    'TFDS name, e.g. "tiny_shakespeare".',
+    'TFDS dataset, e.g. "tiny_shakespeare".',
     see=('data.tfds_dir', 'data.tfds_field'),
   )
   tfds_dir: str = setting(
-    '', 'TFDS data_dir; empty is the TFDS default.', free=True
+    '', 'TFDS data_dir; empty uses the default of TFDS.', free=True
   )
   tfds_field: str = setting('text', 'TFDS feature that holds the text.')
   cache_dir: str = setting(
     '',
-    'Folder of prepared token arrays and downloads; empty is '
+    'Folder of prepared token arrays and downloads; empty uses '
     '$CRAFT_CACHE or ~/.cache/craft_jax.',
     free=True,
   )
   split: str = setting(
     'fraction',
-    'Cut the text by fraction of characters, whole files, or use given parts.',
+    'Split by fraction of characters, by whole files, or use given files.',
     choices=('fraction', 'file', 'given'),
     see=(
       'data.valid_fraction',
@@ -138,7 +138,7 @@ class Data:
   )
   test_fraction: float = setting(
     0.0,
-    'Share of the text (or files) for the test.',
+    'Share of the text (or files) for testing.',
     low=0.0,
     high=0.9,
     unit='share',
@@ -158,14 +158,14 @@ class Data:
   )
   device_megabytes: int = setting(
     512,
-    'Largest corpus (MB of tokens) that "auto" keeps on the device.',
+    'Largest corpus (MB of tokens) that placement="auto" keeps on the device.',
     low=0,
     free=True,
     unit='MB',
   )
   prefetch: int = setting(
     4,
-    'Batches read ahead by Grain.',
+    'Batches that Grain prefetches.',
     low=1,
     high=1024,
     free=True,
@@ -173,7 +173,7 @@ class Data:
   )
   case_rate: float = setting(
     0.0,
-    'Share of input letters given a random case.',
+    'Share of input letters whose case is randomized.',
     low=0.0,
     high=1.0,
     unit='share',
@@ -181,21 +181,21 @@ class Data:
   )
   noise_rate: float = setting(
     0.0,
-    'Share of input tokens replaced at random.',
+    'Share of input tokens replaced by random ones.',
     low=0.0,
     high=1.0,
     unit='share',
   )
   span_rate: float = setting(
     0.0,
-    'Share of input tokens hidden in spans.',
+    'Share of input tokens masked in spans.',
     low=0.0,
     high=0.9,
     unit='share',
     see=('data.span_length',),
   )
   span_length: int = setting(
-    8, 'Tokens in a hidden span.', low=1, unit='tokens'
+    8, 'Length of a masked span.', low=1, unit='tokens'
   )
 
 
@@ -204,18 +204,18 @@ class Model:
   """The model."""
 
   architecture: str = setting(
-    'transformer', 'The architecture, by its name in `craft_jax.model.build`.'
+    'transformer', 'Architecture, a name in `craft_jax.model.build`.'
   )
   context: int = setting(
     256,
-    'Tokens the model sees at once.',
+    'Context length: the most tokens that the model attends to.',
     low=1,
     unit='tokens',
     see=('train.batch_size', 'eval.stride'),
   )
   width: int = setting(
     192,
-    'Size of the residual stream.',
+    'Width of the residual stream.',
     low=1,
     unit='entries',
     see=(
@@ -226,54 +226,54 @@ class Model:
     ),
   )
   depth: int = setting(
-    4, 'Layers.', low=1, unit='layers', see=('model.unroll',)
+    4, 'Number of layers.', low=1, unit='layers', see=('model.unroll',)
   )
-  num_heads: int = setting(3, 'Query heads.', low=1, unit='heads')
+  num_heads: int = setting(3, 'Number of query heads.', low=1, unit='heads')
   num_kv_heads: int = setting(
     0,
-    'Key/value heads; 0 is one per query head, 1 is multi-query.',
+    'Key/value heads; 0 is one per query head, 1 is multi-query attention.',
     low=0,
     unit='heads',
     see=('model.num_heads',),
   )
   mlp: str = setting(
     'relu2',
-    'Activation of the MLP.',
+    'Activation function of the MLP.',
     choices=('gelu', 'relu2', 'swiglu'),
     see=('model.mlp_width',),
   )
   mlp_width: int = setting(
     0,
-    'Hidden size of the MLP; 0 is 4 x width (8/3 x width for swiglu).',
+    'Hidden width of the MLP; 0 is 4 x width (8/3 x width for swiglu).',
     low=0,
     unit='entries',
   )
   norm: str = setting('rms', 'Normalization.', choices=('rms', 'layer'))
   position: str = setting(
     'rope',
-    'How order is told.',
+    'Positional encoding.',
     choices=('rope', 'alibi', 'learned', 'sinusoidal', 'none'),
     see=('model.rope_fraction', 'model.rope_base', 'model.context'),
   )
   rope_fraction: float = setting(
     1.0,
-    'Share of a head that rotates.',
+    'Share of the head dim that RoPE rotates.',
     low=0.0,
     high=1.0,
     unit='share',
     see=('model.rope_base',),
   )
-  rope_base: float = setting(10000.0, 'Longest wavelength of RoPE.', low=1.0)
+  rope_base: float = setting(10000.0, 'Base of the RoPE frequencies.', low=1.0)
   window: int = setting(
     0,
-    'Tokens a local layer sees; 0 is the whole context.',
+    'Attention window of local layers; 0 is the whole context.',
     low=0,
     unit='tokens',
     see=('model.local_per_global', 'model.context'),
   )
   local_per_global: int = setting(
     0,
-    'Local layers before each global one; 0 makes every layer local if '
+    'Local layers before each global one; 0 makes all layers local if '
     'window is set.',
     low=0,
     unit='layers',
@@ -285,19 +285,23 @@ class Model:
     True, 'Normalize queries and keys.', see=('model.norm',)
   )
   logit_cap: float = setting(
-    15.0, 'Soft cap of the logits; 0 is none.', low=0.0, unit='nats'
+    15.0, 'Soft cap of the logits; 0 disables it.', low=0.0, unit='nats'
   )
   tied: bool = setting(
-    False, 'Share the embedding with the head.', see=('optim.decay_embeddings',)
+    False,
+    'Use the embedding matrix as the head, too.',
+    see=('optim.decay_embeddings',),
   )
-  zero_init: bool = setting(True, 'Start each block and the head at zero.')
+  zero_init: bool = setting(
+    True, 'Initialize the output of each block and the head with zeros.'
+  )
   value_embeddings: bool = setting(
-    False, 'Add a per-layer embedding of the token to the values.'
+    False, 'Add an embedding of the token to the values of each layer.'
   )
   ngrams: int = setting(
     1,
-    'Add embeddings of the last 2, 3, ... and so many tokens together; 1 is '
-    'none.',
+    'Add embeddings of the n-grams of 2 up to this many tokens; 1 disables '
+    'them.',
     low=1,
     high=8,
     unit='tokens',
@@ -305,7 +309,7 @@ class Model:
   )
   ngram_rows: int = setting(
     8192,
-    'Rows of the hashed table of each length of n-grams.',
+    'Rows of the hashed embedding table of each n-gram length.',
     low=1,
     unit='rows',
   )
@@ -319,24 +323,24 @@ class Model:
   )
   unroll: int = setting(
     0,
-    'Layers unrolled per scan iteration; 0 is all of up to 32 without remat, '
-    'else 1.',
+    'Layers per iteration of the scan; 0 unrolls up to 32 layers if remat is '
+    'none, and is 1 otherwise.',
     low=0,
     free=True,
     unit='layers',
   )
   remat: str = setting(
     'none',
-    'What the backward pass recomputes: nothing, all but matmul outputs, '
-    'whole blocks.',
+    'Rematerialisation: the backward pass recomputes nothing, all but matmul '
+    'outputs, or whole blocks.',
     choices=('none', 'dots', 'block'),
     free=True,
     see=('model.unroll', 'train.accumulate', 'train.batch_size'),
   )
   precision: str = setting(
     'auto',
-    'bfloat16 matmul operands with float32 sums, or float32 everywhere; auto '
-    'asks the hardware.',
+    'bfloat16 matmul operands with float32 accumulation, or float32 '
+    'everywhere; auto depends on the hardware.',
     choices=('auto', 'bfloat16', 'float32'),
     see=('train.deterministic',),
   )
@@ -348,7 +352,7 @@ class Optim:
 
   name: str = setting(
     'muon',
-    'Optimizer.',
+    'Optimizer; muon updates all but the hidden matrices with adamw.',
     choices=('adamw', 'lion', 'adafactor', 'muon', 'sgd'),
     see=(
       'optim.learning_rate',
@@ -362,17 +366,17 @@ class Optim:
   )
   learning_rate: float = setting(
     3e-3,
-    'Peak learning rate; under muon of all but the matrices, which follow '
-    'optim.muon_learning_rate.',
+    'Peak learning rate; hidden matrices under muon use '
+    'optim.muon_learning_rate instead.',
     low=0.0,
     see=('optim.muon_learning_rate', 'optim.schedule', 'train.batch_size'),
   )
   muon_learning_rate: float = setting(
-    0.02, 'Peak learning rate of the matrices under muon.', low=0.0
+    0.02, 'Peak learning rate of hidden matrices under muon.', low=0.0
   )
   schedule: str = setting(
     'cosine',
-    'Shape of the learning rate.',
+    'Learning rate schedule.',
     choices=('constant', 'linear', 'cosine', 'rsqrt', 'wsd'),
     see=(
       'optim.warmup_steps',
@@ -382,26 +386,26 @@ class Optim:
     ),
   )
   warmup_steps: int = setting(
-    50, 'Steps of linear warm-up.', low=0, unit='steps'
+    50, 'Steps of the linear warm-up.', low=0, unit='steps'
   )
   decay_steps: int = setting(
     0,
-    'Steps of the final decay (wsd); 0 is a fifth of the run.',
+    'Steps of the final decay of wsd; 0 is a fifth of the run.',
     low=0,
     unit='steps',
   )
   final_fraction: float = setting(
     0.0,
-    'Learning rate at the end, as a share of the peak.',
+    'Final learning rate as a share of the peak.',
     low=0.0,
     high=1.0,
     unit='share',
   )
   b1: float = setting(
-    0.9, 'First-moment decay.', low=0.0, high=0.9999, unit='per step'
+    0.9, 'Decay of the first moment.', low=0.0, high=0.9999, unit='per step'
   )
   b2: float = setting(
-    0.99, 'Second-moment decay.', low=0.0, high=0.99999, unit='per step'
+    0.99, 'Decay of the second moment.', low=0.0, high=0.99999, unit='per step'
   )
   eps: float = setting(1e-8, 'Added to the root of the second moment.', low=0.0)
   momentum: float = setting(
@@ -409,27 +413,27 @@ class Optim:
   )
   weight_decay: float = setting(
     0.1,
-    'Decoupled decay of matrices, times the learning rate.',
+    'Decoupled weight decay of matrices, multiplied by the learning rate.',
     low=0.0,
     see=('optim.decay_embeddings',),
   )
   decay_embeddings: bool = setting(
-    False, 'Decay the embeddings and the head too.'
+    False, 'Apply weight decay to embeddings and the head, too.'
   )
   clip_norm: float = setting(
     1.0,
-    'Largest global gradient norm; 0 is no clipping.',
+    'Clip the gradient to this global norm; 0 disables it.',
     low=0.0,
     see=('optim.clip_value', 'train.spike_deviations'),
   )
   clip_value: float = setting(
-    0.0, 'Largest gradient entry; 0 is no clipping.', low=0.0
+    0.0, 'Clip gradient entries to this absolute value; 0 disables it.', low=0.0
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class Train:
-  """The run."""
+  """Training."""
 
   steps: int = setting(
     1000,
@@ -440,34 +444,34 @@ class Train:
   )
   stop_at_step: int = setting(
     0,
-    'End early after this step, schedule untouched; 0 is never.',
+    'Stop early after this step without changing the schedule; 0 disables it.',
     low=0,
     free=True,
     unit='steps',
   )
   batch_size: int = setting(
     32,
-    'Sequences per step, over all devices.',
+    'Sequences per step, all devices together.',
     low=1,
     unit='sequences',
     see=('train.accumulate', 'eval.batch_size', 'mesh.data', 'mesh.fsdp'),
   )
   accumulate: int = setting(
     1,
-    'Micro-batches per step; must divide batch_size. Changes rounding, and '
-    'which entries dropout takes.',
+    'Micro-batches per step (gradient accumulation); must divide batch_size. '
+    'Changes rounding and the dropout masks.',
     low=1,
     free=True,
     unit='micro-batches',
   )
   check_memory: bool = setting(
     True,
-    'Refuse at the start what surely needs more memory than there is.',
+    'Refuse to start a run that certainly needs more memory than available.',
     free=True,
   )
   steps_per_call: int = setting(
     0,
-    'Steps per dispatch; 0 aims at one second.',
+    'Steps per dispatch; 0 aims at one second per dispatch.',
     low=0,
     high=10000,
     free=True,
@@ -475,29 +479,29 @@ class Train:
   )
   label_smoothing: float = setting(
     0.0,
-    'Share of the target spread over all tokens.',
+    'Share of the target probability spread over all tokens.',
     low=0.0,
     high=0.9,
     unit='share',
   )
   z_loss: float = setting(
     0.0,
-    'Weight of the squared log-normalizer.',
+    'Weight of the z-loss, the square of the log-normalizer.',
     low=0.0,
     unit='per square nat',
     see=('model.logit_cap',),
   )
   ema: float = setting(
     0.0,
-    'Decay of the averaged weights; 0 keeps none.',
+    'Decay of the moving average of the weights (EMA); 0 disables it.',
     low=0.0,
     high=0.99999,
     unit='per step',
   )
   bad_step: str = setting(
     'stop',
-    'What a loss or gradient that is not finite does: end the run, be left '
-    'out, or go back to the last checkpoint and pass over the data since.',
+    'On a non-finite loss or gradient: stop the run, skip the update, or roll '
+    'back to the last checkpoint and skip the data read since.',
     choices=('stop', 'skip', 'rollback'),
     free=True,
     see=(
@@ -510,25 +514,29 @@ class Train:
   spike_deviations: float = setting(
     0.0,
     'A loss or gradient norm this many standard deviations above its running '
-    'mean is a bad step too; 0 is off.',
+    'mean is a bad step, too; 0 disables it.',
     low=0.0,
     free=True,
     unit='standard deviations',
   )
   max_skips: int = setting(
     20,
-    'Skipped steps in a row that end the run.',
+    'Consecutive skipped steps after which the run stops.',
     low=1,
     free=True,
     unit='steps',
   )
   max_rollbacks: int = setting(
-    3, 'Rollbacks of a run before it ends.', low=0, free=True, unit='rollbacks'
+    3,
+    'Rollbacks after which the run stops.',
+    low=0,
+    free=True,
+    unit='rollbacks',
   )
   deterministic: bool = setting(
     False,
-    'On a GPU: only kernels that repeat bit for bit, none chosen by timing; '
-    'slower. CPUs and TPUs always repeat.',
+    'On a GPU: use only deterministic kernels and no autotuning; slower. CPUs '
+    'and TPUs are always deterministic.',
     free=True,
   )
 
@@ -539,7 +547,7 @@ class Eval:
 
   every: int = setting(
     0,
-    'Steps between evaluations; 0 only at the end.',
+    'Steps between evaluations; 0 evaluates only at the end.',
     low=0,
     free=True,
     unit='steps',
@@ -550,7 +558,7 @@ class Eval:
   )
   stride: int = setting(
     0,
-    'New tokens per window of the strided evaluation; 0 leaves it out.',
+    'Tokens between windows of the strided evaluation; 0 disables it.',
     low=0,
     free=True,
     unit='tokens',
@@ -559,11 +567,11 @@ class Eval:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """What is kept."""
+  """Checkpoints."""
 
   every: int = setting(
     0,
-    'Steps between checkpoints; 0 only at the end.',
+    'Steps between checkpoints; 0 saves only at the end.',
     low=0,
     free=True,
     unit='steps',
@@ -571,7 +579,7 @@ class Checkpoint:
   )
   keep: int = setting(
     2,
-    'Latest checkpoints kept, besides the best.',
+    'Latest checkpoints to keep, besides the best.',
     low=1,
     free=True,
     unit='checkpoints',
@@ -580,22 +588,22 @@ class Checkpoint:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-  """The devices. One of the three axes may be -1: what is left."""
+  """The device mesh. One of the three axes may be -1: all remaining devices."""
 
   data: int = setting(
     -1,
-    'Batch axis: devices.',
+    'Devices of the data-parallel axis.',
     low=-1,
     free=True,
     unit='devices',
     see=('mesh.fsdp', 'mesh.tensor', 'mesh.cpu_devices'),
   )
   fsdp: int = setting(
-    1, 'Batch and parameter axis: devices.', low=-1, free=True, unit='devices'
+    1, 'Devices of the FSDP axis.', low=-1, free=True, unit='devices'
   )
   tensor: int = setting(
     1,
-    'Heads and hidden axis: devices.',
+    'Devices of the tensor-parallel axis.',
     low=-1,
     free=True,
     unit='devices',
@@ -603,7 +611,7 @@ class Mesh:
   )
   cpu_devices: int = setting(
     0,
-    'CPU devices; 0 is as many usable cores as divide the batch.',
+    'CPU devices; 0 is the most usable cores that divide the batch.',
     low=0,
     free=True,
     unit='devices',
@@ -612,7 +620,7 @@ class Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Log:
-  """What a run says."""
+  """Logging."""
 
   every: int = setting(
     10,
@@ -624,14 +632,14 @@ class Log:
   )
   writers: tuple[str, ...] = setting(
     (),
-    'Where figures and samples go besides metrics.jsonl; each needs the extra '
-    'of its name (docs/runs.md).',
+    'Trackers that get metrics and samples besides metrics.jsonl; each needs '
+    'the extra of its name (docs/runs.md).',
     choices=('tensorboard', 'mlflow', 'wandb'),
     free=True,
   )
   sample_every: int = setting(
     0,
-    'Steps between samples; 0 is one at the end.',
+    'Steps between samples; 0 samples only at the end.',
     low=0,
     free=True,
     unit='steps',
@@ -643,7 +651,7 @@ class Log:
   )
   sample_chars: int = setting(
     400,
-    'Characters of a sample; 0 is none.',
+    'Characters per sample; 0 disables sampling.',
     low=0,
     free=True,
     unit='characters',
@@ -652,7 +660,7 @@ class Log:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole run."""
+  """All settings of a run."""
 
   seed: int = setting(
     0, 'Seed of parameters, data and dropout.', low=0, high=2**32 - 1
@@ -668,8 +676,8 @@ class Config:
   log: Log = Log()
 
 
-# --- not of a run, but of how a trained model is used ---
+# --- choices of commands that use a trained model ---
 
-# 'auto' is what changes no number and is fastest on the device.
+# 'auto' is the fastest choice on the device that changes no result.
 WEIGHTS = ('auto', 'int8')
 CACHES = ('auto', 'float32', 'bfloat16', 'int8')

@@ -1,4 +1,4 @@
-"""The shipped configs and their variants, read off without running them."""
+"""The shipped configs and their variants, listed without running them."""
 
 import pathlib
 import re
@@ -7,15 +7,16 @@ from craft_jax.config.load import config_dir
 
 
 def paths() -> list[pathlib.Path]:
-  """The files of the shipped configs, by name."""
+  """Files of the shipped configs, sorted by name."""
   return sorted(config_dir().glob('[!_]*.py'))
 
 
 def specs(path: pathlib.Path) -> list[str]:
-  """`name` and `name:variant` of every variant in the file's docstring.
+  """Specs of a config file: `name`, and `name:variant` per documented variant.
 
-  A page documents a variant by showing it in use, `--config=base:small` or
-  `configs/base.py:small`. A variant in capitals stands for the user's choice.
+  The file's docstring documents a variant by an example, `--config=base:small`
+  or `configs/base.py:small`. A variant in capitals is a placeholder, and the
+  config cannot be used without a variant.
   """
   text = path.read_text(encoding='utf-8').split('"""')[1]
   named = re.findall(rf'\b{path.stem}(?:\.py)?:([a-z]\w*)', text)

@@ -1,6 +1,6 @@
-"""Constraints on a text, as automata over the ids of a vocabulary.
+"""Constraints on generated text, compiled to automata over token ids.
 
-Nothing here imports JAX. docs/constraints.md says what is supported.
+Nothing here imports JAX. docs/constraints.md lists what is supported.
 """
 
 from craft_jax.constrain.automaton import Automaton, intersect

@@ -1,4 +1,4 @@
-"""The tokens that a vocabulary can write, as integers."""
+"""The characters or bytes of a vocabulary and their token ids."""
 
 import bisect
 import dataclasses
@@ -13,13 +13,13 @@ from craft_jax.data.text.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Alphabet:
-  """Tokens in ascending order, and their ids.
+  """Integers that automata read, in ascending order, and their token ids.
 
   Attributes:
-    values: code points, bytes or ids.
-    ids: of the values.
-    size: ids of the vocabulary, those included that are never allowed.
-    is_utf8: whether a character is several tokens.
+    values: code points, bytes or token ids.
+    ids: token id of each value.
+    size: vocabulary size, special tokens included.
+    is_utf8: whether values are the bytes of UTF-8.
   """
 
   values: list[int]
@@ -29,7 +29,7 @@ class Alphabet:
 
   @staticmethod
   def of(vocabulary: Vocabulary) -> 'Alphabet':
-    """The bytes or the characters of a vocabulary, without its specials."""
+    """The bytes or characters of a vocabulary, without special tokens."""
     if vocabulary.kind == 'byte':
       return Alphabet(
         list(range(256)), np.arange(256), vocabulary.size, is_utf8=True
@@ -40,16 +40,16 @@ class Alphabet:
 
   @staticmethod
   def of_ids(size: int) -> 'Alphabet':
-    """The ids themselves."""
+    """The token ids themselves."""
     return Alphabet(list(range(size)), np.arange(size), size)
 
   def occurs(self, low: int, high: int) -> bool:
-    """Whether a token lies in the interval."""
+    """Whether a value lies in the inclusive interval."""
     at = bisect.bisect_left(self.values, low)
     return at < len(self.values) and self.values[at] <= high
 
   def class_of(self, classes: Sequence[Intervals]) -> np.ndarray:
-    """The class of each id, `[size]` int32; -1 if it is in none."""
+    """Class of each token id, int32 `[size]`; -1 for none."""
     found = np.full(self.size, -1, np.int32)
     for k, intervals in enumerate(classes):
       for low, high in intervals:

@@ -1,4 +1,4 @@
-"""What the sampler reads: which token may follow, as arrays."""
+"""Automata over token ids as arrays, in the form that sampling reads."""
 
 import dataclasses
 import functools
@@ -19,23 +19,23 @@ _NONE = -1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Automaton:
-  """The texts that a constraint allows, over the ids of a vocabulary.
+  """A minimal deterministic automaton of the texts that a constraint allows.
 
-  State 0 is where a text begins. Every state leads to an accepting one, so
-  that each either allows a token or accepts. Special ids (BOS, EOS, PAD, UNK)
-  are never allowed: it is for the sampler to end a text in an accepting
-  state, as it must in one that allows no token. Equal languages over a
-  vocabulary have equal arrays, and automata are equal if their languages are.
+  State 0 is the start. An accepting state can be reached from every state, so
+  a state that does not accept allows a token. Special tokens (BOS, EOS, PAD,
+  UNK) are never allowed: the sampler decides to end a text in an accepting
+  state, and has to if that state allows no token. Equal languages over one
+  vocabulary have equal arrays; automata are compared by language.
 
   Attributes:
-    token_class: `[V]` int32, tokens that no state tells apart share a class,
-      numbered by their lowest ids; -1 is never allowed.
-    class_next: `[states, classes]` int32, the next state, -1 if forbidden.
-    accepting: `[states]` bool, whether a text may end there.
-    distance: `[states]` int32, tokens to the nearest accepting state.
-    forced: `[states]` int32, the only token that may follow in a state that
-      does not accept, -1 if it accepts or there are several.
-    work: operations that compiling took (see `budget`).
+    token_class: int32 `[V]`; tokens that no state distinguishes share a class,
+      and classes are numbered by lowest token id; -1 is never allowed.
+    class_next: int32 `[states, classes]`, next state, or -1 if forbidden.
+    accepting: bool `[states]`, whether a text may end in the state.
+    distance: int32 `[states]`, tokens to the nearest accepting state.
+    forced: int32 `[states]`, the only token that a state allows, or -1 if the
+      state accepts or allows several.
+    work: operations that compilation took, counted by `Budget`.
   """
 
   token_class: np.ndarray
@@ -53,7 +53,7 @@ class Automaton:
 
   @functools.cached_property
   def _digest(self) -> bytes:
-    """Of the language and the vocabulary; all else follows from these."""
+    """SHA-256 of the arrays that determine all others."""
     digest = hashlib.sha256(repr(self.class_next.shape).encode())
     for array in (self.token_class, self.class_next, self.accepting):
       digest.update(array.tobytes())
@@ -61,20 +61,20 @@ class Automaton:
 
   @property
   def num_states(self) -> int:
-    """How many states there are."""
+    """Number of states."""
     return len(self.accepting)
 
   @functools.cached_property
   def next_state(self) -> np.ndarray:
-    """`[states, V]` int32, the next state, -1 if the token is forbidden."""
-    # A column for what is in no class, found at -1.
+    """Next state by token, int32 `[states, V]`; -1 if forbidden."""
+    # The last column, indexed by -1, is for tokens that are never allowed.
     padded = np.pad(self.class_next, ((0, 0), (0, 1)), constant_values=_NONE)
     table = padded[:, self.token_class]
     table.flags.writeable = False
     return table
 
   def walk(self, ids: np.ndarray | Sequence[int], state: int = 0) -> int:
-    """The state after these tokens, -1 if one of them is forbidden."""
+    """State after reading token ids; -1 if one of them is forbidden."""
     for token in ids:
       if state < 0 or self.token_class[token] < 0:
         return _NONE
@@ -82,14 +82,14 @@ class Automaton:
     return state
 
   def accepts(self, ids: np.ndarray | Sequence[int]) -> bool:
-    """Whether the tokens are a whole text of the language."""
+    """Whether the token ids are a complete text of the language."""
     state = self.walk(ids)
     return state >= 0 and bool(self.accepting[state])
 
   def shortest_completion(self, state: int) -> np.ndarray:
-    """The ids from a state to the nearest accepting one.
+    """Token ids of the shortest path to an accepting state, int32.
 
-    Of the shortest completions the first by id; empty if the state accepts.
+    The first by id among the shortest; empty if the state accepts.
     """
     ids = []
     lowest = self._lowest_id
@@ -103,16 +103,16 @@ class Automaton:
 
   @functools.cached_property
   def _lowest_id(self) -> np.ndarray:
-    """The lowest id of each class."""
+    """Lowest token id of each class."""
     classes, ids = np.unique(self.token_class, return_index=True)
     return ids[classes >= 0]
 
 
 def from_dfa(dfa: Dfa, alphabet: Alphabet, budget: Budget) -> Automaton:
-  """Numbers states and classes by the lowest ids that lead to them.
+  """Converts a DFA to arrays with a canonical order of states and classes.
 
   Raises:
-    UserError: nothing is matched, or the table would be too large.
+    UserError: the language is empty, or the table would be too large.
   """
   if not dfa.rows:
     raise UserError(
@@ -124,7 +124,7 @@ def from_dfa(dfa: Dfa, alphabet: Alphabet, budget: Budget) -> Automaton:
   present, first_id = np.unique(old_class, return_index=True)
   order = present[np.argsort(first_id)]
   columns = list(zip(*dfa.rows, strict=True))
-  # Equal columns become one class; one without a next state becomes none.
+  # Equal columns become one class; a column of -1 becomes class -1.
   number: dict[tuple[int, ...], int] = {}
   renamed = np.full(len(dfa.classes) + 1, _NONE, np.int32)
   for k in order[order >= 0].tolist():
@@ -145,10 +145,10 @@ def from_dfa(dfa: Dfa, alphabet: Alphabet, budget: Budget) -> Automaton:
 
 
 def _nearest_first(rows: list[tuple[int, ...]]) -> list[int]:
-  """The states in the order in which their classes first lead to them."""
+  """States in breadth-first order, successors in the order of classes."""
   states = dict.fromkeys([0])
   queue = [0]
-  for state in queue:  # grows meanwhile
+  for state in queue:  # grows during the loop
     for target in rows[state]:
       if target >= 0 and target not in states:
         states[target] = None
@@ -163,7 +163,7 @@ def _freeze(
   distance: np.ndarray,
   work: int,
 ) -> Automaton:
-  """The automaton of these arrays, none of which can be written to."""
+  """Derives `forced`, makes all arrays read-only and builds the automaton."""
   lowest = np.unique(token_class, return_index=True)[1]
   lowest = lowest[token_class[lowest] >= 0]
   sizes = np.bincount(token_class[token_class >= 0], minlength=len(lowest))
@@ -179,11 +179,11 @@ def _freeze(
 
 
 def intersect(*automata: Automaton) -> Automaton:
-  """The texts that all of them allow.
+  """The automaton of the texts that all the given ones allow.
 
   Raises:
-    UserError: there are none, the vocabularies differ in size, or the result
-      is over the budget.
+    UserError: no automaton is given, no text is allowed by all, the
+      vocabularies differ in size, or the result exceeds the budget.
   """
   if not automata:
     raise UserError('nothing to intersect; give at least one constraint')
@@ -201,7 +201,7 @@ def intersect(*automata: Automaton) -> Automaton:
 
 
 def _to_dfa(automaton: Automaton) -> Dfa:
-  """The automaton over ids, whose classes are intervals of them."""
+  """Converts an automaton back to a DFA over token ids."""
   classes = []
   for k in range(automaton.class_next.shape[1]):
     ids = np.flatnonzero(automaton.token_class == k).tolist()

@@ -1,26 +1,26 @@
-"""How much a constraint may cost, counted in operations.
+"""Limits on the cost of compiling a constraint, counted in operations.
 
-Nothing here looks at a clock: what is accepted does not depend on how busy
-the machine is. docs/constraints.md has the times that go with the limits.
+Counting operations instead of time makes the result independent of the load of
+the machine. docs/constraints.md gives the times that the limits stand for.
 """
 
 from craft_jax.errors import UserError
 
-MAX_DEPTH = 100  # groups within groups of a pattern
-MAX_NODES = 25_000  # of an expression, its repeats written out
-MAX_STATES = 12_000  # of an automaton, before it is minimised
-MAX_WORK = 900_000  # operations of the whole compilation
+MAX_DEPTH = 100  # nested groups of a pattern
+MAX_NODES = 25_000  # states of the NFA, with repeats expanded
+MAX_STATES = 12_000  # states of a DFA before minimisation
+MAX_WORK = 900_000  # operations of one compilation
 _NODE_WORK = 6
-MAX_ENTRIES = 1 << 24  # states times tokens: a table of 64 MiB
+MAX_ENTRIES = 1 << 24  # states x tokens: 64 MiB of int32
 
 
 class Budget:
-  """Counts what one compilation does, and ends it at the limits.
+  """Counts the operations of one compilation and enforces the limits.
 
   Attributes:
-    name: what is compiled, for the error.
+    name: what is compiled, such as 'pattern', for error messages.
     work: operations so far.
-    nodes: nodes so far.
+    nodes: NFA states so far.
   """
 
   def __init__(self, name: str):
@@ -32,17 +32,17 @@ class Budget:
     """Counts operations.
 
     Raises:
-      UserError: more than `MAX_WORK`.
+      UserError: there are more than `MAX_WORK`.
     """
     self.work += work
     if self.work > MAX_WORK:
       raise self._over(f'{MAX_WORK} operations')
 
   def add_node(self) -> None:
-    """Counts a node of the expression.
+    """Counts a state of the NFA.
 
     Raises:
-      UserError: more than `MAX_NODES`.
+      UserError: there are more than `MAX_NODES`.
     """
     self.nodes += 1
     self.spend(_NODE_WORK)
@@ -50,12 +50,12 @@ class Budget:
       raise self._over(f'{MAX_NODES} nodes')
 
   def check_states(self, count: int) -> None:
-    """Raises UserError if an automaton has more than `MAX_STATES`."""
+    """Raises `UserError` if a DFA has more than `MAX_STATES` states."""
     if count > MAX_STATES:
       raise self._over(f'{MAX_STATES} states')
 
   def check_table(self, states: int, size: int) -> None:
-    """Raises UserError if a table has more than `MAX_ENTRIES`."""
+    """Raises `UserError` if a table has more than `MAX_ENTRIES` entries."""
     if states * size > MAX_ENTRIES:
       raise self._over(f'{MAX_ENTRIES} table entries ({states} x {size})')
 

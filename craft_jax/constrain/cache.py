@@ -1,4 +1,4 @@
-"""Automata that were compiled lately."""
+"""An LRU cache of compiled automata."""
 
 import collections
 import threading
@@ -8,18 +8,18 @@ from craft_jax.constrain.automaton import Automaton
 
 
 class Cache:
-  """The automata used last, by key; any thread may call it.
+  """A thread-safe LRU cache of automata.
 
-  Two threads that miss the same key may both compile it: automata are equal
-  and read-only, and neither waits for the other. Errors are not kept.
+  Two threads that miss the same key at once both compile it, rather than one
+  waiting for the other. Errors are not cached.
   """
 
   def __init__(self, max_count: int, max_entries: int):
-    """Makes an empty cache.
+    """Creates an empty cache.
 
     Args:
-      max_count: most automata.
-      max_entries: most table entries, states times tokens, of all together.
+      max_count: maximum number of automata.
+      max_entries: maximum sum of table entries, states x tokens.
     """
     self._max_count = max_count
     self._max_entries = max_entries
@@ -35,7 +35,7 @@ class Cache:
   def get(
     self, key: Hashable, compile_it: Callable[[], Automaton]
   ) -> Automaton:
-    """The automaton of the key, compiled if it is not kept."""
+    """Returns the automaton of a key, compiling it on a miss."""
     with self._lock:
       if key in self._kept:
         self._kept.move_to_end(key)

@@ -1,4 +1,4 @@
-r"""The sets of characters that `\d`, `\w`, `\s` and `\p{..}` stand for."""
+r"""The character sets of `\d`, `\w`, `\s` and `\p{..}`."""
 
 import functools
 import unicodedata
@@ -13,13 +13,13 @@ CATEGORIES = (
   'Pc', 'Pd', 'Ps', 'Pe', 'Pi', 'Pf', 'Po', 'Sm', 'Sc', 'Sk', 'So',
   'Zs', 'Zl', 'Zp', 'Cc', 'Cf', 'Cs', 'Co', 'Cn',
 )  # fmt: skip
-# As written: a category, or its group.
+# Names in `\p{..}`: categories and their one-letter groups.
 NAMES = (*CATEGORIES, *dict.fromkeys(name[0] for name in CATEGORIES))
 
 
 @functools.lru_cache(maxsize=4)
 def shorthand(letter: str) -> Intervals:
-  """The set of `d`, `w` or `s`, as Python's `re` has it for text."""
+  """Code points of `d`, `w` or `s` as defined by Python's `re` for str."""
   characters = np.arange(MAX_CODE_POINT + 1, dtype='<u4').view('<U1')
   if letter == 'd':
     return _where(np.strings.isdecimal(characters))
@@ -30,9 +30,9 @@ def shorthand(letter: str) -> Intervals:
 
 @functools.lru_cache(maxsize=64)
 def category(name: str) -> Intervals:
-  """The code points of a general category (`Lu`) or of its group (`L`).
+  """Code points of a general category (`Lu`) or group of categories (`L`).
 
-  Of the version of Unicode that Python's `unicodedata` has.
+  The version of Unicode is that of Python's `unicodedata`.
   """
   wanted = [k for k, known in enumerate(CATEGORIES) if known.startswith(name)]
   return _where(np.isin(_category_of(), wanted))
@@ -40,13 +40,13 @@ def category(name: str) -> Intervals:
 
 @functools.cache
 def _category_of() -> np.ndarray:
-  """Index into `CATEGORIES` of each code point; takes about 0.1 s, once."""
+  """Index into `CATEGORIES` of each code point, uint8; takes about 0.1 s."""
   index = {name: k for k, name in enumerate(CATEGORIES)}
   names = map(unicodedata.category, map(chr, range(MAX_CODE_POINT + 1)))
   return np.fromiter(map(index.__getitem__, names), np.uint8)
 
 
 def _where(member: np.ndarray) -> Intervals:
-  """The indices at which a 1-D array of bool is true."""
+  """Intervals of indices at which a 1-D bool array is true."""
   edges = np.flatnonzero(np.diff(member, prepend=False, append=False)).tolist()
   return tuple((a, b - 1) for a, b in zip(edges[::2], edges[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""From constraints to automata, with a cache."""
+"""Compiles constraints to automata, with a cache."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,15 +21,16 @@ _CACHE = Cache(max_count=64, max_entries=4 * MAX_ENTRIES)
 
 
 def compile_regex(pattern: str, vocabulary: Vocabulary) -> Automaton:
-  """The texts that `re.fullmatch(pattern, text)` takes.
+  """Compiles a regular expression, matched as by `re.fullmatch`.
 
   Args:
-    pattern: in the dialect of docs/constraints.md.
-    vocabulary: what writes the text. Characters that it does not have are not
-      allowed anywhere; under bytes the text is valid UTF-8.
+    pattern: pattern in the dialect of docs/constraints.md.
+    vocabulary: vocabulary of the model. Characters outside it are never
+      allowed; with bytes the text is valid UTF-8.
 
   Raises:
-    UserError: not in the dialect, nothing is matched, or over the budget.
+    UserError: the pattern is invalid or unsupported, matches no text, or
+      exceeds the budget.
   """
 
   def node_of(budget: Budget) -> Node:
@@ -39,22 +40,22 @@ def compile_regex(pattern: str, vocabulary: Vocabulary) -> Automaton:
 
 
 def compile_schema(document: Any, vocabulary: Vocabulary) -> Automaton:
-  """The compact JSON texts of instances of a JSON schema.
+  """Compiles a JSON schema; its instances are written as compact JSON.
 
   Args:
-    document: the schema as `json.loads` gives it.
-    vocabulary: what writes the text.
+    document: the schema as parsed by `json.loads`.
+    vocabulary: vocabulary of the model.
 
   Raises:
-    UserError: a keyword is not supported, no instance can be written, or over
-      the budget.
+    UserError: the schema is invalid or has an unsupported keyword, no instance
+      can be written, or it exceeds the budget.
   """
   check_document(document, Budget('schema'))
 
   def node_of(budget: Budget) -> Node:
     return schema.parse(document, vocabulary, budget)
 
-  # The order of properties matters, so the keys are not sorted.
+  # Properties are written in the order of the schema, so keys are not sorted.
   key = json.dumps(document)
   return _compiled('schema', key, vocabulary, node_of)
 
@@ -62,11 +63,11 @@ def compile_schema(document: Any, vocabulary: Vocabulary) -> Automaton:
 def compile_choices(
   choices: Sequence[str], vocabulary: Vocabulary
 ) -> Automaton:
-  """Exactly these texts.
+  """Compiles a list of texts, of which one has to be written.
 
   Raises:
-    UserError: there are none, the vocabulary cannot write one of them, or over
-      the budget.
+    UserError: the list is empty, the vocabulary cannot write one of the texts,
+      or they exceed the budget.
   """
   if isinstance(choices, str) or not choices:
     raise UserError('choices must be a list of at least one text')
@@ -82,10 +83,10 @@ def compile_choices(
 
 
 def compile_allowed(characters: str, vocabulary: Vocabulary) -> Automaton:
-  """Texts of any length, the empty one too, of these characters alone.
+  """Compiles a set of allowed characters; texts of any length are allowed.
 
   Raises:
-    UserError: the vocabulary has not all of the characters.
+    UserError: the vocabulary lacks one of the characters.
   """
 
   def node_of(budget: Budget) -> Node:
@@ -100,13 +101,13 @@ def compile_allowed(characters: str, vocabulary: Vocabulary) -> Automaton:
 def compile_without(
   strings: Sequence[str], vocabulary: Vocabulary
 ) -> Automaton:
-  """Texts of any length in which none of these strings occurs.
+  """Compiles a list of forbidden strings, which must not occur in a text.
 
-  The states are those of Aho and Corasick (1975): the longest end of the text
-  that begins one of the strings.
+  The states are those of Aho and Corasick (1975): the longest suffix of the
+  text that is a prefix of one of the strings.
 
   Raises:
-    UserError: there are none, one is empty, or over the budget.
+    UserError: the list or a string is empty, or they exceed the budget.
   """
   if isinstance(strings, str) or not strings or not all(strings):
     raise UserError(
@@ -150,15 +151,15 @@ def compile_without(
 
 
 def valid_utf8(vocabulary: Vocabulary) -> Automaton:
-  """Bytes that are UTF-8.
+  """The automaton of all valid UTF-8.
 
   Raises:
-    UserError: the vocabulary is of characters, which are whole anyway.
+    UserError: the vocabulary is one of characters, not bytes.
   """
   if vocabulary.kind != 'byte':
     raise UserError(
       'valid UTF-8 is a constraint on bytes, and this vocabulary is of '
-      'characters; leave it out'
+      'characters; remove it'
     )
 
   def node_of(budget: Budget) -> Node:
@@ -173,7 +174,7 @@ def _compiled(
   vocabulary: Vocabulary,
   node_of: Callable[[Budget], Node],
 ) -> Automaton:
-  """The automaton of an expression, from the cache if it is there."""
+  """Compiles an expression to an automaton, or takes it from the cache."""
 
   def compile_it() -> Automaton:
     budget = Budget(name)

@@ -1,7 +1,7 @@
-"""Automata over classes of tokens: built, trimmed, minimised, intersected.
+"""Deterministic finite automata: construction, minimisation, intersection.
 
-A token is an integer: a code point, a byte or an id of a vocabulary. Nothing
-here loops over tokens, only over classes of those that are treated alike.
+They read integers: code points, bytes or token ids. For speed nothing loops
+over single integers, only over classes of those that no state distinguishes.
 """
 
 import dataclasses
@@ -12,21 +12,21 @@ from craft_jax.constrain.budget import Budget
 from craft_jax.constrain.intervals import Intervals, partition
 from craft_jax.constrain.nfa import Nfa
 
-_STATE_WORK = 60  # of any state, in operations
+_STATE_WORK = 60  # operations per state
 _Key = TypeVar('_Key', bound=Hashable)
-# Next states, and of each class an index into them; None and -1 are none.
+# Distinct next states, and each class's index into them; None and -1: none.
 _Row = tuple[Sequence[_Key | None], list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dfa:
-  """A minimal automaton. No state at all: nothing is matched.
+  """A minimal DFA, without states if its language is empty.
 
   Attributes:
-    rows: of each state and class the next state, -1 for none; 0 is first.
-    accepting: whether a text may end there.
-    distance: tokens from each state to the nearest accepting one.
-    classes: the tokens of each class.
+    rows: next state by state and class, or -1; state 0 is the start.
+    accepting: whether a text may end in each state.
+    distance: number of integers to the nearest accepting state.
+    classes: integers of each class.
   """
 
   rows: list[list[int]]
@@ -38,12 +38,12 @@ class Dfa:
 def from_nfa(
   nfa: Nfa, occurs: Callable[[int, int], bool], budget: Budget
 ) -> Dfa:
-  """Subset construction (Rabin and Scott 1959).
+  """Determinises an NFA by the subset construction (Rabin and Scott 1959).
 
   Args:
-    nfa: what is matched.
-    occurs: whether an interval holds a token that can occur at all.
-    budget: of the compilation.
+    nfa: the automaton.
+    occurs: whether the alphabet has an integer in an inclusive interval.
+    budget: budget of the compilation.
   """
   budget.spend(sum(map(len, nfa.sets)))
   parts = partition(nfa.sets, occurs)
@@ -75,11 +75,11 @@ def from_nfa(
 
 
 def _shape(parts: Iterable[int], used: int) -> tuple[list[int], list[int]]:
-  """What distinguishes classes where only the sets in `used` matter.
+  """Groups classes by the sets that contain them, sets being bits.
 
   Returns:
-    The different combinations of these sets, and which of them each class
-    lies in, -1 for none.
+    The distinct combinations of sets in `used`, and the index of the
+    combination of each class, or -1 for the empty one.
   """
   number = {0: -1}
   for bits in parts:
@@ -89,7 +89,7 @@ def _shape(parts: Iterable[int], used: int) -> tuple[list[int], list[int]]:
 
 
 def _accepts(nfa: Nfa, states: frozenset[int]) -> bool:
-  """Whether a text may end in these states."""
+  """Whether a text may end in a set of NFA states."""
   if not nfa.anchors.keys() & states:
     return nfa.final in states
   places = {'end', 'line'} | ({'start'} if nfa.start in states else set())
@@ -97,9 +97,9 @@ def _accepts(nfa: Nfa, states: frozenset[int]) -> bool:
 
 
 def intersection(a: Dfa, b: Dfa, budget: Budget) -> Dfa:
-  """What both match: the product of their states."""
+  """The DFA of the texts that both match, by the product construction."""
   parts = partition([*a.classes, *b.classes], lambda low, high: True)
-  # A part lies in at most one class of each; bits count from a's first.
+  # A part lies in at most one class of each DFA; the lower bits are those of a.
   split = len(a.classes)
   pairs = {}
   for bits, part in parts.items():
@@ -129,7 +129,7 @@ def build(
   classes: tuple[Intervals, ...],
   budget: Budget,
 ) -> Dfa:
-  """The automaton whose states are whatever `row_of` leads to, by class."""
+  """The minimal DFA with start `first` and next states `row_of`, by class."""
   shape = list(range(len(classes)))
   rows, keys = _explore(first, lambda key: (row_of(key), shape), budget)
   return reduce(rows, [accepts(key) for key in keys], classes, budget)
@@ -138,11 +138,11 @@ def build(
 def _explore(
   first: _Key, row_of: Callable[[_Key], _Row[_Key]], budget: Budget
 ) -> tuple[list[list[int]], list[_Key]]:
-  """Numbers what can be reached from `first`, nearest first."""
+  """Numbers all reachable states in breadth-first order."""
   number: dict[_Key | None, int] = {None: -1, first: 0}
   keys = [first]
   rows = []
-  for key in keys:  # grows meanwhile
+  for key in keys:  # grows during the loop
     after, shape = row_of(key)
     for target in after:
       if target not in number:
@@ -162,7 +162,7 @@ def reduce(
   classes: tuple[Intervals, ...],
   budget: Budget,
 ) -> Dfa:
-  """Without states that lead nowhere, and with equal states merged."""
+  """Removes states that cannot reach an accepting one, and minimises."""
   before: list[set[int]] = [set() for _ in rows]
   for state, row in enumerate(rows):
     for target in set(row):
@@ -171,7 +171,7 @@ def reduce(
   distance = _distances(before, accepting)
   if distance[0] is None:
     return Dfa([], [], [], ())
-  # A dead state is one more than the last: block[-1], as for no state.
+  # Target -1 finds the extra entry at the end, the block of dead states.
   block = [-1 if d is None else d for d in distance]
   block = _equal_states(rows, block, before, budget)
   first_of: dict[int, int] = {}
@@ -191,10 +191,10 @@ def reduce(
 def _distances(
   before: list[set[int]], accepting: list[bool]
 ) -> list[int | None]:
-  """Tokens to the nearest accepting state; None where there is none."""
+  """Steps to the nearest accepting state; None if none can be reached."""
   queue = [state for state, accepts in enumerate(accepting) if accepts]
   distance: list[int | None] = [0 if accepts else None for accepts in accepting]
-  for state in queue:  # grows meanwhile
+  for state in queue:  # grows during the loop
     for source in before[state]:
       if distance[source] is None:
         distance[source] = (distance[state] or 0) + 1
@@ -208,22 +208,22 @@ def _equal_states(
   before: list[set[int]],
   budget: Budget,
 ) -> list[int]:
-  """Splits blocks until the states of each are equal.
+  """Refines a partition until each block holds equivalent states.
 
-  Equal states have equal distances, so the blocks begin as these, which makes
-  long chains cheap. After a split the largest part keeps the name, and only
-  states before the others are looked at again (Hopcroft 1971: a state changes
-  its name at most log2(states) times). States of a block that nothing has
-  happened to since are alike.
+  Equivalent states have equal distances, so the initial blocks are the
+  distances, which makes long chains cheap. After a split the largest part
+  keeps its block, and only predecessors of the other parts are examined again,
+  so a state changes its block at most log2(states) times (Hopcroft 1971).
+  States of a block that have not been marked since are equivalent.
 
   Args:
-    rows: next states, -1 for none.
-    block: of each state a name, -1 if it leads nowhere.
-    before: the states that lead to each state.
-    budget: of the compilation.
+    rows: next state by state and class, or -1.
+    block: initial block of each state, -1 for dead states.
+    before: predecessors of each state.
+    budget: budget of the compilation.
 
   Returns:
-    The names, from 0, and -1 at the end, where `rows` finds it at -1.
+    The block of each state, and -1 as a last entry, for target -1.
   """
   members: dict[int, set[int]] = {}
   for state, name in enumerate(block):
@@ -251,7 +251,7 @@ def _equal_states(
 
 
 def _by_block(states: set[int], block: list[int]) -> dict[int, set[int]]:
-  """The states of each block."""
+  """Groups states by block."""
   found: dict[int, set[int]] = {}
   for state in states:
     found.setdefault(block[state], set()).add(state)
@@ -264,9 +264,9 @@ def _parts(
   members: set[int],
   changed: set[int],
 ) -> list[set[int]]:
-  """What the members fall into, without the largest part, which remains.
+  """Splits a block by next blocks; returns all parts but the largest.
 
-  Only those that changed are looked at, and one of the others.
+  Members that did not change are equivalent, so only one of them is examined.
   """
   name_of = block.__getitem__
   alike: dict[tuple[int, ...], set[int]] = {}

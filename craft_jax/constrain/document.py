@@ -1,4 +1,4 @@
-"""A JSON schema as a document: its values, references and places."""
+"""JSON schema documents: checks, references and error locations."""
 
 import json
 import math
@@ -14,25 +14,25 @@ JSON_TYPES = (
   'object', 'array', 'string', 'number', 'integer', 'boolean', 'null',
 )  # fmt: skip
 _MAX_DEPTH = 100
-_MAX_BITS = 256  # of an integer
-_VALUE_WORK = 10  # of looking at a value, in operations
+_MAX_BITS = 256  # length of an integer
+_VALUE_WORK = 10  # operations per value
 
 
 def fail(place: str, what: str, remedy: str) -> NoReturn:
-  """Raises the error of a schema at a place."""
+  """Raises a `UserError` that names a place in the schema."""
   raise UserError(f'{at(place)}: {what[:200]}; {remedy}')
 
 
 def at(place: str) -> str:
-  """A JSON pointer for an error: in one line, cut short."""
+  """A JSON pointer for an error message, shortened to one line."""
   return f'schema {dump(place[:200])[1:-1]}'
 
 
 def check_document(document: Any, budget: Budget) -> None:
-  """Checks that a schema is JSON, and not too deep or too large to read.
+  """Checks that a schema is JSON and within the limits of depth and size.
 
   Raises:
-    UserError: it is not.
+    UserError: it is not JSON, nests too deep or is too large.
   """
   stack = [(document, 0)]
   budget.spend(_VALUE_WORK)
@@ -60,15 +60,15 @@ def check_document(document: Any, budget: Budget) -> None:
       name = type(value).__name__
       what = f'it holds a {name} that is not JSON, or is too large'
       fail('#', what, 'give what json.loads reads')
-    budget.spend(_VALUE_WORK * len(inner))  # before a million are listed
+    budget.spend(_VALUE_WORK * len(inner))  # before a huge list is copied
     stack.extend((item, depth + 1) for item in inner)
 
 
 def resolve(document: Any, ref: Any, where: str) -> Any:
-  """What a `$ref` such as `#/$defs/name` refers to.
+  """Resolves a `$ref` such as `#/$defs/name`.
 
   Raises:
-    UserError: it is of another form, or refers to nothing.
+    UserError: it is not a pointer into this document, or refers to nothing.
   """
   if not isinstance(ref, str) or not (ref == '#' or ref.startswith('#/')):
     fail(where, f'{show(ref)} is not in this schema', 'use #/$defs/NAME')
@@ -87,11 +87,11 @@ def resolve(document: Any, ref: Any, where: str) -> Any:
 
 
 def types_of(value: Any, where: str) -> list[str]:
-  """The names of a `type`, which is one or a list."""
+  """The type names of the keyword `type`: one name, or a list."""
   names = value if isinstance(value, list) else [value]
   for name in names:
     if name not in JSON_TYPES:
-      what = f'{show(name)} is no type{hint(str(name), JSON_TYPES)}'
+      what = f'{show(name)} is not a type{hint(str(name), JSON_TYPES)}'
       fail(where, what, f'use {", ".join(JSON_TYPES)}')
   if not names:
     fail(where, 'the list of types is empty', 'give one')
@@ -99,7 +99,7 @@ def types_of(value: Any, where: str) -> list[str]:
 
 
 def has_type(value: Any, name: str) -> bool:
-  """Whether a JSON value is of a type: 1.0 is an integer, true is not."""
+  """Whether a JSON value has a type; 1.0 is an integer, true is not."""
   if isinstance(value, bool) or value is None:
     return name == ('null' if value is None else 'boolean')
   if name == 'integer':
@@ -114,13 +114,13 @@ def has_type(value: Any, name: str) -> bool:
 def count_bounds(
   schema: Mapping[str, Any], least: str, most: str, place: str
 ) -> tuple[int, int | None]:
-  """The values of two keywords that count, such as minItems and maxItems."""
+  """Values of two keywords for counts, such as minItems and maxItems."""
   bounds = []
   for name in (least, most):
     value = schema.get(name, 0)
     whole = isinstance(value, int | float) and value == int(value)
     if isinstance(value, bool) or not whole or value < 0:
-      fail(f'{place}/{name}', f'{show(value)} is no count', 'use 0 or more')
+      fail(f'{place}/{name}', f'{show(value)} is not a count', 'use 0 or more')
     bounds.append(int(value) if name in schema else None)
   low, high = bounds
   if high is not None and (low or 0) > high:
@@ -129,11 +129,11 @@ def count_bounds(
 
 
 def decimal(value: int | float, exact: bool) -> Decimal:
-  """A bound as it is compared with.
+  """A numeric bound of the schema as a decimal.
 
   Args:
-    value: of the schema.
-    exact: the very value of the double, or else its shortest spelling.
+    value: the bound.
+    exact: use the exact value of the double, not its shortest representation.
   """
   return Decimal(
     repr(value) if isinstance(value, float) and not exact else value
@@ -141,16 +141,16 @@ def decimal(value: int | float, exact: bool) -> Decimal:
 
 
 def dump(value: Any) -> str:
-  """A value as compact JSON, in which only controls are escaped."""
+  """Serializes a value to compact JSON, escaping only control characters."""
   return json.dumps(value, ensure_ascii=False, separators=(',', ':'))
 
 
 def escape(name: str) -> str:
-  """A property's name as a step of a JSON pointer."""
+  """Escapes a property name for a JSON pointer (RFC 6901)."""
   return name.replace('~', '~0').replace('/', '~1')
 
 
 def show(value: Any) -> str:
-  """A value for an error, cut short."""
+  """A value for an error message, shortened to 40 characters."""
   text = json.dumps(value)
   return text if len(text) <= 40 else f'{text[:37]}...'

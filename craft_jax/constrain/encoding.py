@@ -1,8 +1,8 @@
-"""UTF-8 of a set of code points, as steps from place to place.
+"""Automaton transitions for the UTF-8 encodings of a set of code points.
 
-Byte ranges of UTF-8: The Unicode Standard, table 3-7. A character is a lead
-byte and up to three bytes with six bits each, so a set is cut into blocks of
-64, 4096 and 262144 code points; equal blocks share a place.
+The byte ranges are those of the Unicode Standard, table 3-7. A character is a
+lead byte and up to three bytes of six bits each, so a set is divided into
+blocks of 64, 4096 and 262144 code points; equal blocks share a place.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from craft_jax.constrain.intervals import (
   union,
 )
 
-# Code points, further bytes, and what is added to the top bits.
+# First and last code point, continuation bytes, bits added to the lead byte.
 _LENGTHS = (
   (0x0, 0x7F, 0, 0x00),
   (0x80, 0x7FF, 1, 0xC0),
@@ -22,17 +22,17 @@ _LENGTHS = (
   (0x10000, 0x10FFFF, 3, 0xF0),
 )
 
-_BLOCK_WORK = 6  # of a block or an interval, in operations
-# (from, bytes, to); 0 is where a character begins and 1 where it has ended.
+_BLOCK_WORK = 6  # operations per block or interval
+# (from, bytes, to) between places; a character begins at place 0, ends at 1.
 Steps = list[tuple[int, Intervals, int]]
 
 
 def steps_of(intervals: Intervals, spend: Callable[[int], None]) -> Steps:
-  """The steps that write one character of the set; surrogates have none.
+  """Transitions that encode one character of a set; surrogates have none.
 
   Args:
     intervals: code points.
-    spend: is told the work.
+    spend: called with numbers of operations, such as `Budget.spend`.
   """
   if intervals and intervals[-1][1] < 0x80:
     return [(0, intervals, 1)]
@@ -40,7 +40,7 @@ def steps_of(intervals: Intervals, spend: Callable[[int], None]) -> Steps:
   places: dict[tuple[int, Intervals], int] = {}
 
   def place_of(further: int, rest: Intervals) -> int:
-    """Where `further` bytes are left, which spell one of `rest`."""
+    """The place from which `further` bytes encode one of `rest`."""
     if not further:
       return 1
     key = further, rest
@@ -50,7 +50,7 @@ def steps_of(intervals: Intervals, spend: Callable[[int], None]) -> Steps:
     return places[key]
 
   def add_steps(place: int, further: int, base: int, codes: Intervals) -> None:
-    """A step for each group of equal blocks."""
+    """Adds a transition for each group of equal blocks."""
     bytes_of: dict[Intervals, list[tuple[int, int]]] = {}
     for block, rest in _blocks(codes, 6 * further):
       spend(_BLOCK_WORK)
@@ -66,7 +66,7 @@ def steps_of(intervals: Intervals, spend: Callable[[int], None]) -> Steps:
 
 
 def _blocks(codes: Intervals, bits: int) -> list[tuple[int, Intervals]]:
-  """The blocks of 2**bits that the set touches, and what it has in each."""
+  """Blocks of 2**bits code points that overlap the set, and the overlaps."""
   blocks: dict[int, list[tuple[int, int]]] = {}
   last = (1 << bits) - 1
   for low, high in codes:

@@ -1,4 +1,4 @@
-"""Sets of integers (code points, bytes, ids) as sorted intervals."""
+"""Sets of integers (code points, bytes, token ids) as sorted intervals."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,12 +7,12 @@ from craft_jax.data.text.utf8 import MAX_CODE_POINT
 # Inclusive, ascending, neither overlapping nor adjacent.
 Intervals = tuple[tuple[int, int], ...]
 
-# All code points but the surrogates, which UTF-8 cannot write.
+# All code points but the surrogates, which UTF-8 cannot encode.
 SCALARS: Intervals = ((0, 0xD7FF), (0xE000, MAX_CODE_POINT))
 
 
 def union(pairs: Iterable[tuple[int, int]]) -> Intervals:
-  """The set of all integers that lie in one of `pairs`, in any order."""
+  """Union of inclusive intervals, given in any order."""
   merged: list[tuple[int, int]] = []
   for low, high in sorted(pairs):
     if merged and low <= merged[-1][1] + 1:
@@ -35,35 +35,34 @@ def complement(intervals: Intervals) -> Intervals:
 
 
 def intersection(a: Intervals, b: Intervals) -> Intervals:
-  """What both sets of code points hold."""
+  """Intersection of two sets of code points."""
   return complement(union([*complement(a), *complement(b)]))
 
 
 def of_text(characters: str) -> Intervals:
-  """The code points of the characters."""
+  """Code points of the characters of a text."""
   return union((ord(c), ord(c)) for c in characters)
 
 
 def contains(intervals: Intervals, value: int) -> bool:
-  """Whether the set holds `value`."""
+  """Whether the set contains `value`."""
   return any(low <= value <= high for low, high in intervals)
 
 
 def partition(
   sets: Sequence[Intervals], occurs: Callable[[int, int], bool]
 ) -> dict[int, Intervals]:
-  """Integers that no set tells apart, together.
+  """Partitions the union of sets so that no set divides a part.
 
   Args:
-    sets: any sets.
-    occurs: whether an interval holds anything that can occur; intervals that
-      do not are left out.
+    sets: sets of integers.
+    occurs: whether the alphabet has an integer in an inclusive interval;
+      intervals without any are left out.
 
   Returns:
-    The parts. Bit k of a key is whether the part lies in `sets[k]`; what lies
-    in no set is left out.
+    The parts by key; bit k of a key says whether the part lies in `sets[k]`.
   """
-  flips: dict[int, int] = {}  # the sets that begin or end there, as bits
+  flips: dict[int, int] = {}  # bound: sets that begin or end at it, as bits
   for k, intervals in enumerate(sets):
     for low, high in intervals:
       flips[low] = flips.get(low, 0) ^ 1 << k

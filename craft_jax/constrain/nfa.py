@@ -1,4 +1,4 @@
-"""Expressions as a graph of single steps: Thompson's construction (1968)."""
+"""Nondeterministic finite automata by Thompson's construction (1968)."""
 
 from collections.abc import Iterable
 
@@ -20,28 +20,28 @@ _LINE_FEED = 10  # also as a byte
 
 
 class Nfa:
-  """States with steps that read a token and jumps that read nothing.
+  """An NFA whose steps read a code point or byte, and whose jumps read none.
 
   Attributes:
-    sets: the sets of tokens on steps: of code points, or of bytes.
-    steps: of each state, pairs of an index into `sets` and a state.
-    jumps: of each state, states.
-    anchors: of the states whose jumps are taken only at the start or the end
-      of the text, which.
-    start: where a text begins; nothing leads back to it.
-    final: where it ends.
+    sets: sets of code points or bytes that steps read.
+    steps: steps of each state, pairs of an index into `sets` and a state.
+    jumps: epsilon transitions of each state.
+    anchors: states whose jumps are taken only at the start or the end of the
+      text, and the anchor that says which.
+    start: start state, which has no incoming transition.
+    final: accepting state.
   """
 
   def __init__(self, node: Node, utf8: bool, budget: Budget):
-    """Builds the graph.
+    """Builds the automaton.
 
     Args:
-      node: over code points.
-      utf8: whether the steps read bytes of UTF-8, not code points.
-      budget: of the compilation.
+      node: expression over code points.
+      utf8: whether the steps read bytes of UTF-8 instead of code points.
+      budget: budget of the compilation.
 
     Raises:
-      UserError: over the budget, or a line feed may follow a `$`.
+      UserError: it exceeds the budget, or a line feed may follow a `$`.
     """
     self.steps: list[list[tuple[int, int]]] = []
     self.jumps: list[list[int]] = []
@@ -49,12 +49,12 @@ class Nfa:
     self._budget = budget
     self._utf8 = utf8
     self._index_of: dict[Intervals, int] = {}
-    # By node first: to hash a large set takes long.
+    # Looked up by node first, because hashing a large set is slow.
     self._steps_of: dict[Tokens, list[tuple[int, int, int]]] = {}
     self._steps_of_set: dict[Intervals, list[tuple[int, int, int]]] = {}
     self._near: dict[int, frozenset[int]] = {}
     self.start, self.final = self._new(), self._new()
-    # Entered once, so that nothing leads back to `start`.
+    # A state of its own, so that no transition leads back to `start`.
     first = self._new()
     self.jumps[self.start].append(first)
     self._build(node, first)
@@ -64,10 +64,9 @@ class Nfa:
         self._check_line(state, anchor)
 
   def near(self, states: Iterable[int]) -> frozenset[int]:
-    """The states that jumps reach, without the anchored ones.
+    """Epsilon closure of states, without passing anchors.
 
-    Only states that matter: those with steps, the final one, and anchors of
-    the end.
+    It lists only states with steps, the final one and anchors of the end.
     """
     found = []
     for state in states:
@@ -78,7 +77,7 @@ class Nfa:
     return found[0] if len(found) == 1 else frozenset().union(*found)
 
   def reach(self, states: Iterable[int], places: set[str]) -> frozenset[int]:
-    """As `near`, also through anchors of `places`: 'start', 'end', 'line'."""
+    """Epsilon closure as of `near`, passing anchors at `places`, too."""
     stack = list(states)
     seen = set(stack)
     matter = set()
@@ -98,10 +97,10 @@ class Nfa:
     return frozenset(matter)
 
   def _build(self, node: Node, first: int) -> None:
-    """Joins `first` to `final` by all ways through the node.
+    """Connects `first` to `final` by the automaton of a node.
 
-    A node adds steps out of its source and into its target, never into its
-    source or out of its target, so neighbours do not meet.
+    A node adds no transition into its source or out of its target, so that
+    adjacent nodes cannot interfere.
     """
     stack = [(first, node, self.final)]
     while stack:
@@ -170,7 +169,6 @@ class Nfa:
     if node not in self._steps_of:
       self._steps_of[node] = self._steps_of_intervals(node.intervals)
     places = {0: source, 1: target}
-    places = {0: source, 1: target}
     for a, index, b in self._steps_of[node]:
       for place in (a, b):
         if place not in places:
@@ -181,7 +179,7 @@ class Nfa:
   def _steps_of_intervals(
     self, intervals: Intervals
   ) -> list[tuple[int, int, int]]:
-    """The steps of a set, each with the index of its own set."""
+    """Steps (from, index into `sets`, to) that read one code point."""
     if intervals not in self._steps_of_set:
       steps: Steps = [(0, intervals, 1)] if intervals else []
       if self._utf8:
@@ -200,7 +198,10 @@ class Nfa:
     return len(self.steps) - 1
 
   def _check_line(self, state: int, anchor: Anchor) -> None:
-    """Raises if a line feed may follow: `$` holds before a last one."""
+    """Raises `UserError` if a line feed may follow the `$` of an anchor.
+
+    In Python `$` also matches before a line feed that ends the text.
+    """
     after = self.reach(self.jumps[state], {'start', 'end', 'line'})
     for index in {index for s in after for index, _ in self.steps[s]}:
       if contains(self.sets[index], _LINE_FEED):

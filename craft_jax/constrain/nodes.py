@@ -1,7 +1,7 @@
-"""Expressions: what patterns and schemas are read into.
+"""Syntax trees of patterns and schemas.
 
-A node is compared by identity, so that a shared part stays shared and no
-operation descends into a deep expression.
+Nodes are compared by identity: a shared node stays shared, and comparing or
+hashing never recurses into a deep tree.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ class Tokens:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Concat:
-  """The parts, one after the other; none is the empty text."""
+  """The parts in sequence; without parts, the empty text."""
 
   parts: tuple['Node', ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Choice:
-  """Any of the options; none matches nothing at all."""
+  """Any of the options; without options, no text at all."""
 
   options: tuple['Node', ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Repeat:
-  """The body, `least` to `most` times; None is without limit."""
+  """The body, `least` to `most` times; None is no upper limit."""
 
   body: 'Node'
   least: int
@@ -42,7 +42,7 @@ class Repeat:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-  """A way from place 0 to one of `ends` along edges (from, node, to)."""
+  """Any path from place 0 to one of `ends` along edges (from, node, to)."""
 
   edges: tuple[tuple[int, 'Node', int], ...]
   ends: tuple[int, ...]
@@ -50,12 +50,12 @@ class Graph:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Anchor:
-  r"""The empty text, at one place only.
+  r"""The empty text, at the start or end of the whole text only.
 
   Attributes:
-    where: 'start' or 'end' of the whole text; 'line' is the `$` of Python,
-      which is also true before a line feed at the end.
-    position: in the pattern, for errors.
+    where: 'start', 'end', or 'line', which is Python's `$`: the end, or before
+      a line feed at the end.
+    position: position in the pattern, for error messages.
   """
 
   where: str
@@ -68,21 +68,21 @@ EMPTY = Concat(())
 
 
 def literal(text: str) -> Node:
-  """Exactly this text."""
+  """A node that matches exactly this text."""
   return Concat(tuple(map(character, text)))
 
 
 @functools.lru_cache(maxsize=1024)
 def character(token: str) -> Tokens:
-  """Exactly this character; shared, so that its UTF-8 is found once."""
+  """A node that matches one character; shared, so it is encoded only once."""
   return Tokens(of_text(token))
 
 
 def concat(*parts: Node) -> Node:
-  """The parts, one after the other."""
+  """A node that matches the parts in sequence."""
   return Concat(parts)
 
 
 def choice(*options: Node) -> Node:
-  """Any of the options."""
+  """A node that matches any of the options."""
   return options[0] if len(options) == 1 else Choice(options)

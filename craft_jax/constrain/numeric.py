@@ -1,10 +1,9 @@
-"""JSON numbers within bounds, digit by digit.
+"""Automata of JSON numbers within bounds, compared digit by digit.
 
-A number is written without an exponent, without leading zeros, and `-0` is
-not. Integers have up to 18 digits (64 bits), or as many as a bound has.
-Others have up to 15, those after the point included: so many digits survive
-binary doubles, whence two numbers that differ in writing differ when read,
-and comparing digits is comparing doubles.
+Numbers have no exponent and no leading zeros, and `-0` is excluded. Integers
+have up to 18 digits (64 bits), or as many as a bound. Other numbers have up to
+15 digits in all, which a binary double preserves: numbers with different
+digits are different doubles, so comparing digits compares doubles.
 """
 
 import dataclasses
@@ -19,18 +18,18 @@ from craft_jax.constrain.intervals import Intervals, of_text
 
 _INTEGER_DIGITS = 18
 _NUMBER_DIGITS = 15
-_ROW_WORK = 60  # of a state, in operations
+_ROW_WORK = 60  # operations per state
 _TOKENS = '-.0123456789'
 _CLASSES: tuple[Intervals, ...] = tuple(of_text(c) for c in _TOKENS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-  """A limit of a number.
+  """A lower or upper bound of a number.
 
   Attributes:
-    value: what a number is compared with.
-    strict: whether it may not be equal.
+    value: the bound.
+    strict: whether the bound itself is excluded.
   """
 
   value: Decimal
@@ -39,7 +38,7 @@ class Bound:
 
 @dataclasses.dataclass(frozen=True)
 class _Digits:
-  """A bound of the magnitude, as digits before and after the point."""
+  """A bound of the magnitude as digits before and after the decimal point."""
 
   whole: str
   fraction: str
@@ -52,40 +51,40 @@ class _Digits:
     return _Digits(whole, fraction.rstrip('0'), bound.strict)
 
   def step(self, order: int, count: int, digit: str, whole: bool) -> int:
-    """How a prefix compares (-1, 0, 1) once it has one more digit.
+    """Compares a prefix with the bound (-1, 0, 1) after one more digit.
 
     Args:
-      order: how it did until now.
-      count: digits so far on this side of the point.
-      digit: the next one.
-      whole: whether it is before the point.
+      order: result before this digit.
+      count: digits so far on this side of the decimal point.
+      digit: the new digit.
+      whole: whether it is before the decimal point.
     """
     digits = self.whole if whole else self.fraction
     if whole and count >= len(digits):
-      return 1  # longer, and without leading zeros
+      return 1  # more digits than the bound, and no leading zeros
     other = digits[count] if count < len(digits) else '0'
     return order or (digit > other) - (digit < other)
 
   def at_point(self, order: int, count: int) -> int:
-    """How the digits before the point compare, once there are no more."""
+    """Compares the integer part, once it is complete, with the bound's."""
     return -1 if count < len(self.whole) else order
 
   def at_end(self, order: int, count: int) -> int:
-    """How the number compares that has `count` digits after the point."""
+    """Compares a complete number with `count` decimals with the bound."""
     return order or -(count < len(self.fraction))
 
 
 class _State(NamedTuple):
-  """A prefix of a number.
+  """A state of the automaton: what matters of the prefix of a number.
 
   Attributes:
-    phase: 'first' (nothing yet), 'minus', 'zero' (a 0 before the point),
-      'whole', 'point' (just written) or 'fraction'.
-    negative: whether it began with a minus.
-    digits: those on this side of the point.
-    total: digits in all.
-    low: how it compares with the least magnitude.
-    high: how it compares with the greatest.
+    phase: 'first' (empty), 'minus', 'zero' (the integer part is 0), 'whole'
+      (in the integer part), 'point' (at the decimal point) or 'fraction'.
+    negative: whether it begins with a minus sign.
+    digits: digits on this side of the decimal point.
+    total: all digits.
+    low: comparison with the least magnitude (-1, 0, 1).
+    high: comparison with the greatest magnitude (-1, 0, 1).
   """
 
   phase: str = 'first'
@@ -97,7 +96,7 @@ class _State(NamedTuple):
 
 
 class _Numbers:
-  """The automaton of numbers: a state is a `_State`."""
+  """Transitions of the automaton of numbers."""
 
   def __init__(
     self,
@@ -108,11 +107,11 @@ class _Numbers:
   ):
     self._whole = whole
     self._max_digits = max_digits
-    # Of the magnitudes of numbers without and with a minus.
+    # Bounds of the magnitude of nonnegative and of negative numbers.
     self._bounds = (_sides(least, most, False), _sides(least, most, True))
 
   def row(self, state: _State) -> list[_State | None]:
-    """The next state for each of `_TOKENS`."""
+    """Next state for each of `_TOKENS`."""
     digits = [self._after_digit(state, digit) for digit in _TOKENS[2:]]
     return [self._after_minus(state), self._after_point(state), *digits]
 
@@ -154,7 +153,7 @@ class _Numbers:
     )
 
   def accepts(self, state: _State) -> bool:
-    """Whether a number may end here."""
+    """Whether a number may end in a state."""
     if state.phase not in ('zero', 'whole', 'fraction'):
       return False
     low, high = self._bounds[state.negative]
@@ -172,18 +171,18 @@ class _Numbers:
 def _sides(
   least: Bound | None, most: Bound | None, negative: bool
 ) -> tuple[_Digits | None, _Digits | None]:
-  """The least and the greatest magnitude of numbers of one sign."""
+  """Least and greatest magnitude of the numbers of one sign."""
   if negative:
     least, most = (
       bound and Bound(bound.value.copy_negate(), bound.strict)
       for bound in (most, least)
     )
-  # With a minus, more than nothing: -0 is not written.
+  # Negative numbers have a magnitude above 0, since -0 is excluded.
   floor = Bound(Decimal(0), strict=negative)
   if least is None or (least.value, least.strict) < (floor.value, floor.strict):
     least = floor
   if most and most.value < 0:
-    most = Bound(Decimal(0), strict=True)  # nothing
+    most = Bound(Decimal(0), strict=True)  # no number at all
   return _Digits.of(least), _Digits.of(most) if most else None
 
 
@@ -194,14 +193,14 @@ def numbers(
   multiple_of: int,
   budget: Budget,
 ) -> Dfa:
-  """The automaton, over code points, of the numbers within bounds.
+  """The DFA over code points of all numbers within bounds.
 
   Args:
-    least: lower bound, if any.
-    most: upper bound, if any.
-    whole: integers only.
-    multiple_of: of integers; 1 is every integer.
-    budget: of the compilation.
+    least: lower bound, or None.
+    most: upper bound, or None.
+    whole: allow integers only.
+    multiple_of: allow only multiples of this integer.
+    budget: budget of the compilation.
   """
   digits = _NUMBER_DIGITS
   if whole:
@@ -221,7 +220,7 @@ def numbers(
 
 
 def _multiples(divisor: int, budget: Budget) -> Dfa:
-  """Digits, with or without a minus, that a number divides; no point."""
+  """The DFA of integers that are divisible by `divisor`."""
 
   def row_of(remainder: int) -> list[int | None]:
     digits = [(remainder * 10 + digit) % divisor for digit in range(10)]

@@ -1,7 +1,7 @@
-"""Whether no value can be an instance of two schemas: for `oneOf`.
+"""Checks that the options of `oneOf` are disjoint.
 
-Schemas are disjoint if their types are, or their values are, or if they are
-objects that require a property whose schemas are disjoint (a tag).
+Schemas are disjoint if their types or their listed values are, or if both
+require a property whose schemas are disjoint (a tag).
 """
 
 import itertools
@@ -18,27 +18,27 @@ from craft_jax.constrain.document import (
   types_of,
 )
 
-_MAX_LEVELS = 8  # of references and properties that are followed
-_PAIR_WORK = 80  # in operations
+_MAX_LEVELS = 8  # depth to which references and properties are followed
+_PAIR_WORK = 80  # operations per pair of schemas
 
 
 def check_disjoint(
   options: Sequence[Any], document: Any, where: str, budget: Budget
 ) -> None:
-  """Checks that at most one of the schemas can hold.
+  """Checks that no value can be an instance of two of the schemas.
 
   Args:
     options: valid schemas.
-    document: which references refer to.
-    where: they are, for the error.
-    budget: of the compilation.
+    document: the document that contains them, to resolve references.
+    where: JSON pointer to the options, for the error message.
+    budget: budget of the compilation.
 
   Raises:
-    UserError: two of them cannot be told apart.
+    UserError: two schemas are not known to be disjoint.
   """
   for (i, a), (j, b) in itertools.combinations(enumerate(options), 2):
     if not _disjoint(a, b, document, budget, _MAX_LEVELS):
-      what = f'options {i} and {j} are not disjoint as far as can be seen'
+      what = f'options {i} and {j} are not known to be disjoint'
       remedy = 'use anyOf, or require a property with a const that differs'
       fail(where, what, remedy)
 
@@ -80,7 +80,7 @@ def _disjoint(
 
 
 def _kinds(schema: dict[str, Any]) -> set[str]:
-  """The types an instance may have, integers being numbers."""
+  """Types that an instance may have; integers count as numbers."""
   if 'type' in schema:
     names = set(types_of(schema['type'], 'type'))
   elif (values := _listed(schema)) is not None:
@@ -95,7 +95,7 @@ def _listed(schema: dict[str, Any]) -> list[Any] | None:
 
 
 def _values(schema: dict[str, Any]) -> set[str] | None:
-  """The values it lists, so spelt that equal ones are equal."""
+  """Values of `const` or `enum` in a canonical spelling; None without them."""
   values = _listed(schema)
   if values is None:
     return None
@@ -103,7 +103,7 @@ def _values(schema: dict[str, Any]) -> set[str] | None:
 
 
 def _normal(value: Any) -> Any:
-  """The value with 1.0 as 1."""
+  """Replaces floats such as 1.0 by integers, as JSON schema compares them."""
   if isinstance(value, list):
     return [_normal(item) for item in value]
   if isinstance(value, dict):

@@ -1,8 +1,8 @@
-r"""Regular expressions, read into nodes.
+r"""Parses regular expressions into syntax trees.
 
-The dialect is what Python's `re` takes for text, without what an automaton
-cannot do (back-references) or this one does not (look-around, flags, word
-boundaries), and with `\p{..}`. docs/constraints.md has the table.
+The dialect is that of Python's `re` for str, with `\p{..}` added, and without
+back-references, look-around, flags and word boundaries. docs/constraints.md
+has the table.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ _CONTROLS = {
 _HEX_DIGITS = {'x': 2, 'u': 4, 'U': 8}
 _BOUNDS = re.compile(r'\{([0-9]*)(,?)([0-9]*)\}')
 _NAMED_GROUP = re.compile(r'\?P?<([^<>=!()]*)>')
-_STEP_WORK = 10  # a step of the parser, in operations
-_MAX_DIGITS = 6  # of a bound; more is over every limit anyway
-# The longest that matches decides.
+_STEP_WORK = 10  # operations per step of the parser
+_MAX_DIGITS = 6  # digits of a bound; a longer one exceeds every limit anyway
+# By what follows `(`; the longest match applies.
 _UNSUPPORTED = {
   '?=': 'look-ahead',
   '?!': 'negative look-ahead',
@@ -71,22 +71,23 @@ class _Group:
 def parse(
   pattern: str, budget: Budget, name: str = 'pattern', dollar: str = 'line'
 ) -> Node:
-  """The expression that a pattern means, under `re.fullmatch`.
+  """Parses a pattern, to be matched as by `re.fullmatch`.
 
   Args:
-    pattern: what is read.
-    budget: of the compilation.
-    name: of the pattern, for errors.
-    dollar: the `Anchor` that `$` is.
+    pattern: the regular expression.
+    budget: budget of the compilation.
+    name: what to call the pattern in error messages.
+    dollar: meaning of `$`, as in `Anchor.where`.
 
   Raises:
-    UserError: not a pattern of the dialect; names the position from 0.
+    UserError: the pattern is invalid or unsupported; names the position,
+      counted from 0.
   """
   return _Parser(pattern, budget, name, dollar).parse()
 
 
 class _Parser:
-  """One pass from left to right; open groups are a list, not recursion."""
+  """A one-pass parser; a list of open groups makes recursion unnecessary."""
 
   def __init__(self, pattern: str, budget: Budget, name: str, dollar: str):
     self._pattern = pattern
@@ -96,7 +97,7 @@ class _Parser:
     self._at = 0
     self._groups = [_Group(0)]
     self._group_names: set[str] = set()
-    self._repeats = 'nothing to repeat'  # why a repeat would be wrong here
+    self._repeats = 'nothing to repeat'  # why a repeat is invalid here, or ''
 
   def parse(self) -> Node:
     while self._at < len(self._pattern):
@@ -159,7 +160,9 @@ class _Parser:
     elif named:
       name = named[1]
       if not name.isidentifier() or name in self._group_names:
-        self._fail(f'{name!r} is no name, or is used twice', start, 'rename it')
+        self._fail(
+          f'{name!r} is not a name, or is used twice', start, 'rename it'
+        )
       self._group_names.add(name)
       self._at += named.end()
     elif rest.startswith('?'):
@@ -195,7 +198,7 @@ class _Parser:
     if self._pattern.startswith('?', self._at):
       self._at += 1  # lazy: the same language
     elif self._pattern.startswith('+', self._at):
-      remedy = 'leave the second + out'
+      remedy = 'remove the second +'
       self._fail('a possessive repeat is not supported', start, remedy)
     parts = self._groups[-1].parts
     parts[-1] = Repeat(parts[-1], least, most)
@@ -203,7 +206,7 @@ class _Parser:
 
   def _bounds(self, start: int) -> tuple[int, int | None]:
     bounds = _BOUNDS.match(self._pattern, start)
-    assert bounds, 'the caller has looked'
+    assert bounds, 'checked by _is_bound'
     if max(len(bounds[1]), len(bounds[3])) > _MAX_DIGITS:
       self._fail(
         f'a bound has more than {_MAX_DIGITS} digits', start, 'lower it'
@@ -219,7 +222,7 @@ class _Parser:
     return least, int(bounds[3])
 
   def _class(self, start: int) -> Intervals:
-    """The set of `[..]`; `start` is at its bracket."""
+    """The set of `[..]`, whose bracket is at `start`."""
     pattern = self._pattern
     negated = pattern.startswith('^', self._at)
     self._at += negated
@@ -245,7 +248,7 @@ class _Parser:
     return complement(union(pairs)) if negated else union(pairs)
 
   def _class_item(self, start: int) -> int | Intervals:
-    """A character, as its code point, or a set."""
+    """Reads an item of `[..]`: a character, as its code point, or a set."""
     self._budget.spend(_STEP_WORK)
     if self._at >= len(self._pattern):
       self._fail('this [ is never closed', start, r'add a ] or use \[')
@@ -254,7 +257,7 @@ class _Parser:
     return self._escape(at, True) if token == '\\' else ord(token)
 
   def _escape(self, start: int, in_class: bool = False) -> int | Intervals:
-    """What a backslash and what follows stand for; `start` is at it."""
+    """Reads an escape, whose backslash is at `start`."""
     if self._at >= len(self._pattern):
       self._fail('a backslash at the end', start, r'write it as \\')
     letter = self._pattern[self._at]
@@ -280,7 +283,7 @@ class _Parser:
       what = r'a back-reference' if not in_class else 'an octal escape'
       self._fail(f'\\{letter}, {what}, is not supported', start)
     if letter in string.ascii_letters:
-      self._fail(f'\\{letter} is not an escape', start, 'leave the \\ out')
+      self._fail(f'\\{letter} is not an escape', start, 'remove the \\')
     return ord(letter)
 
   def _hexadecimal(self, start: int, count: int) -> int:
@@ -299,12 +302,12 @@ class _Parser:
     if braces is None or name not in characters.NAMES:
       known = hint(name, characters.NAMES)
       self._fail(
-        f'{name!r} is no Unicode category{known}', start, r'use \p{Lu}'
+        f'{name!r} is not a Unicode category{known}', start, r'use \p{Lu}'
       )
     self._at = braces.end()
     return characters.category(name)
 
   def _fail(
-    self, what: str, position: int, remedy: str = 'spell out what is meant'
+    self, what: str, position: int, remedy: str = 'write it another way'
   ) -> NoReturn:
     raise UserError(f'{self._name}: {what}, at position {position}; {remedy}')

@@ -1,7 +1,7 @@
-"""JSON schemas, read into nodes.
+"""Parses JSON schemas into syntax trees.
 
-What is written is compact JSON with the properties in the order of the schema.
-Every keyword is enforced, or is an annotation, or is an error that names it.
+Instances are compact JSON with properties in the order of the schema. Every
+keyword is enforced, is an annotation, or is an error that names it.
 docs/constraints.md has the table.
 """
 
@@ -39,8 +39,8 @@ from craft_jax.constrain.strings import ANY_STRING, FORMATS, string, to_graph
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import hint
 
-FREE_DEPTH = 3  # of arrays and objects in JSON that no schema describes
-MAX_LEVELS = 32  # of schemas within schemas
+FREE_DEPTH = 3  # nesting of arrays and objects where any JSON is allowed
+MAX_LEVELS = 32  # nesting of schemas
 
 _ANNOTATIONS = frozenset({
   '$schema', '$comment', '$defs', 'definitions', 'title',
@@ -59,7 +59,7 @@ _KEYWORDS_OF = {
   'boolean': (),
   'null': (),
 }
-# Of these there is one, and nothing else (but `type` beside values).
+# Keywords that must be alone in a schema, but for `type` beside values.
 _WHOLE = ('$ref', 'anyOf', 'oneOf', 'const', 'enum')
 _KNOWN = {
   *_WHOLE,
@@ -75,21 +75,22 @@ _REMEDIES = {
 
 
 def parse(document: Any, vocabulary: Vocabulary, budget: Budget) -> Node:
-  """The compact JSON texts of the instances of a schema.
+  """Parses a schema into the expression of its instances.
 
   Args:
-    document: checked by `check_document`.
-    vocabulary: has to have the characters of names and constants.
-    budget: of the compilation.
+    document: a schema that `check_document` has accepted.
+    vocabulary: vocabulary that has to cover property names and constants.
+    budget: budget of the compilation.
 
   Raises:
-    UserError: a keyword that is not supported, or a mistake; names the place.
+    UserError: the schema is invalid or has an unsupported keyword; names the
+      place as a JSON pointer.
   """
   return _Reader(document, vocabulary, budget).node(document, '#', 0)
 
 
 class _Reader:
-  """Reads one document; places are JSON pointers."""
+  """A parser of one document; places are JSON pointers."""
 
   def __init__(self, document: Any, vocabulary: Vocabulary, budget: Budget):
     self._document = document
@@ -97,24 +98,24 @@ class _Reader:
     self._budget = budget
     self._open_refs: list[str] = []
     self._of_ref: dict[str, Node] = {}
-    # Equal numbers are frequent, and digits take longer than names.
+    # Cached because many numbers have equal bounds and are slow to build.
     self._of_numbers: dict[Any, Graph] = {}
 
   def node(self, schema: Any, place: str, level: int) -> Node:
-    """Any schema."""
+    """Parses any schema."""
     self._budget.spend(100)
     if level > MAX_LEVELS:
       fail(place, f'schemas nest deeper than {MAX_LEVELS}', 'use fewer levels')
     if isinstance(schema, bool):
       return self._free(FREE_DEPTH) if schema else Choice(())
     if not isinstance(schema, dict):
-      fail(place, f'{show(schema)} is no schema', 'give an object')
+      fail(place, f'{show(schema)} is not a schema', 'give an object')
     ignored = _ANNOTATIONS | ({'$id'} if place == '#' else set())
     used = [name for name in schema if name not in ignored]
     for name in used:
       if name not in _KNOWN:
         what = f'keyword {name!r} is not supported{hint(name, _KNOWN)}'
-        fail(place, what, _REMEDIES.get(name, 'say it otherwise'))
+        fail(place, what, _REMEDIES.get(name, 'use other keywords'))
     if not used:
       return self._free(FREE_DEPTH)
     for name in _WHOLE:
@@ -130,7 +131,7 @@ class _Reader:
     place: str,
     level: int,
   ) -> Node:
-    """A schema that is a reference, a choice or values."""
+    """Parses a schema with one of the keywords in `_WHOLE`."""
     beside = {name, 'type'} if name in ('const', 'enum') else {name}
     for other in used:
       if other not in beside:
@@ -142,7 +143,9 @@ class _Reader:
     if name == 'const':
       return self._values([value], schema, where)
     if not isinstance(value, list) or not value:
-      fail(where, f'{show(value)} is no list of options', 'give at least one')
+      fail(
+        where, f'{show(value)} is not a list of options', 'give at least one'
+      )
     if name == 'enum':
       return self._values(value, schema, where)
     options = [
@@ -159,7 +162,7 @@ class _Reader:
       fail(
         where,
         f'{show(ref)} contains itself',
-        'write the levels out that are wanted',
+        'write out as many levels as needed',
       )
     if ref not in self._of_ref:
       self._open_refs.append(ref)
@@ -170,12 +173,12 @@ class _Reader:
   def _values(
     self, values: list[Any], schema: Mapping[str, Any], where: str
   ) -> Node:
-    """Exactly these values, those of another type left out."""
+    """Any of the listed values that has the schema's type, if it has one."""
     if 'type' in schema:
       types = types_of(schema['type'], where)
       values = [v for v in values if any(has_type(v, t) for t in types)]
       if not values:
-        fail(where, 'no value has the type', 'change one of both')
+        fail(where, 'no value has the type', 'change the values or the type')
     return choice(*(self._literal(dump(v), where) for v in values))
 
   def _typed(
@@ -185,7 +188,7 @@ class _Reader:
     place: str,
     level: int,
   ) -> Node:
-    """A schema with a `type` and keywords of it."""
+    """Parses a schema with a `type` and keywords of that type."""
     if 'type' not in schema:
       what = f'{used[0]!r} needs a type'
       fail(place, what, f'add one of {", ".join(JSON_TYPES)}')
@@ -216,9 +219,11 @@ class _Reader:
     properties = schema.get('properties', {})
     required = schema.get('required', [])
     if not isinstance(properties, dict):
-      fail(f'{place}/properties', 'this is no object', 'give names and schemas')
+      fail(
+        f'{place}/properties', 'this is not an object', 'give names and schemas'
+      )
     if not isinstance(required, list):
-      fail(f'{place}/required', 'this is no list', 'give names')
+      fail(f'{place}/required', 'this is not a list', 'give names')
     for name in required:
       if not isinstance(name, str) or name not in properties:
         known = hint(str(name), properties)
@@ -241,10 +246,10 @@ class _Reader:
     place: str,
     level: int,
   ) -> Node:
-    """An object of declared properties, in their order.
+    """An object of declared properties in their order.
 
-    Before property k the place is 3k if nothing is written yet and 3k + 1
-    otherwise; 3k + 2 is between its name and its value.
+    Before property k the place in the graph is 3k if no property is written
+    yet, else 3k + 1; place 3k + 2 is between its name and its value.
     """
     edges: list[tuple[int, Node, int]] = []
     comma = self._literal(',', place)
@@ -263,7 +268,7 @@ class _Reader:
     return self._enclosed('{', Graph(tuple(edges), ends), '}', place)
 
   def _map(self, value: Node, place: str) -> Node:
-    """An object with any names."""
+    """An object with any property names."""
     member = concat(ANY_STRING, self._literal(':', place), value)
     return self._enclosed('{', self._list(member, 0, None, place), '}', place)
 
@@ -283,7 +288,7 @@ class _Reader:
       return EMPTY
     comma = self._literal(',', place)
     if most is None:
-      # One copy of the item serves all that are not required.
+      # All items that are not required share one copy.
       some: Node = Graph(((0, item, 1), (1, comma, 0)), (1,))
       first = max(least - 1, 0)
       some = concat(Repeat(concat(item, comma), first, first), some)
@@ -296,7 +301,7 @@ class _Reader:
     least, most = count_bounds(schema, 'minLength', 'maxLength', place)
     pattern = schema.get('pattern')
     if 'pattern' in schema and not isinstance(pattern, str):
-      fail(f'{place}/pattern', f'{show(pattern)} is no text', 'quote it')
+      fail(f'{place}/pattern', f'{show(pattern)} is not a string', 'quote it')
     name = schema.get('format')
     known = isinstance(name, str) and name in FORMATS
     if 'format' in schema and not known:
@@ -308,7 +313,7 @@ class _Reader:
     values = {name: schema[name] for name in _NUMBER_KEYWORDS if name in schema}
     for name, value in values.items():
       if isinstance(value, bool) or not isinstance(value, int | float):
-        fail(f'{place}/{name}', f'{show(value)} is no number', 'give one')
+        fail(f'{place}/{name}', f'{show(value)} is not a number', 'give one')
     factor = values.pop('multipleOf', None)
     if factor is not None and (factor <= 0 or factor != int(factor)):
       what = f'{show(factor)} cannot be enforced exactly'
@@ -331,7 +336,7 @@ class _Reader:
     return self._of_numbers[wanted]
 
   def _free(self, depth: int) -> Node:
-    """Any JSON of at most so many arrays and objects in each other."""
+    """Any JSON with arrays and objects nested at most `depth` deep."""
     scalars = [
       ANY_STRING,
       self._number('number', {}, '#'),
@@ -347,7 +352,7 @@ class _Reader:
     return concat(self._literal(left, place), body, self._literal(right, place))
 
   def _literal(self, text: str, place: str) -> Node:
-    """Exactly this text, which the vocabulary must be able to write."""
+    """A node that matches a text, which the vocabulary has to cover."""
     self._budget.spend(len(text))
     require(text, self._vocabulary, at(place))
     return literal(text)

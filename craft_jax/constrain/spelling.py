@@ -1,4 +1,4 @@
-"""Which characters a text may be spelt with: of a vocabulary, and of JSON."""
+"""Characters that a vocabulary covers, and how JSON strings spell them."""
 
 import functools
 
@@ -18,16 +18,16 @@ _SHORT = {
 }  # fmt: skip
 _ESCAPED = of_text(''.join(_SHORT))
 _CONTROLS: Intervals = ((0, 31),)
-# What stands for itself in a JSON text that can be UTF-8.
+# Characters that a JSON string contains unescaped.
 _PLAIN = intersection(SCALARS, complement(_ESCAPED))
 _PLAIN = intersection(_PLAIN, complement(_CONTROLS))
 
 
 def require(text: str, vocabulary: Vocabulary, place: str) -> None:
-  """Checks that a vocabulary can write a text.
+  """Checks that a vocabulary covers a text.
 
   Raises:
-    UserError: it cannot; names the first character that is missing.
+    UserError: it does not; names the first character that is missing.
   """
   for token in text:
     if vocabulary.kind == 'byte':
@@ -37,16 +37,16 @@ def require(text: str, vocabulary: Vocabulary, place: str) -> None:
     if missing:
       raise UserError(
         f'{place}: the vocabulary cannot write {token!r} '
-        f'(U+{ord(token):04X}); leave it out'
+        f'(U+{ord(token):04X}); remove it'
       )
 
 
 @functools.lru_cache(maxsize=1024)
 def in_json(intervals: Intervals) -> Node:
-  r"""One character of the set, as a JSON string has it.
+  r"""A node that matches one character of a set within a JSON string.
 
-  Each has one spelling: itself, or a backslash and one of `"\bfnrt`. Other
-  controls and surrogates, which would need `\u`, have none.
+  Each character has one spelling: itself, or a backslash and one of `"\bfnrt`.
+  Other control characters and surrogates, which need `\u`, are excluded.
   """
   plain = Tokens(intersection(intervals, _PLAIN))
   letters = [

@@ -1,4 +1,4 @@
-"""Strings of a JSON schema: length, pattern and format together."""
+"""JSON strings constrained by length, pattern and format."""
 
 from craft_jax.constrain import dfa, regex
 from craft_jax.constrain.budget import Budget
@@ -43,7 +43,7 @@ FORMATS = {
 }
 _ANY = Repeat(Tokens(SCALARS), 0, None)
 QUOTE = character('"')
-# A JSON string of any length.
+# Any JSON string.
 ANY_STRING = concat(QUOTE, Repeat(in_json(SCALARS), 0, None), QUOTE)
 
 
@@ -55,15 +55,16 @@ def string(
   place: str,
   budget: Budget,
 ) -> Node:
-  """A JSON string, quotes included.
+  """The expression of a JSON string, quotes included.
 
   Args:
-    least: fewest characters.
-    most: most characters, if there is a limit.
-    pattern: is searched for, if there is one; `$` is the very end.
-    format_name: of `FORMATS`, if there is one.
-    place: of the schema, for errors.
-    budget: of the compilation.
+    least: minimum number of characters.
+    most: maximum number of characters, or None.
+    pattern: regular expression that must match somewhere, or None; `$` matches
+      only at the end of the string.
+    format_name: a key of `FORMATS`, or None.
+    place: JSON pointer to the schema, for error messages.
+    budget: budget of the compilation.
   """
   if pattern is None and format_name is None:
     body: Node = Repeat(in_json(SCALARS), least, most)
@@ -84,13 +85,13 @@ def string(
 
 
 def _dfa(node: Node, budget: Budget) -> Dfa:
-  """The automaton of an expression over all code points."""
+  """The DFA of an expression, over all code points."""
   nfa = Nfa(node, False, budget)
   return dfa.from_nfa(nfa, lambda low, high: True, budget)
 
 
 def to_graph(machine: Dfa) -> Graph:
-  """The texts of an automaton over code points, spelt as in a JSON string."""
+  """Converts a DFA over code points to a graph over JSON string spellings."""
   edges: list[tuple[int, Node, int]] = []
   for state, row in enumerate(machine.rows):
     to: dict[int, list[tuple[int, int]]] = {}

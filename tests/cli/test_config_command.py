@@ -283,7 +283,7 @@ def test_docs_need_the_markers(tmp_path, capsys):
 def test_a_meaning_says_everything(capsys):
   assert main.main(['config', 'docs', 'optim.warmup_steps', '--json']) == 0
   text, last = capsys.readouterr().out.rstrip().rsplit('\n', 1)
-  assert text.startswith('optim.warmup_steps\n  Steps of linear warm-up.\n')
+  assert text.startswith('optim.warmup_steps\n  Steps of the linear warm-up.\n')
   assert 'unit     steps' in text and 'default  50' in text
   assert 'optim.warmup_steps must be below train.steps' in text
   found = json.loads(last)

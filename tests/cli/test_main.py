@@ -184,7 +184,7 @@ FILES = [
     'def get_config():\n  c = default_config()\n  c.seed = 3',
     'mine.py: get_config returns nothing; end it with `return config`',
   ),
-  ('def get_config():\n  return [3]', 'get_config returns list and no config'),
+  ('def get_config():\n  return [3]', 'get_config returns list, not a config'),
   ('get_config = 3', 'does not define get_config'),
   ('def get_config(variant):\n  return {}', "let it take (variant='')"),
   ('def get_config(*, size):\n  return {}', "let it take (variant='')"),
@@ -225,7 +225,7 @@ FILES = [
     '  c.model = {"widht": 3}\n  return c',
     "mine.py:4: unknown setting 'model.widht', did you mean 'model.width'?",
   ),
-  ('{"seed": 3, "seed', 'mine.py: it is no JSON'),
+  ('{"seed": 3, "seed', 'mine.py: it is not valid JSON'),
   ('{"sede": 3}', "mine.py: unknown setting 'sede', did you mean 'seed'?"),
 ]
 
