@@ -63,7 +63,7 @@ COMMANDS: dict[str, Callable[[], ModuleType]] = {
 }
 
 
-# Text of a JAX runtime error: the remedy that the user is told.
+# Text of a JAX runtime error: the remedy for the user.
 _DEVICE_ERRORS = {
   'RESOURCE_EXHAUSTED': (
     'the device is out of memory; lower train.batch_size, raise '
@@ -170,8 +170,7 @@ def main(argv: Sequence[str]) -> int:
   """
   argv = list(argv)
   if isinstance(sys.stdout, io.TextIOWrapper):
-    # Print escapes instead of failing if the terminal's encoding lacks a
-    # character.
+    # Do not fail if the terminal's encoding lacks a character.
     sys.stdout.reconfigure(errors='backslashreplace')
   terminal.protect()
   try:
@@ -195,8 +194,8 @@ def main(argv: Sequence[str]) -> int:
     ):
       if set_aside:
         _say(
-          f'{" and ".join(set_aside)} set aside: keys, types, checks and '
-          'transfers are fixed here'
+          f'{" and ".join(set_aside)} ignored: Craft sets JAX keys, types, '
+          'checks and transfers itself'
         )
       xla_flags.use()
       return module.run(args)
@@ -223,8 +222,8 @@ def main(argv: Sequence[str]) -> int:
     if _lacks_platform():
       named = os.environ['JAX_PLATFORMS']
       return _complain(
-        f'JAX_PLATFORMS={named} cannot be had with the JAX that is installed; '
-        f'unset it, or install JAX for {named}',
+        f'JAX_PLATFORMS={named} is not supported by the installed JAX; unset '
+        f'it, or install JAX for {named}',
         2,
       )
     if _joined() and any(sign in text for sign in _PEER_SIGNS):

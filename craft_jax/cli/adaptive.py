@@ -1,27 +1,27 @@
-"""The flags of figures of a model that adapts to the text as it reads it."""
+"""Flags of `craft eval` and `craft score` for models that adapt to the text."""
 
 import argparse
 from typing import Any
 
 from craft_jax.errors import UserError
 
-# What a name of `dynamic.adaptive_nats` stands for.
+# Printed title of each result of `dynamic_evaluation.adaptive_nats`.
 TITLES = {
   'dynamic': 'dynamic: the weights adapt',
-  'dynamic_cache': 'dynamic_cache: counts of n-grams beside the model',
-  'dynamic_both': 'dynamic_both: counts beside weights that adapt',
+  'dynamic_cache': 'dynamic_cache: the model mixed with n-gram counts',
+  'dynamic_both': 'dynamic_both: weights that adapt, mixed with n-gram counts',
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags."""
   group = parser.add_argument_group(
-    'models that adapt to the text (figures of their own, named dynamic)'
+    'models that adapt to the text (adds metrics named dynamic)'
   )
   group.add_argument(
     '--dynamic',
     action='store_true',
-    help='learn from each window once it is scored; the checkpoint stays',
+    help='train on each window after scoring it; the checkpoint is unchanged',
   )
   group.add_argument(
     '--dynamic-rate',
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--dynamic-decay',
     type=float,
     metavar='X',
-    help='share of the way back to the trained weights per window (default: '
+    help='decay towards the trained weights, as a share per window (default: '
     '0.001)',
   )
   group.add_argument(
@@ -44,11 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def adaptation(args: argparse.Namespace) -> Any:
-  """The `dynamic.Adaptation` that the flags ask for, or None.
+  """The `dynamic_evaluation.Adaptation` that the flags select, or None.
 
   Raises:
-    UserError: rates out of range, or without --dynamic; weights that cannot
-      learn.
+    UserError: a rate is out of range or given without --dynamic, or --dynamic
+      is given with quantized weights.
   """
   given = {
     'learning_rate': args.dynamic_rate,
@@ -58,13 +58,13 @@ def adaptation(args: argparse.Namespace) -> Any:
   if not args.dynamic:
     if given:
       raise UserError(
-        '--dynamic-rate and --dynamic-decay are of --dynamic; give it too'
+        '--dynamic-rate and --dynamic-decay need --dynamic; give it too'
       )
     return None
   if args.weights != 'auto':
     raise UserError(
-      f'--dynamic learns, which weights in {args.weights} cannot; leave '
-      '--weights or --dynamic out'
+      f'--dynamic cannot train {args.weights} weights; remove --weights or '
+      '--dynamic'
     )
   from craft_jax.inference.dynamic_evaluation import Adaptation
 
@@ -72,7 +72,7 @@ def adaptation(args: argparse.Namespace) -> Any:
 
 
 def lines(figures: dict[str, Any]) -> list[str]:
-  """The adaptive figures for people, a line each; [] if there are none."""
+  """Formats the adaptive metrics, one line each; [] if there are none."""
   found = []
   for name, title in TITLES.items():
     if f'loss_{name}' not in figures:

@@ -1,4 +1,4 @@
-"""What `craft compress` and `craft decompress` share: flags, model, output."""
+"""Flags, model loading and output shared by compress and decompress."""
 
 import argparse
 import os
@@ -19,21 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--force', action='store_true', help='overwrite the output'
   )
   parser.add_argument(
-    '--quiet', action='store_true', help='no progress, results only'
+    '--quiet', action='store_true', help='print results only, no progress'
   )
   parser.add_argument(
     '--json',
     action='store_true',
-    help='print the figures as one JSON object, last on standard output',
+    help='print the results as one JSON object, last on standard output',
   )
 
 
 def check_output(output: str, force: bool, source: str) -> None:
-  """Looks before hours of work, not after.
+  """Checks that the output can be written, before hours of work.
 
   Raises:
-    UserError: the output exists and may not be overwritten, is a folder, has
-      no folder to be in, or is `source`, which is read.
+    UserError: the output exists and `force` is not set, it is a folder, its
+      folder does not exist, or it is the input file `source`.
   """
   files.check_output(output, '--output', source)
   if os.path.isfile(output) and not force and not files.is_open_stream(output):
@@ -43,13 +43,13 @@ def check_output(output: str, force: bool, source: str) -> None:
 
 
 def write(output: str, data: bytes, force: bool, source: str) -> None:
-  """Writes a file whole or not at all; raises as `check_output`."""
-  check_output(output, force, source)  # it may have come meanwhile
+  """Writes a file atomically, after the checks of `check_output`."""
+  check_output(output, force, source)  # it may have been created meanwhile
   files.write_atomic(output, data)
 
 
 def load_model(args: argparse.Namespace) -> Any:
-  """The `Trained` of the flags, on a device that repeats its numbers."""
+  """Loads the model of the flags, with deterministic kernels."""
   xla_flags.repeat_bits()
 
   from craft_jax.data.sources import cache_folder
@@ -57,16 +57,16 @@ def load_model(args: argparse.Namespace) -> Any:
   from craft_jax.runtime import compilation_cache
 
   found = load_lib.load_model(args.workdir, args.step, ema=not args.no_ema)
-  # Decompressing then starts with the very program that compressed.
+  # With the cache, decompression runs the same compiled program.
   compilation_cache.use(cache_folder(found.cfg.data))
   return found
 
 
 class Ticks:
-  """A bar on standard error, moved by calls; a context."""
+  """A context manager with a progress bar, which is called to advance it."""
 
   def __init__(self, size: int, quiet: bool):
-    """Of a file of `size` bytes."""
+    """Creates the bar for a file of `size` bytes."""
     from craft_jax.runs.progress import Progress
 
     self._size = size
@@ -82,13 +82,13 @@ class Ticks:
     self._bar.__exit__(*error)
 
   def __call__(self, done: int, total: int) -> None:
-    """Says that `done` of `total` steps are done."""
+    """Advances the bar to `done` of `total` steps."""
     here = self._size * done / total
     self._seen.append((here, time.perf_counter() - self._began))
     self._bar.update(int(here), {})
 
   def figures(self) -> dict[str, float | None]:
-    """The first dispatch compiles, so the speed is that of the others."""
+    """Time, and throughput without the first dispatch, which compiles."""
     seconds = time.perf_counter() - self._began
     speed = None
     if len(self._seen) > 1:
@@ -98,7 +98,7 @@ class Ticks:
 
 
 def took(figures: dict[str, Any]) -> str:
-  """`1.2 s` and, if it is known, the speed."""
+  """Formats the time, `1.2 s`, and the speed if it is known."""
   speed = figures['bytes_per_second']
   rest = '' if speed is None else f', {speed:,.0f} bytes/s once compiled'
   return f'{figures["seconds"]:.1f} s{rest}'

@@ -1,8 +1,8 @@
-"""Run a benchmark of the checkout, or list them with the results kept.
+"""Run a benchmark of a checkout, or list benchmarks with saved results.
 
-Without a name: what each script asks, and what it found on this device. All
-that follows a name goes to the script, --help too; a setting
-(--config.a.b=v) goes to it as --set a.b=v.
+Without a name: the question of each script, and its results on this device.
+All flags after a name are passed to the script, --help too; a setting
+(--config.a.b=v) is passed as --set a.b=v.
 
 examples:
   craft bench
@@ -16,9 +16,9 @@ import runpy
 
 from craft_jax.errors import UserError
 
-SUMMARY = 'run a benchmark, or list them (in a checkout)'
+SUMMARY = 'run a benchmark, or list benchmarks (in a checkout)'
 FOLDER = pathlib.Path(__file__).parents[2] / 'benchmarks'
-PROGRAM = FOLDER / 'bench.py'  # of the checkout: not part of the package
+PROGRAM = FOLDER / 'bench.py'  # only in a checkout, not in the package
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'flags',
     nargs=argparse.REMAINDER,
     metavar='...',
-    help='what the script is given',
+    help='flags of the script',
   )
   parser.add_argument(
     '--save',
     action='store_true',
-    help='keep the result under benchmarks/results/DEVICE (before or '
+    help='save the result under benchmarks/results/DEVICE (before or '
     'after NAME)',
   )
-  parser.set_defaults(config=None)  # settings are taken, for the script
+  parser.set_defaults(config=None)  # accept settings, for the script
 
 
 def run(args: argparse.Namespace) -> int:
-  """Lists, or runs one script; returns its exit code."""
+  """Lists the benchmarks or runs one; returns its exit code."""
   if not PROGRAM.is_file():
     raise UserError(
       'the benchmarks are not part of an installed package; run craft bench '

@@ -1,7 +1,7 @@
-"""Print the script that teaches a shell to complete craft.
+"""Print the script for completion of craft in a shell.
 
-Commands, flags, choices, configs with their variants, settings
-(--config.model.w<TAB>) and run directories are completed.
+It completes commands, flags, choices, configs with their variants, settings
+(--config.model.w<TAB>) and run directories.
 
   bash  echo 'eval "$(craft completion bash)"' >> ~/.bashrc
   zsh   echo 'eval "$(craft completion zsh)"' >> ~/.zshrc  (after compinit)
@@ -21,12 +21,12 @@ from typing import Any
 
 from craft_jax.cli import parser as parser_lib
 
-SUMMARY = 'print the script that completes craft in a shell'
+SUMMARY = 'print the script for completion of craft in a shell'
 _SETTING = '--config.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the name of the shell."""
+  """Adds the flags of the command."""
   parser.add_argument(
     'shell', choices=('bash', 'zsh', 'fish'), help='bash, zsh or fish'
   )
@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer(commands: Mapping[str, Callable[[], ModuleType]]) -> None:
-  """Tells the shell what may come next, and ends the program.
+  """Prints completions for the shell and exits.
 
-  Only the command that is on the line is imported, and never JAX: this runs at
-  each press of the key.
+  It runs at each press of the Tab key, so it imports only the command that is
+  on the line, and never JAX.
 
   Args:
-    commands: what loads each command, by name.
+    commands: functions that import the module of each command.
   """
   import argcomplete
 
@@ -82,7 +82,7 @@ def answer(commands: Mapping[str, Callable[[], ModuleType]]) -> None:
 def _parser(
   commands: Mapping[str, Callable[[], ModuleType]], words: list[str]
 ) -> parser_lib.Parser:
-  """The parser of a whole line; commands that are not on it have no flags."""
+  """A parser of the whole line; only the command on it has its flags."""
   parser = parser_lib.Parser('craft')
   inner = parser.add_subparsers(required=False)
   typed = next((word for word in words if word in commands), '')
@@ -93,13 +93,13 @@ def _parser(
       load().add_arguments(command)
   help = inner.add_parser('help', help='what a command does')
   help.add_argument('name', choices=[*commands])
-  if words and words[0].startswith('-'):  # the command that needs no name
+  if words and words[0].startswith('-'):  # flags of the default command
     commands['train']().add_arguments(parser)
   return parser
 
 
 def _flags(flags: Mapping[str, argparse.Action], prefix: str) -> dict[str, str]:
-  """The flags that begin so, with `=` where a value follows, and their help."""
+  """Flags with a prefix, with `=` where a value follows, and their help."""
   found = {}
   for flag, action in flags.items():
     name = flag if action.nargs in (0, '+') else f'{flag}='
@@ -111,7 +111,7 @@ def _flags(flags: Mapping[str, argparse.Action], prefix: str) -> dict[str, str]:
 def _values(
   prefix: str, action: argparse.Action, **_: Any
 ) -> Iterable[str] | Mapping[str, str]:
-  """What a flag or an argument may be, by the name that it stores under."""
+  """Completions for the value of a flag or argument, by its `dest`."""
   from argcomplete.completers import FilesCompleter
 
   if action.dest in ('config', 'a', 'b'):
@@ -132,7 +132,7 @@ def _configs() -> list[str]:
 
 
 def _runs(prefix: str) -> Iterator[str]:
-  """Run directories, and folders that may lead to some, which end in `/`."""
+  """Run directories, and other folders, which may hold some, with a `/`."""
   from craft_jax.runs.layout import CONFIG, METADATA
 
   folder, _, begin = prefix.rpartition('/')
@@ -147,7 +147,7 @@ def _runs(prefix: str) -> Iterator[str]:
 
 
 def _names() -> dict[str, str]:
-  """Every section and setting, and what it means."""
+  """All sections and settings with their descriptions."""
   from craft_jax.config import describe
   from craft_jax.config import load as config_lib
 
@@ -161,13 +161,13 @@ def _names() -> dict[str, str]:
 
 
 def setting_flags(prefix: str) -> dict[str, str]:
-  """What `--config.` may go on as, and what it means.
+  """Completions of `--config.` flags with their descriptions.
 
-  Sections first; the settings of one as soon as it is the only one left; then
-  the values of a setting: its choices, else its default.
+  Sections come first, then the settings of a section once it is the only
+  match, then the values of a setting: its choices or else its default.
 
   Args:
-    prefix: the word so far.
+    prefix: the word typed so far.
   """
   from craft_jax.config import load as config_lib
 

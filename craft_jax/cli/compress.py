@@ -1,8 +1,8 @@
-"""Compress a file with a trained model, without loss.
+"""Compress a file losslessly with a trained model.
 
-The better the model knows such text, the smaller the archive. Any file can be
-compressed; only the same model on the same kind of machine, with the same
-version of JAX, can decompress it. The file itself stays.
+The better the model predicts the text, the smaller the archive. Any file can
+be compressed. Decompression needs the same model, the same kind of machine and
+the same version of JAX. The input file is kept.
 
 examples:
   craft compress notes.txt --workdir=runs/first
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--streams',
     type=int,
     metavar='N',
-    help='parts coded side by side: more are faster, fewer are smaller '
+    help='parts coded in parallel: more is faster, fewer is smaller '
     '(default: by the size, 1 to 64)',
   )
   archives.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Compresses and prints the sizes."""
+  """Compresses a file and prints the sizes."""
   output = args.output or args.file + archives.SUFFIX
   if args.streams is not None and not 1 <= args.streams <= _MOST_STREAMS:
     raise UserError(
@@ -81,16 +81,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(figures: dict[str, Any]) -> str:
-  """The figures for people."""
+  """Formats the results."""
   each = figures['bits_per_byte']
   rate = '' if each is None else f', {each:.3f} bits per byte'
-  stored = ', stored as it is' if figures['stored'] else ''
+  stored = ', stored uncompressed' if figures['stored'] else ''
   return '\n'.join(
     [
       f'{figures["output"]}: {figures["archive_bytes"]:,} bytes of '
       f'{figures["bytes"]:,}{rate}{stored}',
       f'code      {figures["coded_bytes"]:,} bytes in {figures["streams"]} '
-      f'stream(s); ideal by the model {figures["ideal_bytes"]:,.1f}',
+      f'stream(s); entropy under the model {figures["ideal_bytes"]:,.1f}',
       f'xz -9e    {figures["xz_bytes"]:,} bytes, {figures["xz_ratio"]:.3f} '
       'times the archive',
       f'time      {archives.took(figures)}',

@@ -1,10 +1,10 @@
-"""Show, compare, start, check and document configs.
+"""Show, compare, create, check and document configs.
 
-show   every setting as it would be used, and where its value came from
+show   the value and origin of every setting
 diff   the settings in which two configs differ
 new    write a commented config file to start from
 check  everything that would stop a run, without training
-docs   what a setting means: unit, default, bounds, what it relates to
+docs   the meaning of a setting: unit, default, bounds, related settings
 
 examples:
   craft config show --config=base --config.model.width=96
@@ -26,8 +26,8 @@ from craft_jax.runs.layout import CONFIG
 from craft_jax.runtime import strict_json
 from craft_jax.runtime.files import is_remote, write_atomic
 
-SUMMARY = 'show, compare, start, check and document configs'
-_WHICH = 'file, or name of a shipped config, with :variant'
+SUMMARY = 'show, compare, create, check and document configs'
+_WHICH = 'config file or name of a shipped one, with :variant'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     page = _ACTIONS[name].__doc__
     return actions.add_parser(name, help=text, description=page)
 
-  show = action('show', 'every setting, and where its value came from')
+  show = action('show', 'the value and origin of every setting')
   show.add_argument(
     'dirs',
     nargs='?',
@@ -47,13 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   show.add_argument('--config', help=f'{_WHICH} (default: base)')
   show.add_argument(
-    '--set', action='store_true', help='leave out what nobody set'
+    '--set', action='store_true', help='show only what the file or flags set'
   )
   _add_json(show)
 
   diff = action('diff', 'the settings in which two configs differ')
-  diff.add_argument('a', metavar='A', help='file, name or run directory')
-  diff.add_argument('b', metavar='B', help='file, name or run directory')
+  which = 'config file, name of a shipped one, or run directory'
+  diff.add_argument('a', metavar='A', help=which)
+  diff.add_argument('b', metavar='B', help=which)
   _add_json(diff)
 
   new = action('new', 'write a commented config file to start from')
@@ -63,12 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_check(
     action('check', 'everything that would stop a run, without training')
   )
-  docs = action('docs', 'what a setting means; without a KEY, all as Markdown')
+  docs = action('docs', 'the meaning of a setting; without KEY, all settings')
   docs.add_argument(
     'key',
     nargs='?',
     metavar='KEY',
-    help='a setting, a section, or a part of a name (default: all, Markdown)',
+    help='setting, section or part of a name (default: all, as Markdown)',
   )
   docs.add_argument(
     '--write',
@@ -81,19 +82,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_check(check: argparse.ArgumentParser) -> None:
   check.add_argument('--config', default='base', help=_WHICH)
   check.add_argument(
-    '--workdir', metavar='DIR', default='runs/new', help='where it would be'
+    '--workdir', metavar='DIR', default='runs/new', help='future run directory'
   )
   check.add_argument(
     '--device',
     default='',
-    help='a name that craft plan knows, for the memory (default: this machine)',
+    help='device whose memory counts, as in craft plan (default: this machine)',
   )
   check.add_argument(
     '--devices',
     type=int,
     default=0,
     metavar='N',
-    help='how many (default: those of this machine; 1 of --device)',
+    help='number of devices (default: all of this machine; 1 with --device)',
   )
   _add_json(check)
 
@@ -112,10 +113,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-  """Show every setting as it would be used, and where its value came from.
+  """Show the value and origin of every setting.
 
-  `default`, `flag`, or the file and the line that set it; * marks what is not
-  at its default. Of a run, as its own command tells.
+  The origin is `default`, `flag`, or the file and line that set the value; for
+  a run, as given by the command that started it. * marks a setting that
+  differs from its default.
 
   examples:
     craft config show --config=base:small --config.train.steps=500
@@ -126,7 +128,7 @@ def _show(args: argparse.Namespace) -> int:
     for problem in found.problems:
       raise UserError(problem)
   elif args.config or args.overrides:
-    raise UserError('a run has its settings; leave --config out, or the run')
+    raise UserError('a run has its own settings; remove --config, or the run')
   else:
     found = saved_config.resolved(args.dirs)
   print('\n'.join(describe.lines(found.cfg, found.origins, args.set)))
@@ -144,10 +146,10 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _load(spec: str) -> Config:
-  """A config by file or name, or as a run has saved it.
+  """Loads a config file, a shipped config or the config of a run.
 
   Raises:
-    UserError: no such config, or not a saved config.
+    UserError: it does not exist or is invalid.
   """
   if (
     is_remote(spec)
@@ -180,8 +182,8 @@ def _diff(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
   """Write a commented config file to start from.
 
-  It holds every setting with its meaning: what differs from the defaults is
-  set, the rest stands as comments.
+  It lists every setting with its meaning. Settings that differ from their
+  defaults are set, the others are comments.
 
   examples:
     craft config new my.py --from=base
@@ -193,7 +195,7 @@ def _new(args: argparse.Namespace) -> int:
   if path.exists():
     raise UserError(f'{path} exists; choose another name or remove it first')
   found = resolve(args.config, args.overrides)
-  # What a config leaves to its user can be said in the new file.
+  # Settings that a config leaves to the user can be set in the new file.
   missing = [p for p in found.problems if p.startswith(_LEFT_OPEN)]
   for problem in found.problems:
     if problem not in missing:
@@ -208,11 +210,11 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-  """Look for everything that would stop a run, without training.
+  """Check for everything that would stop a run, without training.
 
-  Settings and what relates them, text, vocabulary, splits, devices, memory by
-  craft plan's arithmetic, folders, disk. All problems are listed; exit code 2
-  if there are any. The text is prepared, which training then reuses.
+  Checks settings and their combinations, text, vocabulary, splits, devices,
+  memory as estimated by craft plan, folders and disk. Lists all problems; the
+  exit code is 2 if there are any. Training reuses the text prepared here.
 
   examples:
     craft config check --config=text --config.data.path=my.txt
@@ -241,10 +243,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _docs(args: argparse.Namespace) -> int:
-  """Say what a setting means: unit, default, bounds, what it relates to.
+  """Show the meaning of a setting: unit, default, bounds, related settings.
 
-  A section, such as optim, lists its settings; so does a part of a name that
-  several have. Without a KEY, the reference of all as Markdown.
+  A section, such as optim, lists its settings; a part of a name lists all
+  settings that match. Without KEY: the reference of all, as Markdown.
 
   examples:
     craft config docs optim.warmup_steps
@@ -260,8 +262,8 @@ def _docs(args: argparse.Namespace) -> int:
     print(describe.markdown())
     return 0
   page = pathlib.Path(args.write)
-  if page.exists() and not page.is_file():  # a device may never end
-    raise UserError(f'--write={page} is no file; give a page of Markdown')
+  if page.exists() and not page.is_file():  # reading a device may never end
+    raise UserError(f'--write={page} is not a file; give a page of Markdown')
   write_atomic(page, describe.refreshed(page.read_text(encoding='utf-8')))
   print(f'refreshed {page}')
   return 0
@@ -271,7 +273,7 @@ def _explain(args: argparse.Namespace) -> int:
   from craft_jax.config import meaning
 
   if args.write:
-    raise UserError('--write refreshes the page of all; leave the KEY out')
+    raise UserError('--write refreshes the page of all settings; remove KEY')
   names = meaning.find(args.key)
   if len(names) == 1:
     one = meaning.meaning(names[0])
@@ -285,7 +287,7 @@ def _explain(args: argparse.Namespace) -> int:
   return 0
 
 
-# What shipped configs ask of their user.
+# Problems of shipped configs that the user has to solve.
 _LEFT_OPEN = ('data.source=path needs', 'data.source=tfds needs')
 _ACTIONS: dict[str, Callable[[argparse.Namespace], int]] = {
   'show': _show,

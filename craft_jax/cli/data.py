@@ -1,4 +1,4 @@
-"""Prepare a corpus, or show what is in it.
+"""Prepare a corpus, or show its statistics.
 
 examples:
   craft data stats --config=text --config.data.path=my.txt
@@ -11,7 +11,7 @@ import time
 from craft_jax.config.load import load_config
 from craft_jax.runtime import strict_json
 
-SUMMARY = 'prepare a corpus, or show what is in it'
+SUMMARY = 'prepare a corpus, or show its statistics'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ),
     (
       'prepare',
-      'write the token arrays once; training then reuses them',
+      'write the token arrays, which training reuses',
       'craft data prepare --config=base\n'
       'craft data prepare --config=text --config.data.path=my.txt --json',
     ),
@@ -39,22 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_argument(
       '--config',
       default='base',
-      help='config file or name, with :variant',
+      help='config file or name of a shipped one, with :variant',
     )
     command.add_argument(
-      '--json', action='store_true', help='end with one JSON object'
+      '--json',
+      action='store_true',
+      help='print one JSON object, last on standard output',
     )
     if name == 'stats':
       command.add_argument(
         '--top',
         type=int,
         default=10,
-        help='how many frequent and rare characters to list',
+        help='number of frequent and rare characters to list',
       )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Opens the corpus of the config and prints."""
+  """Prepares the corpus of the config and prints its statistics."""
   from craft_jax.data import prepare, stats
 
   begin = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Give back a file that `craft compress` has compressed.
+"""Decompress a file that `craft compress` has compressed.
 
-Needs the model that compressed it, the same kind of machine and the same
-version of JAX; refuses anything else, and an archive that is damaged, before
-it writes. The archive itself stays.
+This needs the model that compressed it, the same kind of machine and the same
+version of JAX. If one of these differs, or the archive is damaged, nothing is
+written. The archive is kept.
 
 examples:
   craft decompress notes.txt.craft --workdir=runs/first --output=again.txt
@@ -15,7 +15,7 @@ from craft_jax.cli import archives
 from craft_jax.errors import UserError
 from craft_jax.runtime import strict_json
 
-SUMMARY = 'give back a compressed file'
+SUMMARY = 'decompress a file'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Decompresses, checks and writes."""
+  """Decompresses, verifies and writes a file."""
   output = args.output or args.file.removesuffix(archives.SUFFIX)
   if output == args.file:
     raise UserError(
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     'sha256': opened.sha256.hex(),
     **tick.figures(),
   }
-  print(f'{output}: {len(data):,} bytes, as they were')
+  print(f'{output}: {len(data):,} bytes, verified')
   print(f'time      {archives.took(figures)}')
   if args.json:
     print(strict_json.dumps(figures))

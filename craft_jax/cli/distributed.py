@@ -1,4 +1,4 @@
-"""The flags of commands that can run as several processes."""
+"""Flags of commands that can run as several processes."""
 
 import argparse
 
@@ -6,41 +6,46 @@ from craft_jax.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that join several processes to one run."""
+  """Adds the flags that connect several processes of one run."""
   group = parser.add_argument_group(
     'several processes (launch/ has scripts that start them)'
   )
   group.add_argument(
     '--distributed',
     action='store_true',
-    help='join the processes that SLURM, Kubernetes, a TPU pod or MPI started',
+    help='connect processes started by SLURM, Kubernetes, a TPU pod or MPI',
   )
   group.add_argument(
     '--coordinator',
     metavar='HOST:PORT',
-    help='join by hand: where process 0 listens (default: not by hand)',
+    help='address of process 0, to connect by hand (default: none)',
   )
   group.add_argument(
     '--num-processes',
     type=int,
     metavar='N',
-    help='with --coordinator (default: none)',
+    help='number of processes, with --coordinator (default: none)',
   )
   group.add_argument(
-    '--process-id', type=int, metavar='I', help='with --coordinator, from 0'
+    '--process-id',
+    type=int,
+    metavar='I',
+    help='index of this process from 0, with --coordinator (default: none)',
   )
 
 
 def asked(args: argparse.Namespace) -> bool:
-  """Whether the flags ask for several processes."""
+  """Whether the flags request several processes."""
   return args.distributed or args.coordinator is not None
 
 
 def join(args: argparse.Namespace) -> None:
-  """Joins if the flags say so; comes before anything touches a device.
+  """Connects to the other processes, if the flags request it.
+
+  It must be called before any JAX device is used.
 
   Raises:
-    UserError: flags that do not go together, or nobody to join.
+    UserError: the flags conflict, or no other process can be reached.
   """
   by_hand = (args.coordinator, args.num_processes, args.process_id)
   if any(value is not None for value in by_hand):
@@ -60,7 +65,7 @@ def _check_by_hand(args: argparse.Namespace) -> None:
     raise UserError('give --distributed or --coordinator, not both')
   if None in (args.coordinator, args.num_processes, args.process_id):
     raise UserError(
-      '--coordinator, --num-processes and --process-id go together'
+      '--coordinator, --num-processes and --process-id must be given together'
     )
   host, _, port = args.coordinator.rpartition(':')
   if not host or not port.isdigit():

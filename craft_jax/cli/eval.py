@@ -1,9 +1,9 @@
 """Evaluate a trained model on a whole split of its corpus.
 
-Prints nats, bits per character and per byte, perplexity and accuracy, broken
-down by class of character and by position in the window. The weights stay as
-they are. --stride adds figures in which every character has context before it,
---dynamic and --cache those of a model that adapts to the text as it reads it.
+Prints nats, bits per character and per byte, perplexity and accuracy, also by
+class of character and by position in the window. The weights do not change.
+--stride adds metrics in which every token has context before it; --dynamic and
+--cache add those of a model that adapts to the text as it reads it.
 
 examples:
   craft eval --workdir=runs/first
@@ -26,33 +26,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--split',
     default='valid',
     choices=('train', 'valid', 'test'),
-    help='part of the corpus (default: valid)',
+    help='split of the corpus (default: valid)',
   )
   parser.add_argument(
     '--stride',
     type=int,
     default=None,
     metavar='N',
-    help='new tokens per window of the strided figures; 0 leaves them out '
+    help='tokens between windows of the strided metrics; 0 disables them '
     '(default: eval.stride of the run)',
   )
   parser.add_argument(
     '--path',
     metavar='TEXT',
-    help='the text, where it is no longer at data.path of the run (default: '
-    'data.path of the run)',
+    help='text, if it has moved (default: data.path of the run)',
   )
   parser.add_argument(
     '--json',
     action='store_true',
-    help='print the figures as one JSON object, last on standard output',
+    help='print the metrics as one JSON object, last on standard output',
   )
   adaptive.add_arguments(parser)
   distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Evaluates and prints."""
+  """Evaluates a split and prints the metrics."""
   distributed.join(args)
   adaptation = adaptive.adaptation(args)
 
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
   shown = {k.removeprefix(prefix): v for k, v in figures.items()}
   print(
     f'{args.workdir}, step {shown["step"]}, {args.split} split, windows of '
-    f'{shown["context"]} tokens side by side:'
+    f'{shown["context"]} tokens without overlap:'
   )
   print('\n'.join(metrics.lines(shown)))
   if 'stride' in shown:
@@ -93,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
   if 'stride_dynamic' in shown:
     print(
       'adapting to the text, windows that advance by '
-      f'{shown["stride_dynamic"]}; not comparable with the figures above:'
+      f'{shown["stride_dynamic"]}; not comparable with the metrics above:'
     )
     print('\n'.join(adaptive.lines(shown)))
   if args.json:

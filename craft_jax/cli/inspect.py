@@ -1,4 +1,4 @@
-"""Say what a checkpoint holds: step, sizes, figures, settings, arrays.
+"""Show the contents of a checkpoint: step, sizes, metrics, settings, arrays.
 
 examples:
   craft inspect --workdir=runs/first
@@ -10,13 +10,13 @@ from typing import Any
 
 from craft_jax.runtime import strict_json
 
-SUMMARY = 'say what a checkpoint holds'
+SUMMARY = 'show the contents of a checkpoint'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
   parser.add_argument('--workdir', required=True, help='the run directory')
-  parser.add_argument('--step', default='latest', help='a step, latest or best')
+  parser.add_argument('--step', default='latest', help='step, latest or best')
   parser.add_argument(
     '--json', action='store_true', help='print one JSON object'
   )
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(result: dict[str, Any]) -> str:
-  """The report for people: changed settings, arrays in a table."""
+  """Formats the report, with changed settings and a table of arrays."""
   from craft_jax.config import describe
   from craft_jax.config import load as config_lib
 
@@ -43,11 +43,11 @@ def _text(result: dict[str, Any]) -> str:
     f'checkpoint  step {result["step"]} of {cfg.train.steps}',
     f'steps kept  {", ".join(map(str, result["steps"]))}{best}',
     f'parameters  {result["params"]:,}',
-    f'vocabulary  {vocabulary["kind"]}, {vocabulary["size"]} tokens with the '
-    'specials',
+    f'vocabulary  {vocabulary["kind"]}, {vocabulary["size"]} tokens with '
+    'special tokens',
     f'corpus      {result["corpus_fingerprint"]}',
     *(
-      f'{name:<16}  {result[name] or "none kept"}'
+      f'{name:<16}  {result[name] or "none"}'
       for name in ('params_sha256', 'opt_state_sha256', 'ema_sha256')
     ),
   ]

@@ -1,4 +1,4 @@
-"""A loop of prompts, for a person at a terminal."""
+"""An interactive prompt for text generation."""
 
 import contextlib
 import sys
@@ -15,29 +15,29 @@ from craft_jax.types import Params
 
 _HELP = """\
 Any other line is a prompt; \\n in it is a newline, \\\\ a backslash.
-  :set NAME VALUE   as the flag --NAME=VALUE; without a value, the usual one;
-                    several as JSON, like :set choices ["yes", "no"]
-  :show             what is set
-  :help             this
-  :quit             or Ctrl-D; Ctrl-C ends a text"""
-# The prompt is what is typed; the rest has no meaning for texts on a terminal.
+  :set NAME VALUE   like the flag --NAME=VALUE; without VALUE, the initial one;
+                    lists as JSON, such as :set choices ["yes", "no"]
+  :show             show the current values
+  :help             show this help
+  :quit             quit (or Ctrl-D); Ctrl-C stops the current text"""
+# Fields of a request that cannot be set in this loop.
 _NOT_HERE = ('prompt', 'logprobs', 'echo')
 
 
 def loop(trained: Trained, request: Request, drafts: Drafts) -> int:
-  """Asks for prompts until the input ends; returns the exit code.
+  """Reads prompts and generates texts until end of input; returns 0.
 
   Args:
     trained: the model.
-    request: what holds until something else is set.
-    drafts: which drafts are read ahead.
+    request: initial values of the options.
+    drafts: method of speculative decoding.
   """
-  with contextlib.suppress(ImportError):  # history and editing, if Python can
+  with contextlib.suppress(ImportError):  # line editing and history
     import readline  # noqa: F401
 
   usual = request
   params = decoding_params(trained.model, trained.params)
-  print(f'step {trained.meta.step}; a prompt, or :help')
+  print(f'step {trained.meta.step}; type a prompt, or :help')
   while True:
     try:
       line = input('> ')
@@ -65,17 +65,17 @@ def loop(trained: Trained, request: Request, drafts: Drafts) -> int:
 
 
 def _unescaped(line: str) -> str:
-  """With newlines for `\\n`."""
+  """Replaces `\\n` by a newline and `\\\\` by a backslash."""
   return '\\'.join(part.replace('\\n', '\n') for part in line.split('\\\\'))
 
 
 def _command(words: list[str], request: Request, usual: Request) -> Request:
-  """What holds after a line that begins with a colon."""
+  """Runs a command that begins with a colon; returns the new options."""
   command, *rest = words
   if command == ':set' and rest:
     name = request_lib.field_name(rest[0])
     if name in _NOT_HERE:
-      raise UserError(f'{name} has no meaning here; see :help')
+      raise UserError(f'{name} cannot be set here; see :help')
     value = getattr(usual, name)
     if len(rest) > 1:
       value = request_lib.parse_value(name, rest[1])
@@ -87,14 +87,14 @@ def _command(words: list[str], request: Request, usual: Request) -> Request:
   elif command == ':help':
     print(_HELP)
   else:
-    raise UserError(f'no command {" ".join(words)!r}; see :help')
+    raise UserError(f'unknown command {" ".join(words)!r}; see :help')
   return request
 
 
 def _answer(
   trained: Trained, params: Params, request: Request, drafts: Drafts
 ) -> None:
-  """Writes the texts, each after its prompt."""
+  """Generates and prints the texts, each after its prompt."""
   from craft_jax.cli.writers import WRITERS, Stdout
 
   answers: Any = Answers(trained, [prepare(trained, request)], params, drafts)

@@ -1,4 +1,4 @@
-"""How a command line is read, and the page that `--help` shows."""
+"""Command-line parsing and `--help` pages."""
 
 import argparse
 import inspect
@@ -10,23 +10,23 @@ from typing import Any, NoReturn
 
 from craft_jax.errors import UserError, hint
 
-# Arguments that are paths whatever their page calls them.
+# Arguments that are paths whatever their metavar is.
 _PATHS = ('path', 'config', 'workdir', 'a', 'b')
 _EXAMPLES = '\nexamples:\n'
 _SETTINGS = (
   'settings:\n'
-  '  --config.SECTION.NAME=VALUE changes one, any number of times;\n'
-  '  craft config docs KEY says what it means'
+  '  --config.SECTION.NAME=VALUE changes a setting; may be repeated;\n'
+  '  craft config docs KEY explains it'
 )
-# What nobody gives: no value, no text, no values.
+# Defaults that mean that no value is given.
 _NONE: tuple[Any, ...] = (None, '', [], ())
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-  """A line of usage without the optional flags; defaults with each flag."""
+  """Formats help pages: usage without optional flags, defaults with flags."""
 
   def __init__(self, prog: str, **kwargs: Any):
-    """For a program of this name."""
+    """Creates the formatter for a program name."""
     super().__init__(prog, max_help_position=28, **kwargs)
 
   def add_usage(
@@ -36,7 +36,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     groups: Any,
     prefix: str | None = None,
   ) -> None:
-    """Only what must be given, then `[flags]`."""
+    """Adds the usage line: required arguments, then `[flags]`."""
     flags = argparse.Action([], 'flags', metavar='[flags]')
     needed = [a for a in actions if not a.option_strings or a.required]
     super().add_usage(usage, [*needed, flags], [], prefix)
@@ -51,7 +51,7 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def takes_default(action: argparse.Action) -> bool:
-  """Whether it has a value that may be left out: no switch, not required."""
+  """Whether an argument takes an optional value."""
   if isinstance(action, argparse._SubParsersAction) or action.nargs == 0:
     return False
   if action.option_strings:
@@ -60,7 +60,7 @@ def takes_default(action: argparse.Action) -> bool:
 
 
 def is_path(action: argparse.Action) -> bool:
-  """Whether what is given for it names a file or a folder."""
+  """Whether the value of an argument is a file or a folder."""
   return (
     action.metavar in ('FILE', 'DIR', 'PAGE', 'FILE[:VARIANT]')
     or action.dest in _PATHS
@@ -68,14 +68,14 @@ def is_path(action: argparse.Action) -> bool:
 
 
 class Parser(argparse.ArgumentParser):
-  """Reports mistakes as `UserError`, so that they read like all others.
+  """An `ArgumentParser` that reports mistakes as `UserError`.
 
-  A description may end in `examples:` and a line or more for each; they come
-  last on the page.
+  A description may end with `examples:` and lines of examples; these are shown
+  at the end of the help page.
   """
 
   def __init__(self, *args: Any, description: str | None = None, **kwargs: Any):
-    """As its base; `description` may be a docstring."""
+    """Creates a parser; `description` may be a docstring."""
     text = inspect.cleandoc(description or '')
     text, _, examples = text.partition(_EXAMPLES)
     self.examples = inspect.cleandoc(examples)
@@ -90,12 +90,12 @@ class Parser(argparse.ArgumentParser):
     )
 
   def _print_message(self, message: str, file: Any = None) -> None:
-    """As its base, which hides that a page could not be written."""
+    """Prints a page; unlike `argparse`, it does not ignore write errors."""
     if message:
       print(message, end='', file=file)
 
   def add_subparsers(self, **kwargs: Any) -> Any:
-    """Under a heading of their own."""
+    """Adds subcommands under the heading `commands`."""
     return super().add_subparsers(
       **{
         'title': 'commands',
@@ -108,11 +108,11 @@ class Parser(argparse.ArgumentParser):
 
   @property
   def takes_settings(self) -> bool:
-    """Whether it has a config, which flags can change."""
+    """Whether the command has a config, so that it accepts settings."""
     return any(action.dest == 'config' for action in self._actions)
 
   def format_help(self) -> str:
-    """The page: usage, what it does, flags, settings, examples."""
+    """The help page: usage, description, flags, settings, examples."""
     parts = []
     if self.takes_settings:
       parts.append(_SETTINGS)
@@ -125,12 +125,12 @@ class Parser(argparse.ArgumentParser):
   def parse_known_args(  # type: ignore[override]
     self, args: Any = None, namespace: Any = None
   ) -> Any:
-    """As its base; remembers the words, for what is said of a mistake."""
+    """Parses arguments, and stores them for error messages."""
     self._words = list(args or [])
     return super().parse_known_args(args, namespace)
 
   def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-    if is_path(action):  # a shell expands no `--workdir=~/x`
+    if is_path(action):  # a shell does not expand `--workdir=~/x`
       arg_string = os.path.expanduser(arg_string)
     return super()._get_value(action, arg_string)
 
@@ -150,10 +150,10 @@ class Parser(argparse.ArgumentParser):
       raise
 
   def error(self, message: str) -> NoReturn:
-    """Raises `UserError`."""
+    """Raises a `UserError` instead of exiting."""
     commands = self.commands()
     if commands and message.endswith('required: COMMAND'):
-      message = f'which one? {self.prog} has {", ".join(commands)}'
+      message = f'{self.prog} needs a command: {", ".join(commands)}'
     raise UserError(f'{message}; see {self.prog} --help')
 
   def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -167,7 +167,7 @@ class Parser(argparse.ArgumentParser):
     )
 
   def commands(self) -> dict[str, 'Parser']:
-    """The parsers of subcommands by name."""
+    """Parsers of the subcommands, by name."""
     found: dict[str, Parser] = {}
     for action in self._actions:
       if isinstance(action, argparse._SubParsersAction):
@@ -175,12 +175,12 @@ class Parser(argparse.ArgumentParser):
     return found
 
   def pages(self) -> 'list[Parser]':
-    """This parser and those of its subcommands."""
+    """This parser and all parsers of subcommands."""
     inner = [page for p in self.commands().values() for page in p.pages()]
     return [self, *inner]
 
   def flags(self) -> set[str]:
-    """The flags of it and of its subcommands."""
+    """Flags of this parser and of its subcommands."""
     return {
       flag
       for page in self.pages()
@@ -190,7 +190,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def group(parser: argparse.ArgumentParser, title: str) -> Any:
-  """The group of flags with a title, made when it is first asked for."""
+  """The group of flags with a title, created on first use."""
   for found in parser._action_groups:
     if found.title == title:
       return found

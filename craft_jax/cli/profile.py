@@ -1,14 +1,13 @@
-"""Trace a few steps and tell where their time goes.
+"""Profile a few training steps.
 
-Compiles the program that `craft train` runs for a config, does steps of it
-from the start of a run that is not kept, and reads the trace: time by kind of
-operation, by part of the step and by named scope, memory, rates against what
-the device can do, and what to try next. The trace stays in --output, for
-TensorBoard (xprof) and Perfetto (the .trace.json.gz, at
-https://ui.perfetto.dev).
+Compiles the program that `craft train` runs for a config, runs its first steps
+without saving them, and analyses the trace: time by kind of operation, by part
+of the step and by named scope, memory, rates against the device's peak rates,
+and what to try next. The trace is kept in --output, for TensorBoard (xprof) and
+Perfetto (the .trace.json.gz, at https://ui.perfetto.dev).
 
-With --workdir it is the config of a run, and the trace is kept with it where
-that is on a disk.
+With --workdir the config is that of a run, and a trace of a run on a local disk
+is kept in its directory.
 
 examples:
   craft profile --config=base
@@ -27,7 +26,7 @@ from craft_jax.errors import UserError
 from craft_jax.runs import layout
 from craft_jax.runtime import files, strict_json, xla_flags
 
-SUMMARY = 'trace a few training steps and tell where the time goes'
+SUMMARY = 'profile a few training steps'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,21 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--config',
     metavar='FILE[:VARIANT]',
-    help='config file, or the name of a shipped one (default: base)',
+    help='config file or name of a shipped one (default: base)',
   )
   parser.add_argument(
     '--workdir',
     metavar='DIR',
-    help='a run directory, in place of --config (default: none)',
+    help='run directory, instead of --config (default: none)',
   )
   parser.add_argument(
-    '--steps', type=int, default=10, help='steps to trace (default: 10)'
+    '--steps', type=int, default=10, help='steps to profile (default: 10)'
   )
   parser.add_argument(
     '--output',
     metavar='DIR',
-    help='where the trace is kept (default: profiles/CONFIG-DATE-TIME, of a '
-    'run DIR/profiles/DATE-TIME)',
+    help='folder of the trace (default: profiles/CONFIG-DATE-TIME; for a run '
+    'DIR/profiles/DATE-TIME)',
   )
   parser.add_argument(
     '--top', type=int, default=15, help='operations to list (default: 15)'
@@ -57,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--json',
     action='store_true',
-    help='print the figures as one JSON object, last on standard output',
+    help='print the results as one JSON object, last on standard output',
   )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Records and prints; returns the exit code."""
+  """Profiles a config and prints the results; returns the exit code."""
   for flag in ('steps', 'top'):
     if getattr(args, flag) < 1:
       raise UserError(f'--{flag} must be at least 1')
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
   stamp = time.strftime('%Y%m%d-%H%M%S')
   if args.workdir:
     cfg = _config_of(args)
-    if files.is_remote(args.workdir):  # JAX writes a trace to a disk
+    if files.is_remote(args.workdir):  # JAX writes traces to a local disk only
       name = args.workdir.rstrip('/').rpartition('/')[2]
       default = pathlib.Path(layout.PROFILES, f'{name}-{stamp}')
     else:
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
   logging.set_verbosity(logging.FATAL)
   compilation_cache.use(cache_folder(cfg.data))
-  # Else a program from the cache may have the scopes of an older source.
+  # Otherwise a cached program could have the named scopes of older code.
   jax.config.update('jax_compilation_cache_include_metadata_in_key', True)
   recording = record(cfg, folder, args.steps)
   print(text.text(recording, args.top))
@@ -105,11 +104,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config_of(args: argparse.Namespace) -> Config:
-  """The config that the run in --workdir has saved."""
+  """Loads the config of the run in --workdir."""
   if args.config or args.overrides:
     raise UserError(
-      '--workdir takes all settings from its run; leave out --config and its '
-      'settings, or leave out --workdir'
+      '--workdir takes all settings from its run; remove --config and its '
+      'settings, or remove --workdir'
     )
   return saved_config.load(args.workdir)
 

@@ -1,4 +1,4 @@
-"""A file of requests: a JSON object a line."""
+"""Reads a file of requests in JSON Lines."""
 
 import sys
 from typing import Any, NamedTuple
@@ -9,12 +9,12 @@ from craft_jax.runtime import strict_json
 
 
 class Line(NamedTuple):
-  """A request and where it stands.
+  """A request and its place in the file.
 
   Attributes:
-    place: for errors.
-    request: what is asked for.
-    id: the sender's own mark; None for none.
+    place: file and line, for error messages.
+    request: the request.
+    id: the user's own id of the request, or None.
   """
 
   place: str
@@ -23,14 +23,14 @@ class Line(NamedTuple):
 
 
 def read(path: str, usual: Request) -> list[Line]:
-  """The requests of a file, or of standard input for `-`.
+  """Reads requests, one JSON object per line; empty lines are skipped.
 
   Args:
-    path: the file. Empty lines are passed over.
-    usual: what holds where a line says nothing.
+    path: the file, or `-` for standard input.
+    usual: values of fields that a line does not set.
 
   Raises:
-    UserError: a line that is not an object of known settings, or none at all.
+    UserError: a line is not an object of valid fields, or there are no lines.
   """
   if path == '-':
     name, data = 'standard input', sys.stdin.buffer.read()
@@ -43,7 +43,7 @@ def read(path: str, usual: Request) -> list[Line]:
     if line.strip()
   ]
   if not lines:
-    raise UserError(f'{name} has no requests; give a JSON object a line')
+    raise UserError(f'{name} has no requests; write one JSON object per line')
   return lines
 
 

@@ -1,14 +1,14 @@
 """List, compare, plot, report and delete runs.
 
-list     a line per run, sorted and filtered
-show     what one run is, how it was made, where it stands
-compare  what differs, the figures at equal effort, and which is better
-plot     curves as a picture
-report   one HTML file: curves to hover over, differences, samples
-rm, gc   delete runs, or what is of no use any more; without --yes only says
-         what would go
+list     one line per run, sorted and filtered
+show     settings, environment and state of a run
+compare  differences, metrics at equal steps, FLOPs and time, which is better
+plot     curves as an image
+report   one HTML file: interactive curves, differences, samples
+rm, gc   delete runs, or ended ones without a checkpoint and leftovers; without
+         --yes only list what would be deleted
 
-A DIR is a run or a folder that holds runs at any depth (default: runs).
+A DIR is a run or a folder that contains runs at any depth (default: runs).
 
 examples:
   craft runs list --where 'model.width>=256 and status==finished' --sort loss
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       description=f'{text[0].upper()}{text[1:]}.\n\n{_EXAMPLES[name]}',
     )
     default = ' (default: runs)' if nargs == '*' else ''
-    help = f'a run, or a folder that holds runs{default}'
+    help = f'run, or folder that contains runs{default}'
     sub.add_argument(
       'dirs', nargs=nargs, metavar='DIR', **{'help': help} | more
     )
@@ -84,9 +84,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     return sub
 
-  _add_list(action('list', 'a line per run', '*'))
-  action('show', 'what one run is and where it stands', '?', help='a run')
-  sub = action('compare', 'what differs, and which is better', '*')
+  _add_list(action('list', 'list runs, one line each', '*'))
+  action('show', 'show settings, environment and state of a run', '?',
+         help='run directory')  # fmt: skip
+  sub = action('compare', 'compare runs: differences, and which is better', '*')
   _add_filter(sub)
   sub.add_argument(
     '--metric',
@@ -94,31 +95,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='val_loss, val_bpb, val_accuracy, ... (default: val_loss; val_bpb '
     'where vocabularies differ)',
   )
-  _add_plot(action('plot', 'curves as a picture', '*'))
-  sub = action('report', 'one HTML file: curves, differences, samples', '*')
+  _add_plot(action('plot', 'plot curves', '*'))
+  sub = action('report', 'write one HTML file of curves and differences', '*')
   _add_filter(sub)
   sub.add_argument(
     '--output',
     default='runs.html',
     metavar='FILE',
-    help='the file to write (default: runs.html)',
+    help='file to write (default: runs.html)',
   )
   for name, text, nargs in (
     ('rm', 'delete runs', '+'),
-    ('gc', 'delete runs without a checkpoint that ended, and leftovers', '*'),
+    ('gc', 'delete ended runs without a checkpoint, and leftovers', '*'),
   ):
     action(name, text, nargs).add_argument(
-      '--yes', action='store_true', help='delete; without it only tell'
+      '--yes', action='store_true', help='delete; without it only list'
     )
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
   _add_filter(parser)
-  group = parser_lib.group(parser, 'what is listed')
+  group = parser_lib.group(parser, 'rows and columns')
   group.add_argument(
-    '--sort', default='age', metavar='KEY', help='column (default: age)'
+    '--sort', default='age', metavar='KEY', help='column to sort by'
   )
-  group.add_argument('--reverse', action='store_true', help='the last first')
+  group.add_argument('--reverse', action='store_true', help='reverse the order')
   group.add_argument(
     '--columns',
     default='',
@@ -131,10 +132,10 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=0,
     metavar='N',
-    help='at most N; 0 is all (default: 0)',
+    help='maximum number of runs; 0 is all',
   )
   group.add_argument(
-    '--keys', action='store_true', help='list what can be shown and filtered'
+    '--keys', action='store_true', help='list all keys to show and filter by'
   )
 
 
@@ -149,11 +150,11 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 
 def _add_plot(parser: argparse.ArgumentParser) -> None:
   _add_filter(parser)
-  group = parser_lib.group(parser, 'the picture')
+  group = parser_lib.group(parser, 'image')
   group.add_argument(
     '--output',
     metavar='FILE',
-    help='.png, .svg or .pdf (default: runs.png; of one run '
+    help='.png, .svg or .pdf (default: runs.png; for a single run '
     'DIR/plots/METRIC-AXIS.png)',
   )
   group.add_argument(
@@ -163,21 +164,21 @@ def _add_plot(parser: argparse.ArgumentParser) -> None:
     '--metric',
     default='loss,val_loss',
     metavar='KEYS',
-    help='keys of metrics.jsonl (default: loss,val_loss)',
+    help='metrics to plot (default: loss,val_loss)',
   )
   group.add_argument(
     '--smooth',
     type=float,
     default=0.0,
     metavar='X',
-    help='weight of what was in the mean of training figures, 0 to 1 '
-    '(default: 0)',
+    help='weight of past values in the running mean of training metrics, 0 to '
+    '1 (default: 0)',
   )
   group.add_argument(
     '--log',
     default='',
     metavar='AXES',
-    help='logarithmic: x, y or xy (default: none)',
+    help='logarithmic axes: x, y or xy (default: none)',
   )
 
 
@@ -195,12 +196,12 @@ def run(args: argparse.Namespace) -> int:
 def open_runs(
   dirs: Sequence[str], where: str = '', rows: bool = False
 ) -> tuple[list[Any], list[str]]:
-  """The runs in the folders (default: runs) that pass the filter, and notes.
+  """Loads the runs in folders that pass a filter, and notes on unreadable ones.
 
   Args:
-    dirs: the folders.
-    where: the filter.
-    rows: whether all of their rows will be looked at.
+    dirs: folders to search (default: `runs`).
+    where: filter expression; '' keeps all runs.
+    rows: also read all rows of metrics, in parallel.
   """
   from craft_jax.runs import listing, parallel_read, query
 
@@ -214,7 +215,7 @@ def open_runs(
 
 
 def _keys(found: Sequence[Any]) -> set[str]:
-  """What these runs can be filtered and sorted by."""
+  """Keys by which these runs can be filtered and sorted."""
   from craft_jax.config import load as config_lib
   from craft_jax.runs.listing import FACTS
 
@@ -226,7 +227,7 @@ def _check_key(flag: str, key: str, keys: set[str]) -> None:
   if key not in keys:
     raise UserError(
       f'{flag}={key}: runs have no such key{hint(key, keys)}; craft runs list '
-      '--keys shows what they have'
+      '--keys lists all'
     )
 
 
@@ -249,7 +250,7 @@ def _list(args: argparse.Namespace) -> tuple[str, Any]:
   known = [one for one in facts if one.get(args.sort) is not None]
   try:
     known.sort(key=lambda one: one[args.sort], reverse=args.reverse)
-  except TypeError:  # a setting that has been of two types
+  except TypeError:  # the setting has changed its type
     known.sort(key=lambda one: str(one[args.sort]), reverse=args.reverse)
   facts = known + [one for one in facts if one.get(args.sort) is None]
   facts = facts[: args.limit or None]
@@ -268,7 +269,7 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.runs import listing
 
   if args.dirs is None:
-    raise UserError('which run? craft runs list shows those there are')
+    raise UserError('give a run directory; craft runs list shows all')
   one = listing.load(args.dirs)
   usual = config_lib.flatten(settings.Config())
   changed = {
@@ -285,7 +286,7 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """As JSON has it."""
+  """Converts a tuple to a list, as JSON does."""
   return list(value) if isinstance(value, tuple) else value
 
 

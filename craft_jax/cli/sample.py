@@ -1,8 +1,8 @@
-"""Write text with a trained model.
+"""Generate text with a trained model.
 
-Text goes to standard output as it is written, in UTF-8. The prompt comes from
---prompt, from a file, or from what is piped in, to the last byte: nothing is
-stripped. Without a prompt the text starts like a document.
+Text is streamed to standard output in UTF-8. The prompt comes from --prompt, a
+file or a pipe, and is used to the last byte: nothing is stripped. Without a
+prompt the text starts like a document.
 
 examples:
   craft sample --workdir=runs/first --prompt='def '
@@ -26,7 +26,7 @@ from craft_jax.inference.sampling import request as request_lib
 from craft_jax.runtime import strict_json
 from craft_jax.runtime.signals import Interrupts
 
-SUMMARY = 'write text with a trained model'
+SUMMARY = 'generate text with a trained model'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,61 +34,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
   trained_flags.add_kv_cache(parser)
-  prompt = parser_lib.group(parser, 'what to continue')
+  prompt = parser_lib.group(parser, 'prompt')
   source = prompt.add_mutually_exclusive_group()
   source.add_argument(
     '--prompt',
     metavar='TEXT',
-    help='text to continue (default: what is piped in)',
+    help='text to continue (default: piped input)',
   )
   source.add_argument(
     '--prompt-file',
     metavar='FILE',
-    help='file to continue; - is standard input, awaited to its end',
+    help='file to continue; - reads standard input to its end',
   )
   source.add_argument(
     '--requests',
     metavar='FILE',
-    help='a JSON object a line, with a prompt and other values of these flags; '
-    '- is standard input',
+    help='JSON Lines with a prompt and other values of these flags; - reads '
+    'standard input',
   )
   source.add_argument(
     '--interactive',
     action='store_true',
-    help='ask for prompts and for other values of these flags',
+    help='read prompts and values of these flags from a terminal',
   )
   request_lib.add_flags(parser)
   flag = parser_lib.group(parser, 'output').add_argument
   flag(
     '--format',
     choices=('text', 'jsonl'),
-    help='text as it is written, or one JSON object per sample (default: text; '
-    'jsonl of requests)',
+    help='streamed text, or one JSON object per sample (default: text; jsonl '
+    'with --requests)',
   )
   flag(
     '--json',
     action='store_true',
-    help='print nothing but one JSON object: the samples and the speed',
+    help='print only one JSON object: samples and throughput',
   )
   flag(
     '--output',
     metavar='FILE',
-    help='write the samples to a file, which appears whole at the end '
-    '(default: standard output)',
+    help='write the samples to a file, atomically at the end (default: '
+    'standard output)',
   )
-  flag('--quiet', action='store_true', help='no progress')
+  flag('--quiet', action='store_true', help='print no progress')
   parser_lib.group(parser, trained_flags.MODEL).add_argument(
     '--speculate',
     default='off',
     metavar='HOW',
-    help='draft tokens and read them in one pass, which changes no text: '
-    'lookup, what followed where the text was the same before, or a number, of '
-    'first layers that write ahead (default: off)',
+    help='speculative decoding, which changes no text: lookup drafts what '
+    'followed the same text before, a number N drafts with the first N layers '
+    '(default: off)',
   )
 
 
 def run(args: argparse.Namespace) -> int:
-  """Writes the samples; returns the exit code."""
+  """Generates and prints samples; returns the exit code."""
   form = args.format or ('jsonl' if args.requests else 'text')
   usual = request_lib.from_flags(args, args.prompt or '')
   _check(args, form, usual)
@@ -122,15 +122,15 @@ def run(args: argparse.Namespace) -> int:
 def _check(
   args: argparse.Namespace, form: str, usual: request_lib.Request
 ) -> None:
-  """What flags may not be given together."""
+  """Raises `UserError` if flags conflict."""
   if usual.logprobs is not None and form == 'text' and not args.json:
     raise UserError('--logprobs needs --format=jsonl or --json')
   if args.requests and form == 'text':
-    raise UserError('--requests gives --format=jsonl; leave --format out')
+    raise UserError('--requests implies --format=jsonl; remove --format')
   if args.interactive:
     for name in ('output', 'json', 'format'):
       if getattr(args, name):
-        raise UserError(f'--interactive only shows texts; leave --{name} out')
+        raise UserError(f'--interactive only shows texts; remove --{name}')
 
 
 def _write(
@@ -140,7 +140,7 @@ def _write(
   answers: Any,
   file: writers.File | None,
 ) -> int:
-  """Writes the samples of all requests where the flags say."""
+  """Writes the samples of all requests in the selected format."""
   from craft_jax.runs.progress import Progress
 
   total = answers.num_samples
@@ -149,10 +149,11 @@ def _write(
   if args.json and not file:
     write = None
   clock = writers.Clock()
-  # Where texts appear on the terminal they are the progress.
+  # Texts that are streamed to the terminal already show the progress.
   shows = bool(file) or args.json or not sys.stdout.isatty()
   bar = shows and total > 1 and sys.stderr.isatty() and not args.quiet
-  # Noted, not raised: in a callback of the interpreter it would be lost.
+  # Signals are recorded and raised below, because an exception raised within
+  # a callback of the interpreter would be lost.
   interrupts = Interrupts()
   interrupts.defer()
   watch = interrupts if file else contextlib.nullcontext()
@@ -166,7 +167,7 @@ def _write(
         if interrupts.requested():
           raise KeyboardInterrupt
   except BaseException:
-    # Ctrl-C keeps what is finished.
+    # Keep the finished samples, for example after Ctrl-C.
     if file and not file.is_empty:
       file.close()
     raise
@@ -180,7 +181,7 @@ def _write(
 
 
 def _prepared(trained: Any, line: request_file.Line) -> Any:
-  """Names the line of a mistake in a file of requests."""
+  """Prepares a request; an error names its line in the file."""
   from craft_jax.inference.sampling.answers import prepare
 
   try:
@@ -190,7 +191,7 @@ def _prepared(trained: Any, line: request_file.Line) -> Any:
 
 
 def _prompt(args: argparse.Namespace) -> str | bytes:
-  """The prompt, from where the flags say; what is piped in, without flags."""
+  """The prompt given by the flags, or else piped input."""
   if args.prompt is not None:
     return args.prompt
   if args.prompt_file == '-':
@@ -200,13 +201,13 @@ def _prompt(args: argparse.Namespace) -> str | bytes:
       return f.read()
   if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
     return ''
-  # A pipe that nobody writes to (a service, a CI job) must not hang: the
-  # model has been loading for seconds, so a writer has begun by now.
+  # Do not wait for a pipe that nobody writes to (a service, a CI job). Loading
+  # the model took seconds, so a real writer has begun by now.
   if select.select([sys.stdin], [], [], 0)[0]:
     return sys.stdin.buffer.read()
   print(
-    'craft: nothing on standard input, so the prompt is empty; '
-    '--prompt-file=- waits for one',
+    'craft: standard input is empty, so the prompt is empty; --prompt-file=- '
+    'waits for input',
     file=sys.stderr,
   )
   return ''

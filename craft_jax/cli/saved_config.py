@@ -1,4 +1,4 @@
-"""The config that a run has saved, and where its values came from."""
+"""Saved configs of runs, and the origins of their values."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from craft_jax.runtime.files import check_place
 
 
 def load(path: str) -> Config:
-  """The settings in a run directory or in its `config.json`.
+  """Loads the config of a run directory, or a `config.json`.
 
   Raises:
-    UserError: neither, or damaged.
+    UserError: there is none, or it is damaged.
   """
   check_place(path, 'DIR')
   file = epath.Path(path)
@@ -34,8 +34,8 @@ def load(path: str) -> Config:
     file /= CONFIG
     if not file.is_file():
       raise UserError(
-        f'{path} is no run directory: it has no {CONFIG}; craft runs list '
-        'shows those there are'
+        f'{path} is not a run directory: it has no {CONFIG}; craft runs list '
+        'shows all'
       )
   try:
     return from_json(file.read_text())
@@ -44,10 +44,12 @@ def load(path: str) -> Config:
 
 
 def changed(path: str, overrides: Sequence[str]) -> Config:
-  """As `load`, with `--config.` flags; a step to stop at counts once only.
+  """Loads the config of a run and applies overrides, to continue the run.
+
+  The saved `train.stop_at_step` is dropped: it was meant for that start only.
 
   Raises:
-    UserError: as `load`, or an override is refused.
+    UserError: the config cannot be loaded, or an override is invalid.
   """
   then = flatten(load(path)) | {'train.stop_at_step': 0}
   cfg = unflatten(then | parse_overrides(overrides))
@@ -56,10 +58,10 @@ def changed(path: str, overrides: Sequence[str]) -> Config:
 
 
 def resolved(path: str) -> Resolved:
-  """As `load`, with origins as the run's own command tells them.
+  """Loads the config of a run, with origins derived from the run's command.
 
-  The config file may have changed since: a value that it does not give any
-  more came from the file `then`.
+  If the config file has changed since and no longer gives a value, the origin
+  of that value is `FILE then`.
   """
   cfg = load(path)
   command, folder = _command(path)
@@ -73,13 +75,13 @@ def resolved(path: str) -> Resolved:
   try:
     found = resolve(_from(folder, spec), overrides)
     now, origins = flatten(found.cfg), dict(found.origins)
-  except UserError:  # the file has gone
+  except UserError:  # the config file no longer exists
     pass
   for name, value in values.items():
     if now and now[name] == value:
       continue
     if now and name == 'model.precision':
-      origins[name] = 'hardware'  # what `auto` has become
+      origins[name] = 'hardware'  # `auto` was resolved
     elif value == usual[name]:
       origins[name] = 'default'
     else:
@@ -88,7 +90,7 @@ def resolved(path: str) -> Resolved:
 
 
 def _command(path: str) -> tuple[list[str], str]:
-  """The arguments of the run's last start, and the folder it was made in."""
+  """Arguments of the run's last start, and the working directory of it."""
   run = epath.Path(path)
   file = (run if run.is_dir() else run.parent) / METADATA
   try:
@@ -99,7 +101,7 @@ def _command(path: str) -> tuple[list[str], str]:
 
 
 def _value(flags: Sequence[str], name: str, default: str) -> str:
-  """What follows a flag, with `=` or as the next word."""
+  """Value of a flag, after `=` or as the next word."""
   for i, flag in enumerate(flags):
     if flag.startswith(f'{name}='):
       default = flag.partition('=')[2]
@@ -109,7 +111,7 @@ def _value(flags: Sequence[str], name: str, default: str) -> str:
 
 
 def _from(folder: str, spec: str) -> str:
-  """A config as it is found from here, where it was given in `folder`."""
+  """Converts a config path relative to `folder` to one relative to here."""
   base, colon, variant = spec.partition(':')
   file = os.path.join(folder, base)
   return (

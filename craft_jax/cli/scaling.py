@@ -1,10 +1,10 @@
-"""Fit a scaling law to finished runs; say what to train next.
+"""Fit a scaling law to finished runs, and suggest what to train next.
 
-Fits loss = E + A N^-alpha + B D^-beta (N: all parameters, D: tokens read) to
-the last evaluation of each finished run, with bootstrap intervals, draws it,
-and finds the size and length of the least loss for a budget of FLOPs.
+Fits loss = E + A N^-alpha + B D^-beta (N: all parameters, D: training tokens)
+to the last evaluation of each finished run, with bootstrap intervals, plots it,
+and finds the compute-optimal size and length for a budget of FLOPs.
 
-A DIR is a run or a folder that holds runs at any depth (default: runs).
+A DIR is a run or a folder that contains runs at any depth (default: runs).
 
 examples:
   craft scaling runs --flops=1e15
@@ -18,17 +18,22 @@ from typing import Any
 from craft_jax.errors import UserError, hint
 from craft_jax.runtime import strict_json
 
-SUMMARY = 'fit a scaling law to runs, and say what to train next'
+SUMMARY = 'fit a scaling law to runs, and suggest what to train next'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument('dirs', nargs='*', metavar='DIR', help='default: runs')
+  parser.add_argument(
+    'dirs',
+    nargs='*',
+    metavar='DIR',
+    help='run, or folder that contains runs (default: runs)',
+  )
   parser.add_argument(
     '--where',
     default='',
     metavar='FILTER',
-    help="such as 'model.width>=64 and optim.name==muon'",
+    help="such as 'model.width>=64 and optim.name==muon' (default: all)",
   )
   parser.add_argument(
     '--metric',
@@ -40,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     '--flops',
     type=float,
     metavar='X',
-    help='budget of training (default: 10 times the largest run)',
+    help='training budget in FLOPs (default: 10 times the largest run)',
   )
   parser.add_argument(
     '--output',
     default='scaling.png',
     metavar='FILE',
-    help='.png, .svg or .pdf; empty for no picture (default: scaling.png)',
+    help='.png, .svg or .pdf; empty for no image (default: scaling.png)',
   )
   parser.add_argument(
     '--json',
@@ -56,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Fits, draws and prints; returns the exit code."""
+  """Fits, plots and prints a scaling law; returns the exit code."""
   if args.flops is not None and not 0 < args.flops < math.inf:
     raise UserError(f'--flops={args.flops:g} must be more than 0')
   if args.output:
@@ -96,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _following(study: Any) -> dict[str, Any] | None:
-  """Settings of the run that the study asks for, and the run they change."""
+  """Settings of the suggested run, as changes to the most similar run."""
   import jax
 
   from craft_jax.cli import saved_config
@@ -111,7 +116,7 @@ def _following(study: Any) -> dict[str, Any] | None:
   try:
     cfg = saved_config.load(str(like.path))
   except (OSError, UserError):
-    return None  # of another version
+    return None  # the run is of an incompatible version
   if not vocabulary_size:
     return None
   model = resized(cfg.model, vocabulary_size, study.best.params)

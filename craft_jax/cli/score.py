@@ -1,10 +1,10 @@
-"""Score given text under a trained model: nats and bits per character.
+"""Score text under a trained model: nats and bits per character.
 
-Texts come from --text, from files, or from what is piped in, to the last byte:
-nothing is stripped or cleaned. Each starts like a document, and each token is
-predicted from at least the context less the stride, where the text has that
-much before it. --dynamic and --cache add figures of a model that adapts to each
-text as it reads it; --heat and --html then show the last of those.
+Texts come from --text, files or a pipe, and are used to the last byte: nothing
+is stripped or cleaned. Each text starts like a document. Each token is
+predicted from at least `context - stride` tokens, or all if there are fewer.
+--dynamic and --cache add metrics of a model that adapts to each text as it
+reads it; --heat and --html then show the last of these.
 
 examples:
   craft score --workdir=runs/first --text='def f(x):' --heat
@@ -22,64 +22,64 @@ from craft_jax.errors import UserError
 from craft_jax.runtime import files, strict_json
 from craft_jax.runtime.terminal import drawing
 
-SUMMARY = 'score given text under a trained model'
+SUMMARY = 'score text under a trained model'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of `craft score`."""
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
-  flag = parser_lib.group(parser, 'what is scored').add_argument
+  flag = parser_lib.group(parser, 'input').add_argument
   flag(
     '--text',
     action='append',
     default=[],
     metavar='TEXT',
-    help='a text; may be given several times (default: what is piped in)',
+    help='text to score; may be repeated (default: piped input)',
   )
   flag(
     '--file',
     action='append',
     default=[],
     metavar='FILE',
-    help='a file, one text; may be given several times; - is standard input',
+    help='file to score as one text; may be repeated; - reads standard input',
   )
   flag(
     '--stride',
     type=int,
     default=0,
     metavar='N',
-    help='new tokens per window (default: half of the context)',
+    help='tokens between windows; 0 is half the context',
   )
   flag = parser_lib.group(parser, 'output').add_argument
   flag(
     '--heat',
     action='store_true',
-    help='print the texts coloured by surprisal; with digits where there are '
-    'no colours',
+    help='print the texts coloured by surprisal, or with digits without '
+    'colours',
   )
   flag(
     '--html',
     metavar='FILE',
-    help='write a page of the texts coloured by surprisal',
+    help='write an HTML page of the texts coloured by surprisal',
   )
   flag(
     '--json',
     action='store_true',
-    help='print the figures as one JSON object, last on standard output',
+    help='print the metrics as one JSON object, last on standard output',
   )
   flag(
     '--per-char',
     action='store_true',
-    help='with --json: each character, its byte offset and its nats too',
+    help='with --json: add each character, its byte offset and its nats',
   )
   adaptive.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Scores and prints."""
+  """Scores the texts and prints the metrics."""
   if args.per_char and not args.json:
-    raise UserError('--per-char is a part of --json; give both')
+    raise UserError('--per-char needs --json; give both')
   if args.html:
     files.check_output(args.html, '--html', *args.file)
   adaptation = adaptive.adaptation(args)
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _texts(args: argparse.Namespace) -> list[tuple[str, bytes]]:
-  """The name and the bytes of each text: --text, then --file, or the pipe."""
+  """Name and bytes of each text: --text, then --file, or else piped input."""
   from craft_jax.data.text import utf8
 
   found = [
@@ -136,7 +136,7 @@ def _texts(args: argparse.Namespace) -> list[tuple[str, bytes]]:
   if found:
     return found
   if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty():
-    raise UserError('nothing to score; give --text, --file or pipe a text in')
+    raise UserError('nothing to score; give --text or --file, or pipe text in')
   return [_piped()]
 
 
@@ -150,20 +150,20 @@ def _piped() -> tuple[str, bytes]:
 
 
 def _lines(result: Any) -> list[str]:
-  """The figures of a text for people."""
+  """Formats the metrics of a text."""
   from craft_jax.inference import metrics
 
   figures = result.figures
   return [
     f'{figures["characters"]:,} characters, {figures["bytes"]:,} bytes',
-    f'{figures["nats"]:.4f} nats in all',
+    f'{figures["nats"]:.4f} nats in total',
     *metrics.lines(figures),
     *adaptive.lines(figures),
   ]
 
 
 def _heat(result: Any) -> Any:
-  """What is coloured: the last scores, those that adapt most."""
+  """Heat map of the last scores, which are those of the adaptive model."""
   from craft_jax.inference.heatmap import Heat
 
   name, nats = list(result.nats.items())[-1]
@@ -173,7 +173,7 @@ def _heat(result: Any) -> Any:
 
 
 def _show(result: Any) -> None:
-  """Prints a text coloured, or marked where there are no colours."""
+  """Prints a text in colours, or with digits if there are no colours."""
   import rich.console
 
   from craft_jax.inference import heatmap
@@ -188,13 +188,13 @@ def _show(result: Any) -> None:
     for line in heatmap.coloured(shown.text, shown.nats):
       console.print(line)
     return
-  print('a digit is the bits of the character above it, 9 being 9 and more:')
+  print('a digit is the bits of the character above it; 9 is 9 or more:')
   for row in heatmap.marked(shown.text, shown.nats):
     print(row)
 
 
 def _write_page(path: str, title: str, results: list[Any]) -> None:
-  """Writes the page, whole or not at all."""
+  """Writes the HTML page atomically."""
   from craft_jax.inference import heatmap
 
   files.write_atomic(
@@ -206,14 +206,14 @@ def _write_page(path: str, title: str, results: list[Any]) -> None:
 def _print_json(
   head: dict[str, Any], results: list[Any], per_char: bool
 ) -> None:
-  """Prints the one object."""
+  """Prints the metrics as one JSON object."""
   from craft_jax.runs.writers import to_json
 
   texts = []
   for result in results:
     shown = dict(result.figures)
     if per_char:
-      # JSON has no raw bytes: what is not UTF-8 is U+FFFD, its offset tells.
+      # JSON cannot hold raw bytes, so invalid UTF-8 becomes U+FFFD.
       text = [
         '\ufffd' if '\udc80' <= character <= '\udcff' else character
         for character in result.characters

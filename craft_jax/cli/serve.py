@@ -1,9 +1,9 @@
-"""Serve a trained model over HTTP, as OpenAI's completions.
+"""Serve a trained model over HTTP, with OpenAI's completions API.
 
-Texts of many requests are written together, and each is what it would be alone.
-Bound to this machine unless --host says otherwise; without keys whoever reaches
-the port may use it. Ctrl-C or SIGTERM takes no more work, lets what runs finish
-and ends with 0. The address has a page to play on.
+Requests are batched continuously, and no text depends on the other requests.
+The server listens on this machine only, unless --host is given; without keys
+anyone who can reach the port can use it. Ctrl-C or SIGTERM finishes running
+requests, refuses new ones and exits with 0. The root URL is a playground.
 
 examples:
   craft serve --workdir=runs/first
@@ -23,7 +23,7 @@ from craft_jax.errors import UserError
 from craft_jax.runtime import extras
 from craft_jax.serve.admission import Limits
 
-SUMMARY = 'serve a trained model over HTTP, as OpenAI does'
+SUMMARY = "serve a trained model over HTTP with OpenAI's API"
 _KEYS = 'CRAFT_API_KEYS'
 
 
@@ -32,45 +32,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   trained_flags.add_arguments(parser)
   trained_flags.add_weights(parser)
   trained_flags.add_kv_cache(parser)
-  flag = parser_lib.group(parser, 'where').add_argument
-  flag('--host', default='127.0.0.1', help='(default: 127.0.0.1)')
-  flag('--port', type=int, default=8000, help='0 is any (default: 8000)')
-  flag('--name', help='of the model (default: the name of the run directory)')
-  flag('--slots', type=int, default=16, help='texts at once (default: 16)')
+  flag = parser_lib.group(parser, 'server').add_argument
+  flag('--host', default='127.0.0.1', help='address to listen on')
+  flag('--port', type=int, default=8000, help='port; 0 is any free one')
+  flag('--name', help='model name (default: the name of the run directory)')
+  flag('--slots', type=int, default=16, help='texts decoded at once')
   flag(
     '--chat',
     action='store_true',
-    help='also answer /v1/chat/completions, by going on with a play',
+    help='also serve /v1/chat/completions, as the continuation of a play',
   )
   flag(
     '--reload',
     type=float,
     default=0,
     metavar='SECONDS',
-    help='look so often for a newer checkpoint; 0 is never (default: 0)',
+    help='interval between checks for a newer checkpoint; 0 disables them',
   )
-  flag = parser_lib.group(parser, 'who may use it').add_argument
+  flag = parser_lib.group(parser, 'access').add_argument
   flag(
     '--keys-file',
     metavar='FILE',
-    help=f'a key a line (default: {_KEYS}, with commas between; else none)',
+    help='API keys, one per line (default: comma-separated '
+    f'{_KEYS}, else none)',
   )
   flag(
     '--allowed-host',
     action='append',
     default=[],
     metavar='NAME',
-    help='by which it may be called, besides this machine; * is any',
+    help='allowed Host header besides those of this machine; * is any; may be '
+    'repeated',
   )
   flag(
     '--allowed-origin',
     action='append',
     default=[],
     metavar='URL',
-    help='a site whose pages may call it (default: none)',
+    help='allowed origin for CORS; may be repeated (default: none)',
   )
   sizes = parser_lib.group(parser, 'limits')
-  times = parser_lib.group(parser, 'limits of time')
+  times = parser_lib.group(parser, 'time limits')
   for field in dataclasses.fields(Limits):
     ((unit, says),) = field.metadata.items()
     shown = f'{field.default:g}' if unit == 'SECONDS' else field.default
@@ -85,13 +87,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-  """Serves; returns the exit code."""
+  """Runs the server; returns the exit code."""
   keys = _keys(args.keys_file)
   for origin in args.allowed_origin:
     if not re.fullmatch(r'https?://[^\s/*@]+', origin):
       raise UserError(
-        f'--allowed-origin={origin} must be one site as browsers name it, '
-        'such as https://example.org, without a path'
+        f'--allowed-origin={origin} must be an origin without a path, such as '
+        'https://example.org'
       )
   if not 0 <= args.port < 1 << 16:
     raise UserError(f'--port={args.port} must be from 0 to 65535')
@@ -105,17 +107,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _keys(path: str | None) -> list[str]:
-  """The keys, from a file or the environment."""
+  """Reads API keys from a file or from the environment."""
   if path is not None:
     lines = pathlib.Path(path).read_text('utf-8', 'replace').splitlines()
     keys = [line.strip() for line in lines if line.strip()]
     if not keys:
-      raise UserError(f'{path} has no keys; write one a line')
+      raise UserError(f'{path} has no keys; write one per line')
   else:
     keys = [key.strip() for key in os.environ.get(_KEYS, '').split(',')]
     keys = [key for key in keys if key]
     if _KEYS in os.environ and not keys:
-      raise UserError(f'{_KEYS} is set but has no keys; unset it to need none')
+      raise UserError(f'{_KEYS} is set but has no keys; unset it to use none')
   for key in keys:
     if not (key.isascii() and key.isprintable() and len(key) >= 16):
       raise UserError(

@@ -1,10 +1,10 @@
 """Train a model, or continue a run.
 
-A run continues exactly where its --workdir stands. Settings are changed with
+A run continues from the last checkpoint in --workdir. Settings are changed with
 --config.SECTION.NAME=VALUE; `craft config docs` lists them all.
 
-Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and end with exit code 75; the same
-command goes on.
+Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save a checkpoint and exit with code 75; the
+same command continues the run.
 
 examples:
   craft train --config=base --workdir=runs/first
@@ -36,21 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--config',
     metavar='FILE[:VARIANT]',
-    help='config file, or the name of a shipped one (default: that of the run '
-    'in --workdir, else base)',
+    help='config file or name of a shipped one (default: that of the run in '
+    '--workdir, else base)',
   )
   parser.add_argument(
     '--workdir',
     metavar='DIR',
-    help='where the run is kept (default: runs/CONFIG-DATE-TIME)',
+    help='run directory (default: runs/CONFIG-DATE-TIME)',
   )
   parser.add_argument(
     '--stop-at-step',
     metavar='N',
-    help='end early, schedule untouched; same as --config.train.stop_at_step',
+    help='stop early without changing the schedule; same as '
+    '--config.train.stop_at_step',
   )
   parser.add_argument(
-    '--quiet', action='store_true', help='no progress, results only'
+    '--quiet', action='store_true', help='print results only, no progress'
   )
   parser.add_argument(
     '--json',
@@ -60,18 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     '--auto-batch',
     action='store_true',
-    help='out of memory, halve the micro-batch and double train.accumulate '
-    '(the same batch, the same data) and go on from the last checkpoint',
+    help='if memory runs out, halve the micro-batch, double train.accumulate '
+    '(same batch, same data) and continue from the last checkpoint',
   )
   distributed.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-  """Trains, then prints a sample and the results."""
+  """Trains, then prints a sample and the results; returns the exit code."""
   if args.stop_at_step is not None:
     args.overrides.append(f'train.stop_at_step={args.stop_at_step}')
   if args.workdir == '':
-    raise UserError('--workdir is empty; give a folder, or leave the flag out')
+    raise UserError('--workdir is empty; give a folder, or remove the flag')
   if args.auto_batch:
     return _supervise(args)
   follow_parent()
@@ -80,11 +81,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _supervise(args: argparse.Namespace) -> int:
-  """Trains in a child process, again and smaller while memory is short."""
+  """Trains in child processes, with smaller micro-batches if it must."""
   if distributed.asked(args):
     raise UserError(
-      '--auto-batch is for a run of one process; give train.accumulate instead '
-      '(craft plan says which)'
+      '--auto-batch needs a run of one process; set train.accumulate instead '
+      '(craft plan suggests a value)'
     )
   cfg = _config(args)
   workdir = args.workdir or _new_workdir(args.config or 'base')
@@ -102,7 +103,7 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
     xla_flags.repeat_bits()
   distributed.join(args)
   if not args.workdir and distributed.asked(args):
-    raise UserError('several processes need one --workdir; give it')
+    raise UserError('several processes need a common --workdir; give one')
 
   from craft_jax.data.sources import cache_folder
   from craft_jax.runs import checkpoint
@@ -138,7 +139,7 @@ def _run(args: argparse.Namespace, interrupts: Interrupts) -> int:
 
 
 def _config(args: argparse.Namespace) -> Config:
-  """What --config says, else the run's own settings, else `base`."""
+  """Loads the config in --config, or that of the run, or `base`."""
   saved = files.as_path(args.workdir or '') / layout.CONFIG
   if args.config is None and args.workdir and saved.is_file():
     return saved_config.changed(args.workdir, args.overrides)
@@ -153,7 +154,7 @@ def _new_workdir(spec: str) -> str:
 
 
 def report(summary: dict[str, Any], steps: int) -> str:
-  """The figures a person wants at the end, and what to type next."""
+  """Formats the results of a run, with commands to try next."""
   lines = []
   if summary.get('sample'):
     lines += ['--- sample ---', summary['sample'], '--------------', '']
@@ -176,12 +177,12 @@ def report(summary: dict[str, Any], steps: int) -> str:
     f'{summary["devices"]} device(s), '
     f'{summary["flops_per_token"] / 1e6:,.1f} MFLOP per token'
   )
-  lines.append(f'time         {summary["wall_seconds"]:.0f} s in all')
+  lines.append(f'time         {summary["wall_seconds"]:.0f} s in total')
   workdir = summary['workdir']
   where = f'step {summary["step"]} of {steps} is saved in {workdir}'
   lines += [f'run          {where}', '', 'next:']
   if summary['step'] < steps:
-    lines.append('  the same command without --stop-at-step goes on from here')
+    lines.append('  the same command without --stop-at-step continues the run')
   at, prompt = f'--workdir={workdir}', f'--prompt={summary.get("prompt", "")}'
   following = [['sample', at, prompt], ['eval', at]]
   if other := _beside(files.as_path(workdir)):
@@ -191,10 +192,7 @@ def report(summary: dict[str, Any], steps: int) -> str:
 
 
 def _beside(workdir: files.AnyPath) -> pathlib.Path | None:
-  """The run that ended last of those in the same folder, if there are any.
-
-  An object store is not searched for it.
-  """
+  """The most recently ended other run in the same local folder, or None."""
   if not isinstance(workdir, pathlib.Path):
     return None
   ended = [
@@ -208,7 +206,7 @@ def _beside(workdir: files.AnyPath) -> pathlib.Path | None:
 
 
 def _program() -> list[str]:
-  """What to type for `craft`: the script may not be on the PATH."""
+  """Command to type for `craft`, which may not be on the PATH."""
   if shutil.which('craft'):
     return ['craft']
   return [os.path.relpath(sys.executable), '-m', 'craft_jax.main']

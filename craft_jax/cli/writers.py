@@ -1,4 +1,4 @@
-"""Samples as text or JSON, on standard output or into a file."""
+"""Writers of samples as text or JSON, to standard output or a file."""
 
 import sys
 import time
@@ -9,10 +9,10 @@ from craft_jax.runtime import files, strict_json, terminal
 
 
 class _Sink(Protocol):
-  """Where text goes.
+  """A destination of text.
 
   Attributes:
-    whole: whether it takes finished samples only.
+    whole: whether it accepts finished samples only.
   """
 
   whole: bool
@@ -23,14 +23,15 @@ class _Sink(Protocol):
 
 
 class Stdout:
-  """Standard output, at once."""
+  """Standard output, streamed."""
 
   whole = False
 
   def write(self, text: str) -> None:
-    """Writes UTF-8 whatever the terminal says.
+    """Writes UTF-8 whatever the encoding of the terminal.
 
-    A stray byte stays as it is in a pipe and is escaped on a terminal.
+    Bytes that are not UTF-8 are written as they are to a pipe, and escaped on a
+    terminal.
     """
     from craft_jax.data.text.utf8 import to_bytes
 
@@ -40,34 +41,34 @@ class Stdout:
     sys.stdout.buffer.write(to_bytes(text))
 
   def flush(self) -> None:
-    """Shows what was written."""
+    """Flushes standard output."""
     sys.stdout.flush()
 
 
 class File:
-  """A file that appears, whole, when it is closed."""
+  """A file that is written atomically when it is closed."""
 
   whole = True
 
   def __init__(self, path: str, *inputs: str):
-    """Touches nothing yet.
+    """Checks that the file can be written.
 
     Args:
       path: the file.
-      inputs: files that are read.
+      inputs: input files, which must not be overwritten.
 
     Raises:
-      UserError: the file could not be written later.
+      UserError: the file cannot be written.
     """
     files.check_output(path, '--output', *inputs)
     self._path, self._pieces = path, list[str]()
 
   def write(self, text: str) -> None:
-    """Keeps the text for later."""
+    """Buffers the text until the file is closed."""
     self._pieces.append(text)
 
   def flush(self) -> None:
-    """Nothing: the file appears at the end."""
+    """Does nothing: the file is written when it is closed."""
 
   def close(self) -> None:
     """Writes the file."""
@@ -77,12 +78,12 @@ class File:
 
   @property
   def is_empty(self) -> bool:
-    """Whether nothing was written to it."""
+    """Whether no text was written."""
     return not self._pieces
 
 
 class _Text:
-  """Streams the first sample, then the others, each as soon as it can."""
+  """Streams samples as text, in order: each follows once the last is done."""
 
   def __init__(self, sink: _Sink, several: bool, vocabulary: Any):
     del vocabulary
@@ -114,7 +115,7 @@ class _Text:
 
 
 class _Jsonl:
-  """Writes each sample as one line, in order, as soon as it is finished."""
+  """Writes finished samples as JSON Lines, in order."""
 
   def __init__(self, sink: _Sink, several: bool, vocabulary: Any):
     del several
@@ -139,7 +140,7 @@ WRITERS: dict[str, Callable[[_Sink, bool, Any], Any]] = {
 
 
 class Clock:
-  """Characters and seconds, compilation apart."""
+  """Measures throughput in characters per second, without compilation."""
 
   def __init__(self) -> None:
     """Starts the clock."""
@@ -148,7 +149,7 @@ class Clock:
     self._chars = self._first_chars = 0
 
   def watch(self, batches: Iterator[list[Any]]) -> Iterator[list[Any]]:
-    """The same batches of pieces, counted."""
+    """Yields the batches of text pieces, and counts their characters."""
     for i, batch in enumerate(batches):
       self._last = time.perf_counter()
       self._chars += sum(len(piece.text) for piece in batch)
@@ -157,7 +158,7 @@ class Clock:
       yield batch
 
   def figures(self) -> dict[str, Any]:
-    """The first dispatch compiles, so the speed is that of the others."""
+    """Throughput, without the first dispatch, which compiles."""
     seconds = self._last - self._first
     chars = self._chars - self._first_chars
     return {

@@ -63,7 +63,7 @@ def compile_schema(document: Any, vocabulary: Vocabulary) -> Automaton:
 def compile_choices(
   choices: Sequence[str], vocabulary: Vocabulary
 ) -> Automaton:
-  """Compiles a list of texts, of which one has to be written.
+  """Compiles a list of allowed texts.
 
   Raises:
     UserError: the list is empty, the vocabulary cannot write one of the texts,

@@ -214,7 +214,7 @@ def _equal_states(
   distances, which makes long chains cheap. After a split the largest part
   keeps its block, and only predecessors of the other parts are examined again,
   so a state changes its block at most log2(states) times (Hopcroft 1971).
-  States of a block that have not been marked since are equivalent.
+  States of a block that are not in `changed` are equivalent.
 
   Args:
     rows: next state by state and class, or -1.

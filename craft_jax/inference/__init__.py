@@ -1,1 +1,1 @@
-"""What is done with a trained model."""
+"""Use of trained models: evaluation, scoring, sampling and compression."""

@@ -1,9 +1,9 @@
-"""Dynamic evaluation: a model that goes on learning from what it has scored.
+"""Dynamic evaluation: the model is trained on each window after scoring it.
 
-Krause et al. 2018 (arXiv:1709.07432): each window is scored first, then the
-weights take a step on what was new in it, and are drawn back towards the
-trained ones. A token's score depends on no later token. The figures are those
-of a model that adapts, and never stand under the names of static ones.
+Krause et al. 2018 (arXiv:1709.07432): after a window is scored, the weights
+take a gradient step on its new tokens and decay towards the trained weights,
+so the score of a token depends on no later token. The metrics have names of
+their own, since they are not comparable with those of a static model.
 """
 
 import dataclasses
@@ -24,21 +24,21 @@ from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
 from craft_jax.types import Batch, Params
 
-# What is printed of the scores of `adaptive_nats`, by `metrics.summary`.
+# Metrics of `metrics.summary` that are reported for adaptive models.
 FIGURES = ('loss', 'bpc', 'bpb', 'perplexity')
 
 _WINDOWS_PER_CALL = 32
-_TINY = 1e-8  # where a gradient has always been zero
+_TINY = 1e-8  # avoids 0 / 0 where all gradients have been zero
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptation:
-  """How fast the weights move.
+  """Rates of dynamic evaluation.
 
   Attributes:
-    learning_rate: of a step; a gradient of its usual size moves a weight by so
-      much.
-    decay: share of the way back to the trained weights, at each step.
+    learning_rate: change of a weight in a step whose gradient has the weight's
+      root mean square size.
+    decay: decay towards the trained weights, as a share per step.
 
   Raises:
     UserError: a field is out of range.
@@ -57,12 +57,12 @@ class Adaptation:
 
 
 class State(NamedTuple):
-  """What adapts.
+  """State of dynamic evaluation.
 
   Attributes:
-    params: the weights now.
+    params: current weights.
     squares: sum of the squared gradients of each weight.
-    steps: steps taken.
+    steps: number of steps.
   """
 
   params: Params
@@ -71,7 +71,7 @@ class State(NamedTuple):
 
 
 def init(params: Params) -> State:
-  """The state before the first token; a copy, which may be given away."""
+  """Initial state; a copy of the parameters, so that it can be donated."""
   return State(
     jax.tree.map(jnp.copy, params),
     jax.tree.map(jnp.zeros_like, params),
@@ -87,14 +87,14 @@ def step(
   learning_rate: Float[Array, ''],
   decay: Float[Array, ''],
 ) -> tuple[State, Float[Array, 'B T']]:
-  """Scores a batch, then learns from it.
+  """Scores a batch, then takes a gradient step on it.
 
-  With g the gradient of the mean of the weighted targets and r the root of its
-  mean square so far, `w += -learning_rate * g / r + decay * (trained - w)`. In
-  Krause et al. r is of the training text, which a checkpoint does not hold.
+  With g the gradient of the mean loss and r its root mean square so far,
+  `w += -learning_rate * g / r + decay * (trained - w)`. In Krause et al. r is
+  that of the training text, which a checkpoint does not contain.
 
   Returns:
-    The state after, and the nats of each target under the weights before.
+    The new state, and the nats of each target under the old weights, float32.
   """
 
   def loss(params):
@@ -125,7 +125,7 @@ def run(
   learning_rate: Float[Array, ''],
   decay: Float[Array, ''],
 ) -> tuple[State, Float[Array, 'B T']]:
-  """`step` on each of the first `num_rows` rows in turn, in one dispatch."""
+  """Applies `step` to the first `num_rows` rows in turn, in one dispatch."""
 
   def body(i, carry):
     state, nats_BT = carry
@@ -146,21 +146,24 @@ def token_nats(
   *,
   stride: int,
 ) -> np.ndarray:
-  """`-ln p` of every token but the first, float32 `[N - 1]`, while adapting.
+  """`-ln p` of every token but the first under dynamic evaluation.
 
-  The windows are those of `data.windows.eval_batches`, one step each on the
-  `stride` tokens that it scores.
+  Windows are those of `data.windows.eval_batches`; each is followed by one step
+  on the `stride` tokens that it scores.
 
   Args:
-    model: its `apply`.
-    params: trained, on one device; they stay as they are.
-    vocabulary: of the tokens.
-    tokens: ids, `[N]`, the first one given.
-    adaptation: the rates.
-    stride: from 1 to the context.
+    model: the model.
+    params: trained parameters on one device; they are not changed.
+    vocabulary: vocabulary of the tokens.
+    tokens: token ids, `[N]`.
+    adaptation: rates of the steps.
+    stride: tokens between windows, from 1 to the context.
+
+  Returns:
+    Nats of each token, float32 `[N - 1]`.
 
   Raises:
-    UserError: the weights ran away.
+    UserError: the weights diverged.
   """
   context = model.context
   state = init(params)
@@ -179,7 +182,7 @@ def token_nats(
     rows = np.int32(min(left, _WINDOWS_PER_CALL))
     left -= _WINDOWS_PER_CALL
     state, nats_BT = run(model, params, state, batch, rows, *rates)
-    # Fetched one call late, so that the device never waits for the host.
+    # Results are fetched one call late, so the device never waits for the host.
     found.append(jax.device_get(before))
     before = nats_BT
   window_BT = np.concatenate([*found, jax.device_get(before)])
@@ -187,7 +190,7 @@ def token_nats(
   nats_N = nats_N[: len(tokens) - 1]
   if not np.isfinite(nats_N).all():
     raise UserError(
-      f'the weights ran away at the dynamic rate {adaptation.learning_rate}; '
+      f'the weights diverged at the dynamic rate {adaptation.learning_rate}; '
       'lower it'
     )
   return nats_N
@@ -204,21 +207,22 @@ def adaptive_nats(
   adaptation: Adaptation | None,
   cache: bool,
 ) -> dict[str, np.ndarray]:
-  """The scores of what was asked for, each `[N - 1]`, by name.
+  """Scores of the requested adaptive models.
 
   Args:
-    model: see `token_nats`, also for what is not named here.
-    params: trained.
-    vocabulary: of the tokens.
-    tokens: ids, the first one given.
-    static: nats of the trained weights, `[N - 1]`; only `cache` reads them.
-    stride: of the windows.
-    adaptation: None leaves the weights as they are.
-    cache: mix with counts (`ngram_cache`).
+    model: the model.
+    params: trained parameters on one device.
+    vocabulary: vocabulary of the tokens.
+    tokens: token ids, `[N]`.
+    static: nats under the trained weights, `[N - 1]`; needed for `cache`.
+    stride: tokens between windows.
+    adaptation: rates of dynamic evaluation; None disables it.
+    cache: whether to mix in n-gram counts (`ngram_cache`).
 
   Returns:
-    `dynamic`: weights that adapt; `dynamic_cache`: counts beside the trained
-    weights; `dynamic_both`: counts beside weights that adapt.
+    Nats of each token, `[N - 1]`: `dynamic` with adapting weights,
+    `dynamic_cache` with trained weights and n-gram counts, `dynamic_both` with
+    adapting weights and n-gram counts.
   """
   found: dict[str, np.ndarray] = {}
   if adaptation is not None:

@@ -1,4 +1,4 @@
-"""Metrics of a whole split, deterministic, with the weights as they are."""
+"""Deterministic evaluation of a model on a whole split."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -33,9 +33,10 @@ _STRIDED = ('loss', 'bpc', 'bpb', 'perplexity', 'accuracy')
 def make_eval_step(
   model: Model, vocabulary: Vocabulary
 ) -> Callable[[Params, Batch], MetricSums]:
-  """The pure `(params, batch) -> sums`.
+  """Creates the pure evaluation step, `(params, batch) -> metric sums`.
 
-  The sums are those of `metrics.token_sums` and `metrics.breakdown_sums`.
+  The sums are those of `token_sums`, `text_sums` and `breakdown_sums` of
+  `inference.metrics`.
   """
   class_V = classes_of(vocabulary).astype(np.int32)
   chars_V, bytes_V = sizes_of(vocabulary)
@@ -58,18 +59,18 @@ def make_eval_step(
 
 
 class Evaluator:
-  """Evaluates splits; compiles once."""
+  """Evaluates splits with one compiled step."""
 
   def __init__(
     self, cfg: Config, model: Model, vocabulary: Vocabulary, mesh: Mesh
   ):
-    """Nothing is compiled or allocated yet.
+    """Creates an evaluator; compiles and allocates nothing yet.
 
     Args:
-      cfg: reads `model`, `eval`.
-      model: its `apply`.
-      vocabulary: of the splits.
-      mesh: batches are spread over it.
+      cfg: settings; `model` and `eval` are used.
+      model: the model.
+      vocabulary: vocabulary of the splits.
+      mesh: devices over which batches are sharded.
     """
     self._cfg = cfg
     self._vocabulary = vocabulary
@@ -82,7 +83,7 @@ class Evaluator:
     self._compiled: Any = None
 
   def compile(self, params: Params) -> bool:
-    """Compiles, once; the first evaluation does it otherwise. True."""
+    """Compiles the step, unless it is compiled; returns True."""
     if self._compiled is None:
       nothing = np.zeros(2, self._vocabulary.dtype)
       batch = self._put(next(iter(self._batches(nothing, 0))))
@@ -101,19 +102,18 @@ class Evaluator:
     stride: int | None = None,
     tick: Callable[[], Any] = lambda: None,
   ) -> dict[str, Any]:
-    """The figures of a split, under keys that start with `prefix`.
+    """Evaluates a split; returns its metrics with prefixed names.
 
-    `{prefix}_loss` is over non-overlapping windows that hold every character
-    but the first; with a stride (by default `eval.stride`),
-    `{prefix}_loss_strided` is over windows in which every character has at
-    least `context - stride` characters before it.
+    `{prefix}_loss` is over non-overlapping windows, which score every token but
+    the first. `{prefix}_loss_strided` is over windows that advance by the
+    stride, so each token has at least `context - stride` tokens before it.
 
     Args:
-      params: of the model, on the mesh.
-      split: tokens and what they count.
-      withheld: why bits per byte cannot be given.
-      prefix: of the keys.
-      stride: overrides `eval.stride`; 0 leaves the strided figures out.
+      params: parameters, replicated over the mesh.
+      split: the split.
+      withheld: why bits per byte are unknown; '' if they are known.
+      prefix: prefix of the names.
+      stride: overrides `eval.stride`; 0 disables the strided metrics.
       tick: called after each batch.
     """
     stride = self._cfg.eval.stride if stride is None else stride
@@ -128,7 +128,7 @@ class Evaluator:
     return {f'{prefix}_{name}': value for name, value in figures.items()}
 
   def _sums(self, params, tokens, stride, tick) -> dict[str, Any]:
-    """Float64 totals over all batches, fetched one batch late."""
+    """Sums over all batches in float64, fetched one batch late."""
     totals: dict[str, Any] = {}
     before: MetricSums = {}
     for batch in self._batches(tokens, stride):
@@ -166,22 +166,24 @@ def evaluate_run(
   """Evaluates a checkpoint on a split of its own corpus.
 
   Args:
-    workdir: the run directory.
+    workdir: run directory.
     step: a step, 'latest' or 'best'.
     split: 'train', 'valid' or 'test'.
-    stride: see `Evaluator`.
-    ema: take averaged weights where there are any.
-    weights: see `load_model`.
-    path: where the text is now, if not at the run's `data.path`.
-    adaptation: adds the figures of weights that adapt.
-    cache: adds those of counts beside the model.
+    stride: tokens between windows of the strided metrics; 0 disables them,
+      None is `eval.stride`.
+    ema: use the EMA of the parameters if the run has one.
+    weights: 'auto' or 'int8', which quantizes the matrices.
+    path: path of the text if it has moved from the run's `data.path`.
+    adaptation: also evaluate by dynamic evaluation.
+    cache: also evaluate with n-gram counts mixed in.
 
   Returns:
-    The figures of `metrics.summary` with the prefix `val`, `train` or `test`,
-    and `step`, `split`, `context`; and those of `adaptive_figures`.
+    The metrics of `metrics.summary` and `adaptive_figures`, prefixed by `val`,
+    `train` or `test`, and `step`, `split`, `context`.
 
   Raises:
-    UserError: no checkpoint, another corpus, no such split.
+    UserError: there is no checkpoint or no such split, or the corpus differs
+      from that of the run.
   """
   if jax.distributed.is_initialized():
     mesh_lib.set_cpu_devices(1)
@@ -224,7 +226,7 @@ def evaluate_run(
 
 
 def _stride(cfg: Config, stride: int | None) -> int:
-  """The stride that was asked for, or that of the run."""
+  """The given stride, or that of the run."""
   if stride is None:
     return cfg.eval.stride
   if not 0 <= stride <= cfg.model.context:
@@ -242,19 +244,19 @@ def adaptive_figures(
   adaptation: dynamic_evaluation.Adaptation | None,
   cache: bool,
 ) -> dict[str, Any]:
-  """The figures of a model that adapts to the split as it reads it.
+  """Evaluates a model that adapts to the split as it reads it.
 
   Args:
-    trained: the model; its parameters stay as they are.
-    split: tokens.
-    withheld: why bits per byte cannot be given.
-    stride: new tokens per window; 0 is the context.
-    adaptation: see `dynamic.adaptive_nats`, also for the names.
-    cache: see there.
+    trained: the model; its parameters are not changed.
+    split: the split.
+    withheld: why bits per byte are unknown; '' if they are known.
+    stride: tokens between windows; 0 is the context.
+    adaptation: rates of dynamic evaluation; None disables it.
+    cache: whether to mix in n-gram counts.
 
   Returns:
-    `loss_dynamic`, `bpc_dynamic`, `bpb_dynamic`, `perplexity_dynamic`, and the
-    same of `dynamic_cache` and `dynamic_both`, as asked for; `stride_dynamic`.
+    `loss_dynamic`, `bpc_dynamic`, `bpb_dynamic`, `perplexity_dynamic`, the same
+    with `dynamic_cache` and `dynamic_both` if requested, and `stride_dynamic`.
   """
   model, vocabulary = trained.model, trained.vocabulary
   stride = stride or model.context
@@ -286,10 +288,10 @@ def adaptive_figures(
 
 
 def _part(corpus: Corpus, split: str, fingerprint: str) -> Split:
-  """The split, if the corpus is the one the model was trained with."""
+  """The split of a corpus, which has to be that of the training run."""
   if corpus.fingerprint != fingerprint:
     raise UserError(
-      'the corpus is not the one of the run: its fingerprint is '
+      'the corpus is not that of the run: its fingerprint is '
       f'{corpus.fingerprint[:12]}, not {fingerprint[:12]}; give the old text '
       'with --path, or use the Python that trained on its standard library'
     )

@@ -1,7 +1,7 @@
-"""Text coloured by surprisal, for terminals and as a page of HTML.
+"""Text coloured by surprisal, for terminals and as an HTML page.
 
-Pure: text and nats in, text out. Every character can be seen: a control
-character or a raw byte never reaches a terminal or a browser as it is.
+Every character is shown in a visible form: control characters and raw bytes
+never reach a terminal or a browser.
 """
 
 import html
@@ -15,8 +15,8 @@ import numpy as np
 import rich.cells
 import rich.text
 
-# Bits from which the next colour holds, and one colour more: black reads well
-# on each (ColorBrewer, YlOrRd).
+# Lower bounds in bits of all colours but the first. Black text is readable on
+# all of them (ColorBrewer, YlOrRd).
 BOUNDS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 COLOURS = (
   '#ffffff', '#ffffcc', '#ffeda0', '#fed976',
@@ -30,10 +30,10 @@ class Heat(NamedTuple):
   """A text to show.
 
   Attributes:
-    title: above it.
-    text: its characters; raw bytes as surrogates U+DC80 to U+DCFF.
-    nats: of each character.
-    notes: lines of figures.
+    title: heading.
+    text: the text, invalid bytes as surrogates U+DC80 to U+DCFF.
+    nats: surprisal of each character.
+    notes: lines to show below the heading.
   """
 
   title: str
@@ -43,34 +43,34 @@ class Heat(NamedTuple):
 
 
 def visible(character: str) -> str:
-  """A character as something that can be seen and does nothing else."""
+  """A visible and harmless representation of a character."""
   if character in _NAMED:
     return _NAMED[character]
   code = ord(character)
   if code < 0x20:
-    return chr(0x2400 + code)  # the control pictures
+    return chr(0x2400 + code)  # Unicode's control pictures
   if 0xDC80 <= code <= 0xDCFF:
     return f'\\x{code - 0xDC00:02x}'
   if unicodedata.category(character).startswith('M'):
-    return '\u25cc' + character  # a mark needs something to sit on
+    return '\u25cc' + character  # a combining mark needs a base
   shows = character.isprintable() and character != '\ufffd'
   return character if shows else f'U+{code:04X}'
 
 
 def levels(nats: np.ndarray) -> np.ndarray:
-  """The index into `COLOURS` of each, not finite being the hottest."""
+  """Index into `COLOURS` of each value; non-finite ones get the last."""
   bits = np.asarray(nats, np.float64) / math.log(2)
   return np.searchsorted(BOUNDS, bits, side='right')
 
 
 def legend() -> list[str]:
-  """What each colour stands for, in bits."""
+  """Range of each colour in bits."""
   between = [f'{a:g}-{b:g}' for a, b in itertools.pairwise(BOUNDS)]
   return [f'below {BOUNDS[0]:g}', *between, f'{BOUNDS[-1]:g} and more']
 
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
-  """Start and stop of each line, its newline included."""
+  """Start and stop of each line, including its newline."""
   start = 0
   while start < len(text):
     end = text.find('\n', start)
@@ -80,7 +80,7 @@ def _lines(text: str) -> Iterator[tuple[int, int]]:
 
 
 def coloured(text: str, nats: np.ndarray) -> Iterator[rich.text.Text]:
-  """The lines of a text with background colours, for a terminal."""
+  """Lines of a text with background colours, for a terminal."""
   styles = [f'black on {colour}' for colour in COLOURS]
   level = levels(nats)
   for start, stop in _lines(text):
@@ -91,7 +91,7 @@ def coloured(text: str, nats: np.ndarray) -> Iterator[rich.text.Text]:
 
 
 def coloured_legend() -> rich.text.Text:
-  """The legend of `coloured`, one line."""
+  """A line that explains the colours."""
   line = rich.text.Text('bits:')
   for colour, words in zip(COLOURS, legend(), strict=True):
     line.append(' ')
@@ -100,9 +100,10 @@ def coloured_legend() -> rich.text.Text:
 
 
 def marked(text: str, nats: np.ndarray) -> Iterator[str]:
-  """The lines of a text without colours, each with a line of digits below it.
+  """Lines of a text, each followed by a line of digits instead of colours.
 
-  A digit is the bits of the character above, rounded down; 9 is 9 and more.
+  A digit is the surprisal of the character above in bits, rounded down; 9 is 9
+  or more.
   """
   bits = np.nan_to_num(np.asarray(nats, np.float64) / math.log(2), nan=9.0)
   digits = np.clip(bits, 0, 9).astype(int)
@@ -142,10 +143,9 @@ b:hover {{ outline: 1px solid #000; }}
 
 
 def page(title: str, texts: Sequence[Heat]) -> str:
-  """A page that needs nothing else: no script, no network.
+  """A self-contained HTML page, without scripts or external resources.
 
-  Each character tells its bits when pointed at. Whatever the text holds is
-  shown and never read as markup.
+  Each character has a tooltip with its bits. All text is escaped.
   """
   styles = '\n'.join(
     f'.h{i} {{ background: {colour}; }}' for i, colour in enumerate(COLOURS)
@@ -188,6 +188,6 @@ def _span(character: str, bits: float, level: int) -> str:
 
 
 def _escaped(line: str) -> str:
-  """A line of ours, which may hold a file's name, as HTML."""
+  """Escapes a line, which may contain a file name, for HTML."""
   shown = ''.join(c if c == ' ' else visible(c) for c in line)
   return html.escape(shown)

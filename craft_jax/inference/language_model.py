@@ -1,4 +1,4 @@
-"""A trained model as one object: `craft_jax.load`."""
+"""The Python API for trained models: `craft_jax.load`."""
 
 import functools
 from collections.abc import Iterator
@@ -22,43 +22,43 @@ from craft_jax.types import Params
 
 
 class LanguageModel:
-  """Writes and scores text.
+  """A trained model that generates and scores text.
 
-  Every option of `generate`, `stream` and `samples` has the name and the
-  default of the flag of `craft sample`, with underscores; `n` is num_samples.
+  The options of `generate`, `stream` and `samples` are the flags of `craft
+  sample` with underscores, with the same defaults; `n` is `num_samples`.
 
   Attributes:
-    trained: the model and its parameters.
+    trained: the model, its parameters and vocabulary.
   """
 
   def __init__(self, trained: Trained, speculate: str = 'off'):
-    """Of what `trained.load_model` gives; how to draft, see `drafts.parse`."""
+    """Wraps a loaded model; `speculate` is a value of `craft sample`'s flag."""
     self.trained = trained
     self._drafts = speculation.parse(speculate, trained.cfg.model.depth)
 
   @property
   def cfg(self) -> Config:
-    """The settings of the run."""
+    """Settings of the run."""
     return self.trained.cfg
 
   @property
   def vocabulary(self) -> Vocabulary:
-    """The tokens of the model."""
+    """Vocabulary of the model."""
     return self.trained.vocabulary
 
   @property
   def step(self) -> int:
-    """Steps that it was trained."""
+    """Training step of the checkpoint."""
     return self.trained.meta.step
 
   def generate(
     self, prompt: str | bytes = '', **options: Any
   ) -> str | list[str]:
-    """The text that follows a prompt; a list of them if `n` is given.
+    """Generates the text that follows a prompt; a list of texts if `n` is set.
 
     Raises:
-      UserError: an unknown option, or a value that is out of range or that
-        the vocabulary cannot write.
+      UserError: an option is unknown or out of range, or contains characters
+        outside the vocabulary.
     """
     texts = [sample.full_text for sample in self.samples(prompt, **options)]
     several = any(field_name(name) == 'num_samples' for name in options)
@@ -66,21 +66,22 @@ class LanguageModel:
 
   @jax_settings.pinned()
   def samples(self, prompt: str | bytes = '', **options: Any) -> list[Sample]:
-    """The same with all that is known of each text; raises as `generate`."""
+    """Like `generate`, with log-probabilities and finish reasons of texts."""
     answers = self._answers(Request(prompt=prompt).changed(options))
     for _ in answers:
       pass
     return answers.samples()
 
   def stream(self, prompt: str | bytes = '', **options: Any) -> Iterator[str]:
-    """The text of `generate` in pieces, as it is written.
+    """Generates one text and yields it in pieces.
 
     Raises:
-      UserError: as `generate`, at once; or more than one text is asked for.
+      UserError: an option is invalid or requests several texts; raised by the
+        call itself, not by the iterator.
     """
     request = Request(prompt=prompt).changed(options)
     if request.num_drawn > 1:
-      raise UserError('a stream is of one text; leave n and best_of out')
+      raise UserError('only one text can be streamed; remove n and best_of')
     return self._stream(self._answers(request))
 
   @jax_settings.pinned()
@@ -99,7 +100,7 @@ class LanguageModel:
   def _stream(self, answers: Answers) -> Iterator[str]:
     written, turns = 0, iter(answers)
     while True:
-      with jax_settings.pinned():  # not while the caller has the piece
+      with jax_settings.pinned():  # but not while the caller runs
         if next(turns, None) is None:
           return
       for sample in answers.samples():
@@ -109,10 +110,10 @@ class LanguageModel:
 
   @jax_settings.pinned()
   def score(self, text: str | bytes) -> float:
-    """Nats per character of a text that starts like a document.
+    """Nats per character of a text, which starts like a document.
 
     Raises:
-      UserError: it is empty, or has a character outside the vocabulary.
+      UserError: the text is empty or has a character outside the vocabulary.
     """
     data = utf8.to_bytes(text) if isinstance(text, str) else text
     (scored,) = score_texts(self.trained, [('the text', data)])
@@ -127,9 +128,19 @@ def load(
   kv_cache: str = 'auto',
   speculate: str = 'off',
 ) -> LanguageModel:
-  """The model of a run directory.
+  """Loads the model of a run directory.
 
-  Arguments and errors of `load_model`; `speculate` is that of `craft sample`.
+  Args:
+    workdir: run directory.
+    step: a step, 'latest' or 'best'.
+    ema: use the EMA of the parameters if the run has one.
+    weights: 'auto' or 'int8', which quantizes the matrices.
+    kv_cache: data type of the KV cache.
+    speculate: method of speculative decoding, as in `craft sample`.
+
+  Raises:
+    UserError: the checkpoint does not exist or is damaged, or an argument has
+      an unknown value.
   """
   trained = load_model(workdir, step, ema, weights, kv_cache)
   return LanguageModel(trained, speculate)

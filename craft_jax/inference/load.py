@@ -1,4 +1,4 @@
-"""A trained model from its run directory: all that `sample` and `eval` need."""
+"""Loads a trained model from its run directory."""
 
 import os
 from typing import NamedTuple
@@ -21,15 +21,15 @@ from craft_jax.types import Params
 
 
 class Trained(NamedTuple):
-  """What a checkpoint gives back.
+  """A trained model.
 
   Attributes:
-    cfg: the config of the run.
-    vocabulary: its tokens.
-    model: built from both.
-    params: averaged where the run kept an average, on the first device;
-      rounded if that was asked for.
-    meta: the rest: step, metrics, corpus fingerprint.
+    cfg: settings of the run.
+    vocabulary: vocabulary of the run.
+    model: the model.
+    params: parameters on the first local device: the EMA if the run has one,
+      quantized if requested.
+    meta: other contents of the checkpoint: step, metrics, corpus fingerprint.
   """
 
   cfg: Config
@@ -48,18 +48,19 @@ def load_model(
   kv_cache: str = 'auto',
   warn: checkpoint.Warn | None = None,
 ) -> Trained:
-  """Loads a checkpoint.
+  """Loads a model from a checkpoint.
 
   Args:
-    workdir: the run directory.
+    workdir: run directory.
     step: a step, 'latest' or 'best'.
-    ema: False takes the raw parameters even where the run averaged them.
-    weights: 'int8' rounds them, see `model.quantize`.
-    kv_cache: how keys and values are kept, see `model.build`.
-    warn: told of damaged checkpoints that are passed over.
+    ema: use the EMA of the parameters if the run has one.
+    weights: 'auto' or 'int8', which quantizes the matrices.
+    kv_cache: data type of the KV cache, one of `CACHES`.
+    warn: called with a message for each damaged checkpoint that is skipped.
 
   Raises:
-    UserError: no such checkpoint, or a damaged one; no such weights or cache.
+    UserError: the checkpoint does not exist or is damaged, or `weights` or
+      `kv_cache` is unknown.
   """
   for name, value, known in (
     ('weights', weights, WEIGHTS),
@@ -67,7 +68,8 @@ def load_model(
   ):
     if value not in known:
       raise UserError(
-        f'{name}={value!r} is none of {", ".join(known)}{hint(value, known)}'
+        f'{name}={value!r} must be one of {", ".join(known)}'
+        + hint(value, known)
       )
   check_place(workdir, 'workdir')
   workdir = os.path.expanduser(workdir)

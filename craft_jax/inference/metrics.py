@@ -1,7 +1,8 @@
-"""From losses to sums and counts, and from those to printed figures.
+"""Metrics: sums and counts on devices, and their summary on the host.
 
-Until it is printed a metric is a sum and a count, so batches, devices and
-hosts of any size add up. Logarithms are natural (nats) up to `summary`.
+A metric stays a sum and a count until it is printed, so that batches, devices
+and hosts of any size can be added. Logarithms are natural (nats) up to
+`summary`.
 """
 
 import math
@@ -25,9 +26,9 @@ def token_sums(
   correct_BT: Array,
   weight_BT: Float[Array, 'B T'],
 ) -> MetricSums:
-  """`loss`, `nll` (nats), `correct` and `count`, each a weighted sum.
+  """Weighted sums `loss`, `nll` (nats), `correct` and `count`.
 
-  A target of weight 0 cannot spoil a sum, not even with an infinite loss.
+  A target of weight 0 adds nothing, even if its loss is not finite.
   """
   return {
     'loss': _weighted(loss_BT, weight_BT).sum(),
@@ -43,7 +44,7 @@ def text_sums(
   chars_V: Int[Array, 'V'],
   bytes_V: Int[Array, 'V'],
 ) -> MetricSums:
-  """`chars` and `bytes` of the targets that count, by `sizes_of` each id."""
+  """Weighted sums of the `chars` and `bytes` that each target stands for."""
   return {
     'chars': (chars_V[y_BT] * weight_BT).sum(),
     'bytes': (bytes_V[y_BT] * weight_BT).sum(),
@@ -64,7 +65,7 @@ def breakdown_sums(
   """
   nll_BT = _weighted(nll_BT, weight_BT)
   correct_BT = _weighted(correct_BT, weight_BT)
-  # [C, B, T]; masked sums rather than scatters.
+  # [C, B, T]: masked sums are faster than scatters.
   of_class = class_V[y_BT][None] == jnp.arange(len(CLASS_NAMES))[:, None, None]
 
   def by_class(x_BT: Array) -> Array:
@@ -84,7 +85,7 @@ def _weighted(x_BT: Array, weight_BT: Array) -> Array:
 
 
 def add_sums(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds sums on the host in float64; a key may be missing in one of them."""
+  """Adds sums on the host in float64; a missing key counts as 0."""
   return {
     key: np.asarray(a.get(key, 0), np.float64)
     + np.asarray(b.get(key, 0), np.float64)
@@ -96,21 +97,21 @@ def add_sums(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:
-  """Turns sums into figures.
+  """Computes metrics from sums.
 
   Args:
-    sums: `nll` and `count`; where present also `loss`, `correct`, `chars`,
-      `bytes` and those of `breakdown_sums`.
-    withheld: why bits per byte cannot be given; '' if they can.
+    sums: `nll` and `count`; optionally `correct`, `chars`, `bytes` and the sums
+      of `breakdown_sums`.
+    withheld: why bits per byte are unknown; '' if they are known.
 
   Returns:
-    `loss` (nats per token, no regularizers), `perplexity` per token,
-    `accuracy`, `bpc` and `bpb` (bits per character and per byte; None if
-    not counted or withheld), `withheld`, `count`, and, where summed, `classes`
-    and `positions`.
+    `loss` (nats per token, without regularizers), `perplexity` per token, `bpc`
+    and `bpb` (bits per character and per byte; None if unknown), `withheld`,
+    `count`, and, if their sums are given, `accuracy`, `classes` and
+    `positions`.
 
   Raises:
-    ValueError: no target was counted.
+    ValueError: `count` is 0.
   """
   count = float(sums['count'])
   if count <= 0:
@@ -141,7 +142,7 @@ def _ratio(total: float, count: Any) -> float | None:
 def _by_class(
   sums: Mapping[str, Any], count: float
 ) -> dict[str, dict[str, float]]:
-  """Share of targets, nats and accuracy of each class that occurred."""
+  """Share of targets, nats and accuracy of each class that occurs."""
   rows = zip(
     CLASS_NAMES,
     np.asarray(sums['class_count'], float),
@@ -176,7 +177,7 @@ def _by_position(sums: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def lines(figures: Mapping[str, Any]) -> list[str]:
-  """The figures of `summary` for people, one line each."""
+  """Formats the metrics of `summary`, one line each."""
   text = [f'{figures["loss"]:.4f} nats per token']
   if figures['bpc'] is not None:
     text.append(f'{figures["bpc"]:.4f} bits per character')
@@ -200,9 +201,9 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
 
 # --- utilisation -------------------------------------------------------------
 
-# Dense bfloat16 products with float32 sums, FLOP/s of one JAX device, by the
-# maker's data sheet. The whole name must match: a laptop part, a MIG slice or
-# a PCIe card is another device than its namesake.
+# Peak FLOP/s of one JAX device for dense bfloat16 matmuls with float32
+# accumulation. Whole names must match: laptop GPUs, MIG slices and PCIe cards
+# differ from devices of a similar name.
 _NVIDIA = 'NVIDIA data sheet, dense bfloat16'
 _GOOGLE = 'Cloud TPU documentation, bfloat16'
 _PEAKS: tuple[tuple[str, float, str], ...] = (
@@ -228,14 +229,14 @@ _PEAKS: tuple[tuple[str, float, str], ...] = (
 
 
 def peak_flops(device_kind: str, platform: str) -> tuple[float | None, str]:
-  """Peak dense bfloat16 FLOP/s of one device, and where the number is from.
+  """Peak dense bfloat16 FLOP/s of one device, and the source of the number.
 
   Args:
     device_kind: `jax.devices()[0].device_kind`.
     platform: `jax.devices()[0].platform`.
 
   Returns:
-    `(FLOP/s, source)`, or `(None, 'unknown: ...')`: a CPU, a device that is
+    `(FLOP/s, source)`, or `(None, 'unknown: ...')` for a CPU, a device that is
     not in the table, or one without bfloat16 matrix units (V100, T4).
   """
   if platform == 'cpu':

@@ -1,30 +1,29 @@
-"""A model's scores mixed with counts of the n-grams read so far.
+"""Mixes the scores of a model with counts of the n-grams read so far.
 
-What a text repeats, a frozen model cannot know; a cache can (Grave et al. 2017,
-arXiv:1612.04426, of hidden states; here of counts). Causal: the score of a
-token depends on no later one. Plain NumPy and Python; two seconds for 100,000
-tokens.
+A cache knows what a text repeats, which frozen weights do not (Grave et al.
+2017, arXiv:1612.04426, with hidden states instead of counts). The score of a
+token depends on no later token. 100,000 tokens take two seconds in NumPy.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-LONGEST = 6  # tokens of context that are counted
-_RATE = 0.05  # of the weights; 0.02 to 0.05 scores the same within 0.003 nats
-_SHARE = 1e-5  # evenly given back, so that no weight dies
-_VARIETIES = 3  # see `_situations`
+LONGEST = 6  # longest context that is counted, in tokens
+_RATE = 0.05  # learning rate of EM; 0.02 to 0.05 differ by under 0.003 nats
+_SHARE = 1e-5  # share of weights redistributed evenly, so that none becomes 0
+_VARIETIES = 3  # number of classes of variety in `_situations`
 
 
 class Counts(NamedTuple):
-  """What was known of each token just before it came, by length of context.
+  """Counts before each token, int64 `[LONGEST + 1, N - 1]`.
 
-  Row n is of the context of n tokens, column t of token t + 1 of the text.
+  Row n is for the context of n tokens, column t for token t + 1 of the text.
 
   Attributes:
-    seen: how often the context had come.
-    came: how often this token had followed it.
-    kinds: how many different tokens had.
+    seen: occurrences of the context so far.
+    came: occurrences of the context followed by this token.
+    kinds: number of distinct tokens that followed the context.
   """
 
   seen: np.ndarray
@@ -33,16 +32,13 @@ class Counts(NamedTuple):
 
 
 def count(tokens: np.ndarray, vocabulary_size: int) -> Counts:
-  """Counts before each token but the first, int64 `[LONGEST + 1, N - 1]`.
-
-  The n-grams are numbered by sorting, so that no two share a number.
-  """
+  """Counts n-grams before each token; sorting makes this exact, not hashed."""
   tokens = np.asarray(tokens, np.int64)
   N = len(tokens)
   context_N = np.zeros(N, np.int64)
   rows = []
   for n in range(LONGEST + 1):
-    # A context that would begin before the text has never been seen.
+    # A context that would begin before the text counts as unseen.
     whole_N = np.arange(N) >= n
     code_N = np.where(whole_N, context_N * vocabulary_size + tokens, -1)
     gram_N = np.unique(code_N, return_inverse=True)[1]
@@ -58,11 +54,11 @@ def count(tokens: np.ndarray, vocabulary_size: int) -> Counts:
 
 
 def _earlier(a_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """How many equal entries come before each.
+  """Counts the equal entries before each entry.
 
   Returns:
-    The numbers, the stable order of the entries, and for each place in that
-    order where its run of equal ones begins.
+    The counts, the stable sorting order, and for each place in that order the
+    start of its run of equal entries.
   """
   order_N = np.argsort(a_N, kind='stable')
   sorted_N = a_N[order_N]
@@ -75,10 +71,11 @@ def _earlier(a_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def witten_bell(counts: Counts, vocabulary_size: int) -> np.ndarray:
-  """The probability of each token by each longest context, `[LONGEST + 1, N]`.
+  """Probability of each token by longest context, float64 `[LONGEST + 1, N]`.
 
-  With c of s times and k kinds, `p_n = (c + k * p_(n-1)) / (s + k)`, down to an
-  even choice (Witten and Bell 1991, method C).
+  `p_n = (came + kinds * p_(n-1)) / (seen + kinds)` with the counts for a
+  context of n tokens, where `p_(-1)` is uniform (Witten and Bell 1991, method
+  C).
   """
   p_N = np.full(counts.seen.shape[1], 1 / vocabulary_size)
   found = []
@@ -94,16 +91,16 @@ def mixed_nats(
 ) -> np.ndarray:
   """`-ln p` of every token but the first, float64 `[N - 1]`.
 
-  The probability is a weighted sum of the model's and those of `witten_bell`.
-  The weights are learned on the way, after each token, by a step of online
-  EM, `w_i += rate * (w_i p_i / p - w_i)`, in each situation on its own, so
-  nothing needs to be tuned to a text. Weights and counts come from earlier
-  tokens only, so that the probabilities of all tokens sum to one.
+  The probability is a mixture of the model's and those of `witten_bell`. Its
+  weights are learned after each token by a step of online EM,
+  `w_i += rate * (w_i p_i / p - w_i)`, separately for each situation, so nothing
+  is tuned to a text. Weights and counts depend on earlier tokens only, so the
+  probabilities of all tokens sum to one.
 
   Args:
-    tokens: the text, `[N]`, the first token given.
-    nats: of the model for each token but the first, `[N - 1]`.
-    vocabulary_size: V; every id is below it.
+    tokens: token ids, `[N]`.
+    nats: nats of the model for each token but the first, `[N - 1]`.
+    vocabulary_size: V.
   """
   counts = count(tokens, vocabulary_size)
   model_N = np.exp(-np.asarray(nats, np.float64))
@@ -128,9 +125,10 @@ def mixed_nats(
 
 
 def _situations(counts: Counts) -> np.ndarray:
-  """A number of what the counts are worth: longest known context, and variety.
+  """Situation of each token: longest known context and variety, as a number.
 
-  Variety: one token only has followed it, few for its count, or many.
+  The variety says how many distinct tokens have followed that context: one,
+  few for its count, or many.
   """
   longest_N = np.maximum((counts.seen > 0).sum(0) - 1, 0)
   seen_N, kinds_N = (

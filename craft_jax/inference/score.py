@@ -1,8 +1,7 @@
-"""The nats of each token of a text, window by window.
+"""Negative log-likelihood of each token of a text, in nats, by windows.
 
-A text is an array of tokens of which the first is given and never scored;
-`sampling.prompt.start_tokens` is what stands there for a text that has nothing
-before it.
+A text is an array of token ids whose first is not scored. For a text without
+preceding context that is the token of `sampling.prompt.start_tokens`.
 """
 
 import functools
@@ -21,25 +20,25 @@ from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
-# `-ln p` of each target, then the logarithms of the highest probabilities in
-# its place, falling, and whose they are.
+# `-ln p` of each target, the K highest log-probabilities at its position in
+# descending order, and their token ids.
 Scored = tuple[Float[Array, 'B T'], Float[Array, 'B T K'], Int[Array, 'B T K']]
 
 T = TypeVar('T')
 _MOST_ROWS = 64
-_MOST_LOGITS = 1 << 26  # of one dispatch: 256 MiB in float32
-MOST_READS = _MOST_LOGITS  # tokens of one dispatch, where nobody waits for it
+_MOST_LOGITS = 1 << 26  # per dispatch: 256 MiB in float32
+MOST_READS = _MOST_LOGITS  # default limit of tokens per dispatch
 
 
 class Piece(NamedTuple):
-  """The scores of some neighbouring tokens.
+  """Scores of consecutive tokens of a text.
 
   Attributes:
     text: index of the text.
-    first: index of the first of them, the given token not counted.
-    nats: float32 `[n]`, `-ln p` of each.
-    top: float32 `[n, K]`, `ln p` of the most likely tokens there, falling.
-    top_ids: int32 `[n, K]`, these tokens; of equals the lower id comes first.
+    first: index of the first token, not counting the token that is not scored.
+    nats: `-ln p` of each token, float32 `[n]`.
+    top: highest log-probabilities in descending order, float32 `[n, K]`.
+    top_ids: their token ids, int32 `[n, K]`; lower ids first among equals.
   """
 
   text: int
@@ -50,7 +49,7 @@ class Piece(NamedTuple):
 
 
 class _Row(NamedTuple):
-  """A window: inputs from `start`; targets before `skip` are scored already."""
+  """A window: inputs start at `start`; the first `skip` targets are skipped."""
 
   text: int
   start: int
@@ -58,10 +57,10 @@ class _Row(NamedTuple):
 
 
 def check_stride(stride: int, context: int) -> int:
-  """The stride, half of the context for 0.
+  """Returns the stride, or half the context for 0.
 
   Raises:
-    ValueError: not from 0 to the context.
+    ValueError: the stride is not from 0 to the context.
   """
   if not 0 <= stride <= context:
     raise ValueError(f'stride {stride} is not between 0 and context {context}')
@@ -69,12 +68,12 @@ def check_stride(stride: int, context: int) -> int:
 
 
 def window_reads(length: int, context: int) -> int:
-  """Tokens of each window in which a text of `length` ids is read, padded."""
+  """Length of the padded windows of a text of `length` tokens."""
   return bucket(max(length - 1, 1), context)
 
 
 def num_reads(length: int, context: int, stride: int = 0) -> int:
-  """Tokens that are read to score a text of `length` ids, each as often."""
+  """Total length of all windows of a text of `length` tokens."""
   stride = check_stride(stride, context)
   windows = num_eval_windows(length, context, stride)
   return windows * window_reads(length, context)
@@ -89,10 +88,10 @@ def window_nats(
   segment_BT: Int[Array, 'B T'],
   num_top: int = 0,
 ) -> Scored:
-  """The scores of each target, with `num_top` others."""
+  """Scores of each target and the `num_top` likeliest tokens; float32."""
   logits_BTV = model.apply(params, x_BT, segment_BT)
   nats_BT = token_losses(logits_BTV, y_BT)[1]
-  if not num_top:  # not even a search for none
+  if not num_top:  # skip the log-softmax and the search
     none_BTK = logits_BTV[..., :0]
     return nats_BT, none_BTK, none_BTK.astype(jnp.int32)
   log_BTV = jax.nn.log_softmax(logits_BTV.astype(jnp.float32), axis=-1)
@@ -109,37 +108,37 @@ def score_pieces(
   num_top: int = 0,
   most_reads: int = MOST_READS,
 ) -> Iterator[Piece]:
-  """Scores every token of every text but its first, once.
+  """Scores every token of every text but its first, each once.
 
-  The windows of a text are those of a strided evaluation
-  (`data.windows.eval_batches`): each starts `stride` tokens after the one
-  before and scores what is new, so a token is predicted from at least
-  `context - stride` earlier ones, once that many exist. Windows of several
-  texts share a batch; no more than a batch of logits exists at a time.
+  Windows advance by `stride` tokens and score the new ones, so each token is
+  predicted from at least `context - stride` tokens, or all if there are fewer.
+  Windows of several texts share a batch, and only one batch of logits exists
+  at a time.
 
   Args:
-    model: its `apply`.
-    params: on one device.
-    texts: ids, each at least 2 with the given one.
-    stride: from 1 to the context; 0 is half of the context.
-    separator: id between documents, at which attention stops under
-      `model.documents`; None where a text is one document.
-    num_top: K, most likely tokens to report beside each.
-    most_reads: tokens of one dispatch, but for one of a single window.
+    model: the model.
+    params: parameters on one device.
+    texts: token ids, at least 2 per text.
+    stride: from 1 to the context; 0 is half the context.
+    separator: token id between documents, where attention stops under
+      `model.documents`; None if each text is one document.
+    num_top: K, the number of likeliest tokens to report at each position.
+    most_reads: limit of tokens per dispatch; one window is always allowed.
 
   Yields:
-    The pieces of a text in order; texts may take turns.
+    Pieces in order within each text; those of several texts may alternate.
 
   Raises:
-    ValueError: a text without a token to score, or an impossible stride.
+    ValueError: a text has no token to score, or the stride is out of range.
   """
   stride = check_stride(stride, model.context)
   if any(len(tokens) < 2 for tokens in texts):
-    raise ValueError('every text needs a token after the given one')
+    raise ValueError('every text needs at least 2 tokens')
   before: tuple[list[_Row], Any] | None = None
   for rows, x_BT, y_BT in _batches(model, texts, stride, most_reads):
     segment_BT = np.cumsum(x_BT == separator, axis=1, dtype=np.int32)
-    # Fetched one batch late, so that the device never waits for the host.
+    # Results are fetched one batch late, so the device never waits for the
+    # host.
     now = rows, window_nats(model, params, x_BT, y_BT, segment_BT, num_top)
     if before is not None:
       yield from _pieces(texts, *before)
@@ -156,10 +155,7 @@ def token_nats(
   stride: int = 0,
   separator: int | None = None,
 ) -> np.ndarray:
-  """`-ln p` of every token but the first, float32 `[N - 1]`.
-
-  See `score_pieces` for the arguments.
-  """
+  """`-ln p` of every token of one text but the first, float32 `[N - 1]`."""
   pieces = score_pieces(
     model, params, [tokens], stride=stride, separator=separator
   )
@@ -174,14 +170,14 @@ def texts_scores(
   stride: int = 0,
   num_top: int = 0,
 ) -> list[Piece]:
-  """Each text as one `Piece`, batched over all of them."""
+  """Scores of all tokens of each text, as one `Piece` per text."""
   return finished(
     texts_steps(model, params, texts, stride=stride, num_top=num_top)
   )
 
 
 def finished(steps: Generator[Any, None, T]) -> T:
-  """What a generator returns in the end."""
+  """Runs a generator to its end and returns its return value."""
   while True:
     try:
       next(steps)
@@ -198,7 +194,7 @@ def texts_steps(
   num_top: int = 0,
   most_reads: int = MOST_READS,
 ) -> Generator[int, None, list[Piece]]:
-  """`texts_scores` by windows; yields the tokens that each has read."""
+  """Like `texts_scores`; yields the tokens read after each window."""
   found: list[list[Piece]] = [[] for _ in texts]
   for piece in score_pieces(
     model, params, texts, stride=stride, num_top=num_top, most_reads=most_reads
@@ -215,7 +211,7 @@ def texts_steps(
 def _batches(
   model: Model, texts: Sequence[np.ndarray], stride: int, most_reads: int
 ) -> Iterator[tuple[list[_Row], np.ndarray, np.ndarray]]:
-  """Full batches of windows of one bucket, then the rest of each bucket."""
+  """Batches of windows of one bucketed length; incomplete batches come last."""
   waiting: dict[int, list[_Row]] = {}
   for T, row in _rows(texts, model.context, stride):
     rows = waiting.setdefault(T, [])
@@ -231,16 +227,16 @@ def _batches(
 def _rows(
   texts: Sequence[np.ndarray], context: int, stride: int
 ) -> Iterator[tuple[int, _Row]]:
-  """The windows of all texts, each with its bucket."""
+  """Windows of all texts with their bucketed lengths."""
   for i, tokens in enumerate(texts):
-    # All windows of a text are of one bucket, which keeps them in order.
+    # All windows of a text have one length, so they stay in order.
     T = bucket(len(tokens) - 1, context)
     for k in range(num_eval_windows(len(tokens), context, stride)):
       yield T, _Row(i, k * stride, context - stride if k else 0)
 
 
 def _rows_of_batch(vocabulary_size: int, T: int, most_reads: int) -> int:
-  """Rows of a full batch: a power of two, fewer where it would be too large."""
+  """Rows of a full batch, a power of two within the limits of a dispatch."""
   most = min(_MOST_LOGITS // vocabulary_size, most_reads)
   fit = max(most // T, 1)
   return min(1 << (fit.bit_length() - 1), _MOST_ROWS)
@@ -249,7 +245,7 @@ def _rows_of_batch(vocabulary_size: int, T: int, most_reads: int) -> int:
 def _arrays(
   texts: Sequence[np.ndarray], rows: list[_Row], T: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Inputs and targets `[B, T]`, filled up with zeros, B a power of two."""
+  """Inputs and targets, int32 `[B, T]`, padded with 0; B is a power of two."""
   B = 1 << (len(rows) - 1).bit_length()
   window_BS = np.zeros((B, T + 1), np.int32)
   for i, row in enumerate(rows):
@@ -261,7 +257,7 @@ def _arrays(
 def _pieces(
   texts: Sequence[np.ndarray], rows: list[_Row], scored: Scored
 ) -> Iterator[Piece]:
-  """What the windows of a batch score, padding left out."""
+  """Scores of the windows of a batch, without padding."""
   of_rows = zip(*jax.device_get(scored), strict=True)
   for row, arrays in zip(rows, of_rows, strict=False):
     part = slice(row.skip, len(texts[row.text]) - 1 - row.start)
@@ -272,19 +268,18 @@ def _pieces(
 def characters(
   vocabulary: Vocabulary, data: bytes, nats: np.ndarray
 ) -> tuple[str, np.ndarray, np.ndarray]:
-  """The characters of a text with their scores.
+  """Converts scores of tokens to scores of characters.
 
-  The nats of a character are the sum over its bytes where those are the
-  tokens. A byte that is not UTF-8 is a character of its own, the surrogate
-  U+DC80 to U+DCFF.
+  If tokens are bytes, the nats of a character are the sum over its bytes. A
+  byte that is not UTF-8 counts as a character, a surrogate U+DC80 to U+DCFF.
 
   Args:
-    vocabulary: 'byte' or 'char'.
+    vocabulary: vocabulary of the model.
     data: the text.
-    nats: of each token of `vocabulary.encode(data)`.
+    nats: nats of each token of `vocabulary.encode(data)`.
 
   Returns:
-    The characters, the offset of each in `data`, its nats in float64.
+    The characters, their byte offsets in `data`, and their nats in float64.
   """
   text = data.decode('utf-8', 'surrogateescape')
   start = utf8.byte_offsets(text)

@@ -1,4 +1,4 @@
-"""Texts and a trained model in, the figures of each text out."""
+"""Scores texts under a trained model: metrics, and nats of each character."""
 
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
@@ -18,15 +18,16 @@ from craft_jax.inference.sampling.prompt import start_tokens
 
 
 class Scored(NamedTuple):
-  """What is known of a text.
+  """Scores of a text.
 
   Attributes:
-    figures: `name`, `characters`, `bytes`, `nats` in all, and those of
-      `metrics.summary`; of models that adapt `nats_dynamic`, `loss_dynamic` and
-      so on, by the names of `dynamic.adaptive_nats`.
-    characters: of the text, raw bytes as surrogates; '' if not asked for.
-    offsets: where each starts, in bytes.
-    nats: of each character, under `nats`, `nats_dynamic` and so on.
+    figures: `name`, `characters`, `bytes`, total `nats` and the metrics of
+      `metrics.summary`; for adaptive models also `nats_dynamic`, `loss_dynamic`
+      and so on, with the suffixes of `dynamic_evaluation.adaptive_nats`.
+    characters: the text, invalid bytes as surrogates; '' if not requested.
+    offsets: byte offset of each character, int64.
+    nats: surprisal of each character, float64, under the keys `nats`,
+      `nats_dynamic` and so on.
   """
 
   figures: dict[str, Any]
@@ -50,18 +51,18 @@ def score_texts(
   adaptation: Adaptation | None = None,
   cache: bool = False,
 ) -> list[Scored]:
-  """Scores each text from what an empty prompt starts from.
+  """Scores texts, each of which starts like a document.
 
   Args:
     trained: the model.
-    texts: name and bytes, taken as they are; none empty.
-    stride: new tokens per window; 0 is half of the context.
-    each: keep the scores of single characters too.
-    adaptation: adds figures of weights that adapt, to each text on its own.
-    cache: adds figures of counts beside the model.
+    texts: name and content of each text, which must not be empty.
+    stride: tokens between windows; 0 is half the context.
+    each: also return the scores of single characters.
+    adaptation: also score by dynamic evaluation, for each text separately.
+    cache: also score with n-gram counts mixed in.
 
   Raises:
-    UserError: an empty text, or a character outside the vocabulary.
+    UserError: a text is empty or has a character outside the vocabulary.
   """
   return score.finished(
     score_steps(
@@ -81,9 +82,10 @@ def score_steps(
   cache: bool = False,
   most_reads: int = score.MOST_READS,
 ) -> Generator[int, None, list[Scored]]:
-  """`score_texts` a window at a time; yields the tokens that each has read.
+  """Like `score_texts`, as a generator that pauses after each window.
 
-  `most_reads` is as of `score.score_pieces`.
+  It yields the number of tokens read for the window and returns the scores.
+  `most_reads` limits the tokens of a dispatch (see `score.score_pieces`).
   """
   stride = score.check_stride(stride, trained.cfg.model.context)
   vocabulary = trained.vocabulary
@@ -97,7 +99,7 @@ def score_steps(
     most_reads=most_reads,
   ):  # fmt: skip
     totals[piece.text] += float(piece.nats.sum(dtype=np.float64))
-    # Without a need for them, the scores of a huge text are only added up.
+    # Do not keep all scores of a huge text unless they are needed.
     if each or cache:
       kept[piece.text].append(piece.nats)
     yield score.window_reads(len(tokens[piece.text]), trained.cfg.model.context)
@@ -121,7 +123,7 @@ def score_steps(
 
 def _read(vocabulary: Vocabulary, name: str, data: bytes) -> _Text:
   if not data:
-    raise UserError(f'{name} is empty: nothing to score; give some text')
+    raise UserError(f'{name} is empty; give some text to score')
   try:
     return _Text(name, data, vocabulary.encode(data))
   except UserError as e:
@@ -154,7 +156,7 @@ def _scored(
   figures: dict[str, Any],
   nats: dict[str, np.ndarray],
 ) -> Scored:
-  """With the scores of tokens as those of characters."""
+  """Converts the scores of tokens to scores of characters."""
   characters, offsets = '', np.zeros(0, np.int64)
   for name, array in nats.items():
     characters, offsets, nats[name] = score.characters(

@@ -99,7 +99,7 @@ def test_settings_are_mentioned_where_they_are_taken():
 @pytest.mark.parametrize(
   'argv, words',
   [
-    (['config'], 'which one? craft config has show, '),
+    (['config'], 'craft config needs a command: show, '),
     (['config', 'shwo'], "did you mean 'show'?"),
     (['compare'], "did you mean 'craft runs compare'?"),
     (['show'], "'craft runs show' or 'craft config show'?"),

@@ -48,7 +48,7 @@ def test_human_view(workdir, capsys):
   assert 'model.width = 6' in out and 'model.depth' not in out
   assert 'head/kernel  float32   [192, 260]' in out
   assert 'no bits per byte: UNK occurred' in out
-  assert 'val_loss = not finite' in out and 'none kept' in out
+  assert 'val_loss = not finite' in out and 'ema_sha256        none' in out
 
 
 def test_json_is_one_line_of_everything(workdir, capsys):

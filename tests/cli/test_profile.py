@@ -80,9 +80,9 @@ def test_of_a_run_it_is_kept_with_the_run(tmp_path, monkeypatch, capsys):
 def test_a_run_and_a_config_are_not_mixed(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   for argv, words in (
-    (['--config=toy'], 'leave out --config'),
-    (['--config.seed=3'], 'leave out --config'),
-    ([], 'runs/a is no run directory'),
+    (['--config=toy'], 'remove --config'),
+    (['--config.seed=3'], 'remove --config'),
+    ([], 'runs/a is not a run directory'),
   ):
     assert main(['profile', '--workdir=runs/a', *argv]) == 2
     out, err = capsys.readouterr()

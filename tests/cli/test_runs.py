@@ -177,7 +177,7 @@ def test_rm_and_gc_only_tell_until_yes(home):
     (['list', '--sort=los'], "did you mean 'loss'"),
     (['list', '--where=modl.width>1'], "did you mean 'model.width'"),
     (['list', '--limit=-1'], 'at least 0'),
-    (['show'], 'which run?'),
+    (['show'], 'give a run directory'),
     (['show', 'runs'], 'is not a run directory'),
     (['compare', 'runs/wide'], '1 run(s) to compare'),
     (['compare', 'runs', '--metric=val_los'], "did you mean 'val_loss'"),
@@ -185,7 +185,7 @@ def test_rm_and_gc_only_tell_until_yes(home):
     (['plot', 'runs', '--metric=los'], "did you mean 'loss'"),
     (['report', 'runs', '--output=x.pdf'], 'must end in .html'),
     (['rm', 'runs'], 'is not a run directory'),
-    ([], 'which one? craft runs has list'),
+    ([], 'craft runs needs a command: list'),
   ],
 )  # fmt: skip
 def test_mistakes_are_one_line(home, args, words):

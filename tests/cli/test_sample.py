@@ -148,7 +148,7 @@ def test_a_silent_pipe_does_not_hang(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'stdin', silent)
     args = argparse.Namespace(prompt=None, prompt_file=None)
     assert sample._prompt(args) == ''
-    assert 'nothing on standard input' in capsys.readouterr().err
+    assert 'standard input is empty' in capsys.readouterr().err
     os.close(write)  # the end of the pipe is an empty prompt, no complaint
     assert sample._prompt(args) == b''
     assert not capsys.readouterr().err
@@ -346,7 +346,7 @@ def test_logit_bias_and_penalties(run):
     (['--best-of=3', '--beams=3'], 'give one of the two'),
     (['--beams=3', '--logprobs=1', '--json'], 'beams report no logprobs'),
     (['--beams=3', '--stop=a'], 'beams look for no stop texts'),
-    (['--interactive', '--json'], 'leave --json out'),
+    (['--interactive', '--json'], 'remove --json'),
     (['--step=7'], 'has no step 7; it has 1, 2'),
     (['--step=soon'], 'must be a number, latest or best'),
   ],
@@ -563,7 +563,7 @@ def test_mistakes_in_requests(run, tmp_path, line, words):
 def test_no_requests(run, tmp_path):
   with pytest.raises(UserError, match='has no requests'):
     run(_requests(tmp_path, ''))
-  with pytest.raises(UserError, match='leave --format out'):
+  with pytest.raises(UserError, match='remove --format'):
     run(_requests(tmp_path, {}), '--format=text')
 
 
@@ -641,14 +641,16 @@ def test_interactive_settings_change(run, monkeypatch):
 
   monkeypatch.setattr('builtins.input', ask)
   out = run('--interactive', '--step=1')
-  assert out.startswith('step 1; a prompt, or :help\nabcd\n--- sample 1 ---\n')
+  assert out.startswith(
+    'step 1; type a prompt, or :help\nabcd\n--- sample 1 ---\n'
+  )
   for words in (
     '--- sample 2 ---\nxyza\n',
     "craft: there is no setting 'temprature', did you mean 'temperature'?\n",
     "craft: top_k='x' must be a whole number\n",
-    'craft: prompt has no meaning here',
+    'craft: prompt cannot be set here',
     'craft: no: No such file',
-    "craft: no command ':wrong'",
+    "craft: unknown command ':wrong'",
     'U+0041 (LATIN CAPITAL LETTER A)',
     'm\nabc\n',
     '  max_chars = 3\n',

@@ -87,7 +87,7 @@ def last_object(out):
 def test_figures(craft, byte_run):
   text = 'the né' + 'dog, ' * 20
   code, out, _ = craft(byte_run, f'--text={text}', '--json', '--per-char')
-  assert code == 0 and 'bits per byte' in out and 'nats in all' in out
+  assert code == 0 and 'bits per byte' in out and 'nats in total' in out
   result = last_object(out)
   (got,) = result['texts']
   assert (result['step'], result['context'], result['stride']) == (12, 32, 16)

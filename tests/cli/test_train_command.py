@@ -12,8 +12,8 @@ from craft_jax.main import main
 @pytest.mark.parametrize(
   'flags, words',
   [
-    (['--coordinator=a:1'], 'go together'),
-    (['--num-processes=2'], 'go together'),
+    (['--coordinator=a:1'], 'must be given together'),
+    (['--num-processes=2'], 'must be given together'),
     (
       ['--coordinator=a', '--num-processes=2', '--process-id=0'],
       'must be HOST:PORT',

@@ -124,5 +124,5 @@ def test_mistakes(params):
     Adaptation(float('nan'))
   with pytest.raises(UserError, match=r'decay 1\.5 must be from 0 to 1'):
     Adaptation(decay=1.5)
-  with pytest.raises(UserError, match='ran away at the dynamic rate'):
+  with pytest.raises(UserError, match='diverged at the dynamic rate'):
     nats_of(params, rate=1e30)

@@ -98,9 +98,9 @@ def test_mistakes(loaded, tmp_path):
     loaded.generate('a', temprature=1)
   with pytest.raises(UserError, match="max_chars='3' must be a whole number"):
     loaded.generate('a', max_chars='3')
-  with pytest.raises(UserError, match='leave n and best_of out'):
+  with pytest.raises(UserError, match='remove n and best_of'):
     loaded.stream('a', n=2)
-  with pytest.raises(UserError, match='nothing to score'):
+  with pytest.raises(UserError, match='text to score'):
     loaded.score('')
   with pytest.raises(UserError, match='no run directory'):
     craft_jax.load(tmp_path / 'none')

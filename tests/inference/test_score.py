@@ -173,7 +173,7 @@ def test_a_later_token_changes_no_earlier_score(setting):
 def test_mistakes(setting):
   _, _, model, params = setting
   one = np.zeros(1, np.uint8)
-  with pytest.raises(ValueError, match='needs a token'):
+  with pytest.raises(ValueError, match='needs at least 2 tokens'):
     score.token_nats(model, params, one)
   with pytest.raises(ValueError, match='stride 33'):
     score.token_nats(model, params, np.zeros(4, np.uint8), stride=33)

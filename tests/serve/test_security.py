@@ -452,7 +452,7 @@ def test_other_sites(server, origin):
 def test_an_origin_that_can_be_none(capfd, given):
   words = ['serve', '--workdir=none', f'--allowed-origin={given}']
   assert entry.main(words) == 2
-  assert 'must be one site' in capfd.readouterr().err
+  assert 'must be an origin' in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Lossless compression: a trained model predicts, an integer coder codes."""
+"""Lossless compression by a trained model and an entropy coder."""

@@ -1,20 +1,20 @@
-"""The file format: what is in an archive, byte by byte.
+"""The file format of archives.
 
-Integers are little-endian.
+Integers are little-endian. The fields with their sizes in bytes:
 
-  8     magic, `MAGIC`
-  1     format, 1
-  1     method: 0 the data as it is, 1 coded
-  2     n, bytes of the conditions
-  4     m, streams
-  8     bytes of the data
-  32    sha256 of the data
-  32    sha256 of the parameters, as `craft inspect` gives it
-  32    sha256 of the vocabulary
-  n     the conditions: a JSON object of what the model's numbers depend on
-  8 m   of each stream: values, bytes
-        the data, or the streams one after the other
-  4     CRC-32 of all before
+  8     magic number, `MAGIC`
+  1     format version, 1
+  1     method: 0 stored, 1 coded
+  2     n, size of the conditions
+  4     m, number of streams
+  8     size of the data
+  32    SHA-256 of the data
+  32    SHA-256 of the parameters, as shown by `craft inspect`
+  32    SHA-256 of the vocabulary
+  n     conditions that the model's exact results depend on, a JSON object
+  8 m   number of values and of bytes of each stream
+        stored data, or all streams
+  4     CRC-32 of all bytes before it
 """
 
 import dataclasses
@@ -33,24 +33,23 @@ _STORED, _CODED = 0, 1
 _HEAD = struct.Struct('<8sBBHIQ32s32s32s')
 _STREAM = struct.Struct('<II')
 _CHECK = struct.Struct('<I')
-# A value can take next to no bits, but a byte of data never takes more than
-# this: an escape, a length and itself.
+# Values per byte of data, at most: an escape, a length and the byte itself.
 _MOST_VALUES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-  """What an archive holds.
+  """Contents of an archive.
 
   Attributes:
-    size: bytes of the data.
-    sha256: of the data.
-    params_sha256: of the model, as `craft inspect` gives it.
-    vocabulary_sha256: the fingerprint of its vocabulary.
-    conditions: what the model's numbers depend on besides.
-    stored: the data as it is, where that is shorter than its code; else None.
-    lengths: values of each stream.
-    streams: the code.
+    size: size of the data in bytes.
+    sha256: SHA-256 of the data.
+    params_sha256: SHA-256 of the parameters, as shown by `craft inspect`.
+    vocabulary_sha256: fingerprint of the vocabulary.
+    conditions: what else the model's exact results depend on.
+    stored: the data, if it is stored uncompressed; else None.
+    lengths: number of values of each stream.
+    streams: encoded streams.
   """
 
   size: int
@@ -64,12 +63,12 @@ class Archive:
 
   @property
   def payload(self) -> bytes:
-    """All but the headers."""
+    """Stored data or concatenated streams."""
     return b''.join(self.streams) if self.stored is None else self.stored
 
 
 def pack(archive: Archive) -> bytes:
-  """The bytes of an archive."""
+  """Serializes an archive."""
   text = strict_json.dumps(archive.conditions, separators=(',', ':')).encode()
   head = _HEAD.pack(
     MAGIC,
@@ -91,14 +90,15 @@ def pack(archive: Archive) -> bytes:
 
 
 def unpack(data: bytes, name: str = 'the file') -> Archive:
-  """The archive in `data`.
+  """Parses a serialized archive.
 
   Args:
     data: the bytes.
-    name: of the file, for the errors.
+    name: name of the file for error messages.
 
   Raises:
-    UserError: no archive, one of another format, or a damaged one.
+    UserError: the data is not an archive, has another format version, or is
+      damaged.
   """
   if data[: len(MAGIC)] != MAGIC:
     raise UserError(
@@ -116,11 +116,11 @@ def unpack(data: bytes, name: str = 'the file') -> Archive:
   text_end = _HEAD.size + text_size
   table_end = text_end + count * _STREAM.size
   if method not in (_STORED, _CODED) or len(body) < table_end:
-    raise damaged(name, 'its header makes no sense')
+    raise damaged(name, 'its header is invalid')
   try:
     conditions = json.loads(body[_HEAD.size : text_end])
   except (ValueError, RecursionError) as e:
-    raise damaged(name, 'its header makes no sense') from e
+    raise damaged(name, 'its header is invalid') from e
   table = list(_STREAM.iter_unpack(body[text_end:table_end]))
   payload = body[table_end:]
   lengths = [length for length, _ in table]
@@ -131,7 +131,7 @@ def unpack(data: bytes, name: str = 'the file') -> Archive:
     or len(payload) != wanted
     or sum(lengths) > _MOST_VALUES * size
   ):
-    raise damaged(name, 'its header makes no sense')
+    raise damaged(name, 'its header is invalid')
   streams, at = [], 0
   for _, stream_size in table:
     streams.append(payload[at : at + stream_size])
@@ -151,5 +151,5 @@ def unpack(data: bytes, name: str = 'the file') -> Archive:
 
 
 def damaged(name: str, why: str) -> UserError:
-  """The error of an archive that has changed since it was written."""
+  """The error for an archive that has changed since it was written."""
   return UserError(f'{name} is damaged: {why}; use another copy')

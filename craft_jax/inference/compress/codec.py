@@ -1,4 +1,4 @@
-"""The host side: values in, streams out, dispatch by dispatch; and back."""
+"""Encoding of values to streams and back: the host loop over dispatches."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ from craft_jax.inference.sampling.prompt import start_tokens
 from craft_jax.model.protocol import Model
 from craft_jax.types import Params
 
-_STEPS = 256  # per dispatch, about
+_STEPS = 256  # approximate steps per dispatch
 _STATE_BYTES = 4
 Tick = Callable[[int, int], None]
 
 
 class Encoded(NamedTuple):
-  """What `encode` gives.
+  """Result of `Codec.encode`.
 
   Attributes:
-    streams: the code of each row.
-    ideal_bits: minus log2 of the probability of all values, the length that
-      an exact coder would come to.
+    streams: encoded bytes of each text.
+    ideal_bits: negative log2-probability of all values, the length that an
+      ideal coder would reach.
   """
 
   streams: list[bytes]
@@ -34,11 +34,11 @@ class Encoded(NamedTuple):
 
 
 class Damaged(ValueError):
-  """Streams that `encode` cannot have made."""
+  """Streams that `Codec.encode` cannot have produced."""
 
 
 class Codec:
-  """Encodes and decodes with one model."""
+  """Encodes and decodes with a model."""
 
   def __init__(
     self,
@@ -47,14 +47,14 @@ class Codec:
     vocabulary: Vocabulary,
     documents: bool,
   ):
-    """Nothing is compiled yet.
+    """Creates a codec; compiles nothing yet.
 
     Args:
-      model: its `extend`.
-      params: its parameters.
-      vocabulary: its symbols.
-      documents: whether the training text was several documents; decides
-        what stands before a text, see `start_tokens`.
+      model: the model.
+      params: parameters of the model.
+      vocabulary: vocabulary of the model.
+      documents: whether the training text has several documents, which decides
+        the token before a text (`start_tokens`).
     """
     self.model, self.vocabulary = model, vocabulary
     self.start = int(start_tokens(vocabulary, documents)[0])
@@ -62,7 +62,7 @@ class Codec:
     leaf = jax.tree.leaves(self._params)[0]
     self._device = next(iter(leaf.devices()))
     period = loop_lib.period(model.context)
-    # Whole periods, so that a dispatch changes nothing.
+    # A multiple of the period, so that results do not depend on the capacity.
     self._capacity = max(_STEPS // period, 1) * period
 
   def encode(
@@ -70,14 +70,14 @@ class Codec:
     values: Sequence[np.ndarray],
     tick: Tick = lambda done, total: None,
   ) -> Encoded:
-    """The streams of some texts, coded side by side.
+    """Encodes texts in parallel, one stream each.
 
     Args:
-      values: of each text, of at least one; see `symbols.to_values`.
-      tick: called with the steps done and their number.
+      values: values of each text, from `symbols.to_values`; at least one text.
+      tick: called with the number of steps done and of all steps.
 
     Raises:
-      FloatingPointError: the model gives logits that are not finite.
+      FloatingPointError: the model returns logits that are not finite.
     """
     C, B = self._capacity, len(values)
     lengths = [len(v) for v in values]
@@ -95,7 +95,7 @@ class Codec:
       nats += float(np.sum(jax.device_get(out.nats_B), dtype=np.float64))
       tick(min(at + C, max(lengths)), max(lengths))
     if not math.isfinite(nats):
-      raise FloatingPointError('the model gives logits that are not finite')
+      raise FloatingPointError('the model returns logits that are not finite')
     return Encoded(self._push(start, intervals), nats / math.log(2))
 
   def decode(
@@ -104,23 +104,23 @@ class Codec:
     lengths: Sequence[int],
     tick: Tick = lambda done, total: None,
   ) -> list[np.ndarray]:
-    """The values that `encode` was given.
+    """Decodes streams to the values that were encoded.
 
     Args:
-      streams: from `encode`.
-      lengths: values of each.
-      tick: as of `encode`.
+      streams: streams from `encode`.
+      lengths: number of values in each stream.
+      tick: called with the number of steps done and of all steps.
 
     Raises:
-      Damaged: a stream has bytes too few or too many, or does not end as it
-        must. Not every damage shows.
+      Damaged: a stream is too short or too long, or its final state is wrong.
+        Not all damage is detected.
     """
     C, B = self._capacity, len(streams)
     if any(len(stream) < _STATE_BYTES for stream in streams):
       raise Damaged('a stream is too short')
     states = [int.from_bytes(s[:_STATE_BYTES], 'big') for s in streams]
     if any(state < coder.LOWEST for state in states):
-      raise Damaged('a stream does not begin as it must')
+      raise Damaged('a stream has an invalid initial state')
     rows = self._open(np.array(states, np.uint32))
     given_BC = np.zeros((B, C), np.int32)
     position_B = np.full(B, _STATE_BYTES)
@@ -140,10 +140,10 @@ class Codec:
       pieces.append(value_BC)
       tick(min(at + C, max(lengths)), max(lengths))
     if any(p < len(s) for p, s in zip(position_B, streams, strict=True)):
-      raise Damaged('a stream goes on past its end')
+      raise Damaged('a stream has extra bytes')
     state_B, raw_B = jax.device_get((rows.state_B, rows.raw_B))
     if (state_B != coder.LOWEST).any() or raw_B.any():
-      raise Damaged('a stream does not end as it must')
+      raise Damaged('a stream has an invalid final state')
     whole = np.concatenate([np.zeros((B, 0), np.int32), *pieces], axis=1)
     return [row[:n] for row, n in zip(whole, lengths, strict=True)]
 
@@ -167,7 +167,7 @@ class Codec:
     )
 
   def _push(self, state_B, intervals) -> list[bytes]:
-    """The streams: a state each, then the bytes in the order of decoding."""
+    """Streams of intervals: the coder state, then bytes in decoding order."""
     pieces: list[list[bytes]] = [[] for _ in state_B]
     for start_BC, count_BC in reversed(intervals):
       state_B, *coded = coder.push_all(

@@ -1,34 +1,35 @@
-"""An entropy coder in 32-bit integers, a row of every array per stream.
+"""An entropy coder in 32-bit integers, with one row of each array per stream.
 
 Range asymmetric numeral systems (rANS, arXiv:1311.2540) with bytes as digits.
-A state holds a number from 2^24 to 2^32 - 1; coding a symbol of probability
-`count / 2^20` multiplies it by the inverse of that, digits go out when it
-would grow too large. Coding starts at the last symbol, so that decoding
-starts at the first. All is integer arithmetic but for `boundaries`, the one
-place where probabilities become counts.
+The state is a number from 2^24 to 2^32 - 1. Coding a symbol of probability
+`count / 2^20` multiplies it by the inverse of that, and bytes are written when
+it would grow too large. Encoding starts at the last symbol, so that decoding
+starts at the first. Only `boundaries`, which converts probabilities to counts,
+uses floating-point arithmetic.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt
 
-BITS = 20  # of the total of all counts
+BITS = 20  # log2 of the sum of all counts
 TOTAL = 1 << BITS
-LOWEST = 1 << 24  # the least state, and the one that coding starts from
-# A count of 1 takes 20 of at least 24 bits; so many bytes come back.
+LOWEST = 1 << 24  # the least state, which encoding starts from
+# Bytes to refill a state after the largest step, a count of 1, which removes 20
+# of at least 24 bits.
 MOST_BYTES = 3
-_FINE = 1 << 24  # probabilities are summed in these units
+_FINE = 1 << 24  # unit in which probabilities are summed
 
 
 def boundaries(p_BA: Float[Array, 'B A']) -> UInt[Array, 'B A1']:
-  """Cumulative counts, from 0 to `TOTAL`; each symbol has at least 1.
+  """Cumulative counts from 0 to `TOTAL`; each symbol has a count of at least 1.
 
-  Rounded sums could fall or miss the total, so the sums are of integers and
-  only then scaled: conversion, product and floor keep their order, which
-  makes the counts valid for any probabilities. A1 is A + 1.
+  Floating-point sums might not be monotonic, so integers are summed and then
+  scaled. Conversion, multiplication and floor are monotonic, which makes the
+  counts valid for any probabilities. A1 is A + 1.
 
   Args:
-    p_BA: from 0 to 1, with a sum near 1; A is at least 2.
+    p_BA: probabilities with a sum near 1, float32; A is at least 2.
   """
   A = p_BA.shape[1]
   sum_BA = jnp.cumsum((p_BA * _FINE).astype(jnp.int32), axis=1)
@@ -43,7 +44,7 @@ def boundaries(p_BA: Float[Array, 'B A']) -> UInt[Array, 'B A1']:
 def interval(
   bound_BA1: UInt[Array, 'B A1'], symbol_B: Int[Array, 'B']
 ) -> tuple[UInt[Array, 'B'], UInt[Array, 'B']]:
-  """Start and count of a symbol per row; that of the last for one past it."""
+  """Start and count of a symbol in each row; larger symbols act as the last."""
   index_B1 = jnp.minimum(symbol_B, bound_BA1.shape[1] - 2)[:, None]
   start_B1 = jnp.take_along_axis(bound_BA1, index_B1, axis=1)
   end_B1 = jnp.take_along_axis(bound_BA1, index_B1 + 1, axis=1)
@@ -51,14 +52,14 @@ def interval(
 
 
 def slot(state_B: UInt[Array, 'B']) -> UInt[Array, 'B']:
-  """A number below `TOTAL`, in the interval of the next symbol."""
+  """The number below `TOTAL` that lies in the next symbol's interval."""
   return state_B & (TOTAL - 1)
 
 
 def find(
   bound_BA1: UInt[Array, 'B A1'], slot_B: UInt[Array, 'B']
 ) -> Int[Array, 'B']:
-  """The symbol in whose interval the slot is."""
+  """The symbol whose interval contains the slot."""
   below_BA = bound_BA1[:, 1:] <= slot_B[:, None]
   return jnp.sum(below_BA, axis=1, dtype=jnp.int32)
 
@@ -69,16 +70,16 @@ def pop(
   count_B: UInt[Array, 'B'],
   byte_BN: UInt[Array, 'B N'],
 ) -> tuple[UInt[Array, 'B'], Int[Array, 'B']]:
-  """Takes the symbol of an interval off each state.
+  """Decodes a symbol: removes its interval from each state.
 
   Args:
-    state_B: whose `slot` is in the interval.
-    start_B: of the interval.
-    count_B: of the interval; 0 leaves the row as it is.
-    byte_BN: the next bytes of each stream; N is `MOST_BYTES`.
+    state_B: states whose `slot` lies in the interval.
+    start_B: start of the interval.
+    count_B: count of the interval; 0 leaves the row unchanged.
+    byte_BN: next bytes of each stream, uint8; N is `MOST_BYTES`.
 
   Returns:
-    The states, and how many of the bytes went into each.
+    The new states, and the number of bytes that each has consumed.
   """
   some_B = count_B > 0
   popped_B = count_B * (state_B >> BITS) + slot(state_B) - start_B
@@ -97,16 +98,16 @@ def push(
   start_B: UInt[Array, 'B'],
   count_B: UInt[Array, 'B'],
 ) -> tuple[UInt[Array, 'B'], UInt[Array, 'B N'], UInt[Array, 'B N']]:
-  """Puts the symbol of an interval onto each state, undone by `pop`.
+  """Encodes a symbol: adds its interval to each state, the inverse of `pop`.
 
   Args:
     state_B: states.
-    start_B: of the interval.
-    count_B: of the interval, below `TOTAL`; 0 leaves the row as it is.
+    start_B: start of the interval.
+    count_B: count of the interval, below `TOTAL`; 0 leaves the row unchanged.
 
   Returns:
-    The states, the bytes that `pop` will want in its order, and 1 for each of
-    these N = `MOST_BYTES` that is one, 0 for the rest.
+    The new states, N = `MOST_BYTES` bytes in the order in which `pop` consumes
+    them, and a mask (1 or 0) of those that are part of the stream.
   """
   some_B = count_B > 0
   limit_B = count_B << (32 - BITS)
@@ -132,7 +133,7 @@ def push_all(
   start_BC: UInt[Array, 'B C'],
   count_BC: UInt[Array, 'B C'],
 ) -> tuple[UInt[Array, 'B'], UInt[Array, 'B C N'], UInt[Array, 'B C N']]:
-  """Puts C symbols onto each state, the last one first; as `push`."""
+  """Encodes C symbols into each state by `push`, starting with the last."""
 
   def one(state_B, interval):
     state_B, byte_BN, real_BN = push(state_B, *interval)

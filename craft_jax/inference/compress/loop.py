@@ -1,9 +1,9 @@
-"""The model and the coder in one loop on the device, streams as rows.
+"""The device loop of the model and the coder; streams are rows of a batch.
 
-What makes it lossless is that encoding and decoding run one and the same
-compiled program: a flag, not another program, says whether a step takes its
-value from the text or from the coder. So the probabilities of a step are the
-same bits in both, whatever rounding the device prefers.
+Encoding and decoding run the same compiled program: a flag says whether a step
+takes its value from the text or from the coder. The probabilities of a step are
+therefore bitwise equal in both, whatever the rounding of the device, which
+makes compression lossless.
 """
 
 import dataclasses
@@ -24,20 +24,20 @@ from craft_jax.types import Params
 
 
 def period(context: int) -> int:
-  """Steps between two looks at the windows: half a context, or more."""
+  """Steps between calls of `read_newer_half`: half the context, rounded up."""
   return context - context // 2
 
 
 @flax.struct.dataclass
 class Rows:
-  """Streams being coded.
+  """State of the streams.
 
   Attributes:
-    cache: what the model has read of each window.
-    last_B: the newest symbol, which the model reads next.
-    raw_B: raw bytes to come before the model is asked again; -1 if their
-      number comes first.
-    state_B: of the coder; when encoding, without meaning.
+    cache: KV cache of each window.
+    last_B: newest token, which the model reads next.
+    raw_B: remaining raw bytes of a run, which are coded without the model; -1
+      if the length of the run comes next.
+    state_B: state of the coder; unused when encoding.
   """
 
   cache: Cache
@@ -48,14 +48,14 @@ class Rows:
 
 @flax.struct.dataclass
 class Written:
-  """What a dispatch gives, a column per step.
+  """Output of a dispatch, one column per step.
 
   Attributes:
-    value_BC: what was coded.
-    start_BC: of its interval.
-    count_BC: of its interval; 0 past the end of a row.
-    nats_B: minus the log probability of all of it.
-    used_B: bytes taken from each stream.
+    value_BC: coded values.
+    start_BC: start of their intervals.
+    count_BC: count of their intervals; 0 past the end of a row.
+    nats_B: negative log-probability of all values of a row.
+    used_B: bytes consumed from each stream.
   """
 
   value_BC: Int[Array, 'B C']
@@ -66,7 +66,7 @@ class Written:
 
 
 class Column(NamedTuple):
-  """What one step gives: a column of `Written`."""
+  """Output of one step, a column of `Written`."""
 
   value_B: Int[Array, 'B']
   start_B: UInt[Array, 'B']
@@ -82,7 +82,7 @@ def open_rows(
   last_B: Int[Array, 'B'],
   state_B: UInt[Array, 'B'],
 ) -> Rows:
-  """Rows that have read nothing; `last_B` is what stands before the text."""
+  """Initial state of the streams; `last_B` is the token before each text."""
   return Rows(
     cache=model.init_cache(len(last_B), model.context),
     last_B=last_B,
@@ -92,7 +92,7 @@ def open_rows(
 
 
 def read_newer_half(model: Model, params: Params, rows: Rows) -> Rows:
-  """Reads the newer half of each window afresh, where it holds more."""
+  """Shortens windows longer than half the context, by rereading their end."""
   kept = model.context // 2
   cache = rows.cache
   full_B = cache.length_B > kept
@@ -103,8 +103,8 @@ def read_newer_half(model: Model, params: Params, rows: Rows) -> Rows:
     cache, length_B=jnp.where(full_B, 0, cache.length_B)
   )
   if kept:
-    # The logits are not used, so the head is compiled away. In rows that read
-    # nothing only what is past their length is written.
+    # The logits are unused, so the compiler removes the head. Rows that are
+    # not shortened are written only past their length.
     cache, _ = model.extend(
       params, cache, window_BT, jnp.where(full_B, kept, 0)
     )
@@ -114,7 +114,7 @@ def read_newer_half(model: Model, params: Params, rows: Rows) -> Rows:
 def _logits_of_values(
   vocabulary: Vocabulary, logits_BV: Float[Array, 'B V']
 ) -> Float[Array, 'B A']:
-  """Logits of what may be coded: specials but UNK, the escape, left out."""
+  """Logits of the values: all text tokens, and UNK as the escape."""
   known_BA = logits_BV[:, : vocabulary.num_text_tokens]
   if vocabulary.kind == 'byte':
     return known_BA
@@ -136,13 +136,13 @@ def step(
 
   Args:
     model: the model.
-    vocabulary: its symbols.
-    params: its parameters.
-    rows: with room for a symbol in each cache.
-    live_B: rows that are not at their end.
-    decoding: take values from the coder, not from `given_B`.
+    vocabulary: vocabulary of the model.
+    params: parameters of the model.
+    rows: state, with space for a token in each cache.
+    live_B: rows that have not ended.
+    decoding: take values from the coder instead of `given_B`.
     given_B: values to encode.
-    byte_BN: the next bytes of each stream, to decode.
+    byte_BN: next bytes of each stream to decode, uint8.
   """
   asks_B = live_B & (rows.raw_B == 0)
   cache, logits_BTV = model.extend(
@@ -151,7 +151,7 @@ def step(
   logits_BA = _logits_of_values(vocabulary, logits_BTV[:, 0])
   bound_BA1 = coder.boundaries(jax.nn.softmax(logits_BA, axis=1))
 
-  # Raw bytes, and their number, are uniform over 256 values.
+  # Raw bytes and the lengths of runs are uniform over 256 values.
   slot_B = coder.slot(rows.state_B)
   shift = coder.BITS - 8
   byte_B = (slot_B >> shift).astype(jnp.int32)
@@ -197,18 +197,18 @@ def advance(
 ) -> tuple[Rows, Written]:
   """Codes up to C values of each row in one dispatch.
 
-  Each half context of steps begins with `read_newer_half`, so a window never
-  outgrows its cache.
+  Every `period` steps it calls `read_newer_half`, so that windows never outgrow
+  the cache.
 
   Args:
     model: the model.
-    vocabulary: its symbols.
-    params: its parameters.
-    rows: donated.
-    left_B: values to the end of each row.
-    decoding: take values from `byte_BW`, not from `given_BC`.
+    vocabulary: vocabulary of the model.
+    params: parameters of the model.
+    rows: state, which is donated.
+    left_B: remaining values of each row.
+    decoding: take values from `byte_BW` instead of `given_BC`.
     given_BC: values to encode.
-    byte_BW: the next bytes of each stream, to decode; W is C times
+    byte_BW: next bytes of each stream to decode, uint8; W is C times
       `coder.MOST_BYTES`.
   """
   B, C = given_BC.shape
@@ -245,7 +245,7 @@ def advance(
 
 
 def _nothing(B: int, C: int) -> Written:
-  """Before the first column."""
+  """Empty output."""
   return Written(
     value_BC=jnp.zeros((B, C), jnp.int32),
     start_BC=jnp.zeros((B, C), jnp.uint32),
@@ -256,7 +256,7 @@ def _nothing(B: int, C: int) -> Written:
 
 
 def _with_column(out: Written, i: Int[Array, ''], new: Column) -> Written:
-  """Writes column `i`, and adds to the sums."""
+  """Writes column `i` and adds to the sums."""
   put = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=1)
   return Written(
     value_BC=put(out.value_BC, new.value_B, i),

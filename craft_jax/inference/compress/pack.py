@@ -1,4 +1,4 @@
-"""From bytes to an archive and back, with a trained model. No files."""
+"""Compresses bytes to an archive in memory, and decompresses them."""
 
 import dataclasses
 import hashlib
@@ -22,14 +22,14 @@ from craft_jax.runtime import jax_settings
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-  """An archive, and what it came from.
+  """An archive with statistics.
 
   Attributes:
-    archive: to be written by `archive.pack`.
-    coded_bytes: of the streams, stored or not.
-    ideal_bits: what an exact coder would need, see `codec.Encoded`.
-    values: steps of the coder, all streams together.
-    streams: coded side by side.
+    archive: the archive, in which the data may be stored uncompressed.
+    coded_bytes: size of the encoded streams.
+    ideal_bits: negative log2-probability of the data under the model.
+    values: coded values in all streams.
+    streams: number of streams.
   """
 
   archive: Archive
@@ -46,16 +46,16 @@ def compress(
   streams: int | None = None,
   tick: Tick = lambda done, total: None,
 ) -> Packed:
-  """Any bytes as an archive.
+  """Compresses any bytes.
 
   Args:
     data: the bytes.
     trained: the model.
-    streams: coded side by side; by default as `symbols.choose_streams` says.
-    tick: see `Codec.encode`.
+    streams: parts coded in parallel; by default `symbols.choose_streams`.
+    tick: called with the number of steps done and of all steps.
 
   Raises:
-    UserError: the model gives logits that are not finite.
+    UserError: the model returns logits that are not finite.
   """
   if streams is None:
     streams = symbols.choose_streams(len(data))
@@ -95,17 +95,17 @@ def decompress(
   name: str = 'the archive',
   tick: Tick = lambda done, total: None,
 ) -> bytes:
-  """The bytes of an archive, checked against their sha256.
+  """Decompresses an archive and verifies the SHA-256 of the data.
 
   Args:
-    archive: from `archive.unpack`.
-    trained: the model that made it.
-    name: of the archive, for the errors.
-    tick: see `Codec.decode`.
+    archive: archive from `archive.unpack`.
+    trained: the model that compressed it.
+    name: name of the archive for error messages.
+    tick: called with the number of steps done and of all steps.
 
   Raises:
-    UserError: another model or another machine made it, or what comes out is
-      not what went in.
+    UserError: the archive was made with another model or on another kind of
+      machine, or the result differs from the original data.
   """
   check_model(archive, trained, name)
   if archive.stored is not None:
@@ -125,19 +125,19 @@ def decompress(
 
 
 def conditions(trained: Trained, start: int, streams: int) -> dict[str, Any]:
-  """What the numbers of a model depend on, besides its parameters.
+  """Everything besides its parameters that a model's exact results depend on.
 
-  `step` is there for people and is not compared.
+  `step` is for error messages only and is not compared.
 
   Args:
     trained: the model.
-    start: the symbol before each text.
-    streams: rows of the batch.
+    start: id of the token before each text.
+    streams: batch size.
   """
   device = jax.local_devices()[0]
   settings = dataclasses.asdict(trained.cfg.model)
   if settings['architecture'] == 'transformer':
-    del settings['architecture']  # older archives were made without a choice
+    del settings['architecture']  # absent from older archives
   text = json.dumps(settings, sort_keys=True)
   found = {
     'step': trained.meta.step,
@@ -151,7 +151,7 @@ def conditions(trained: Trained, start: int, streams: int) -> dict[str, Any]:
     'streams': streams,
   }
   if device.platform == 'cpu':
-    # Products are cut by the number of threads, and so rounded.
+    # The number of threads divides matmuls, and so affects their rounding.
     found |= {'device': _processor(), 'cores': usable_cores()}
   else:
     found['runtime'] = ' '.join(device.client.platform_version.split())
@@ -162,18 +162,18 @@ def conditions(trained: Trained, start: int, streams: int) -> dict[str, Any]:
 def check_conditions(
   there: dict[str, Any], here: dict[str, Any], name: str
 ) -> None:
-  """Raises UserError if the model's numbers would not be the same."""
+  """Raises `UserError` if the model's exact results may differ here."""
   for key in sorted((there.keys() | here.keys()) - {'step'}):
     if there.get(key) != here.get(key):
       raise UserError(
         f'{name} was made with {key} {there.get(key)!r}, and here it is '
-        f'{here.get(key)!r}, which may round otherwise; decompress it where '
+        f'{here.get(key)!r}, which may round differently; decompress it where '
         'it was made'
       )
 
 
 def check_model(archive: Archive, trained: Trained, name: str) -> None:
-  """Raises UserError if the archive was made with another model."""
+  """Raises `UserError` if the archive was made with another model."""
   here = _digests(trained)
   if archive.vocabulary_sha256 != here['vocabulary_sha256']:
     raise UserError(
@@ -191,11 +191,11 @@ def check_model(archive: Archive, trained: Trained, name: str) -> None:
 
 
 def _other_numbers(name: str, why: str) -> UserError:
-  """The error of an archive whose checksum was right."""
+  """The error for an intact archive that decompresses to wrong data."""
   return UserError(
-    f'{name} does not give back what went in ({why}): the model gives other '
-    'numbers here, or the archive was tampered with; decompress it where it '
-    'was made'
+    f'{name} does not decompress to the original data ({why}): the model '
+    'computes other numbers here, or the archive was tampered with; decompress '
+    'it where it was made'
   )
 
 
@@ -213,7 +213,7 @@ def _digests(trained: Trained) -> dict[str, bytes]:
 
 
 def _processor() -> str:
-  """The CPU: its name, and a digest of its instruction set."""
+  """Name of the CPU and a digest of its instruction set."""
   name, flags = platform.processor() or platform.machine(), ''
   try:
     with open('/proc/cpuinfo') as f:

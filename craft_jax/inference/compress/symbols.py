@@ -1,8 +1,8 @@
-"""Bytes as what the coder codes, and back, for any bytes and any vocabulary.
+"""Conversion of any bytes to the values that are coded, and back.
 
-A value is a symbol of the vocabulary, below `escape`. What a char vocabulary
-does not cover goes by runs of at most 256 raw bytes: the value `escape`, the
-length less 1, the bytes; a byte vocabulary covers everything.
+A value below `escape` is a text token. Characters outside a char vocabulary are
+coded as runs of at most 256 raw bytes: the value `escape`, the length minus 1,
+the bytes. A byte vocabulary needs no escapes.
 """
 
 import dataclasses
@@ -19,28 +19,28 @@ _MOST_STREAMS = 64
 
 
 def escape(vocabulary: Vocabulary) -> int:
-  """The value that announces raw bytes; the model reads it as UNK."""
+  """The value that precedes raw bytes; the model reads it as UNK."""
   return vocabulary.num_text_tokens
 
 
 def choose_streams(size: int) -> int:
-  """Streams for a file of `size` bytes, a power of two up to 64.
+  """Number of streams for a file of `size` bytes, a power of two up to 64.
 
-  More are faster, as rows of one batch; each costs its beginning, of which the
-  model knows nothing, and 12 bytes.
+  Streams are rows of one batch, so more are faster. Each costs 12 bytes, and
+  starts without context.
   """
   return min(1 << max((size // _LEAST_STREAM).bit_length() - 1, 0),
              _MOST_STREAMS)  # fmt: skip
 
 
 def cut(data: bytes, streams: int) -> list[bytes]:
-  """`streams` parts of about equal size; no character is cut in two."""
+  """Splits data into parts of about equal size, at character boundaries."""
   at = [utf8.boundary(data, i * len(data) // streams) for i in range(streams)]
   return [data[a:b] for a, b in zip(at, [*at[1:], len(data)], strict=True)]
 
 
 def to_values(vocabulary: Vocabulary, data: bytes) -> np.ndarray:
-  """The values of any bytes, 1-D int32."""
+  """Converts any bytes to values, int32 `[N]`."""
   if vocabulary.kind == 'byte':
     return np.frombuffer(data, np.uint8).astype(np.int32)
   text = data.decode('utf-8', 'surrogateescape')
@@ -59,10 +59,10 @@ def to_values(vocabulary: Vocabulary, data: bytes) -> np.ndarray:
 
 
 def to_bytes(vocabulary: Vocabulary, values: np.ndarray) -> bytes:
-  """Inverse of `to_values`.
+  """Converts values to bytes, the inverse of `to_values`.
 
   Raises:
-    ValueError: a run of raw bytes that goes on past the end.
+    ValueError: a run of raw bytes is incomplete.
   """
   if vocabulary.kind == 'byte':
     return values.astype(np.uint8).tobytes()
@@ -80,7 +80,7 @@ def to_bytes(vocabulary: Vocabulary, values: np.ndarray) -> bytes:
   return b''.join([*pieces, vocabulary.decode_bytes(values[at:])])
 
 
-@functools.lru_cache(4)  # its table of all characters is made once
+@functools.lru_cache(4)  # keeps the table that the vocabulary builds
 def _covering(vocabulary: Vocabulary) -> Vocabulary:
-  """The vocabulary, with UNK for what is outside it."""
+  """The vocabulary with UNK for characters outside it."""
   return dataclasses.replace(vocabulary, unknown='replace')

@@ -144,9 +144,9 @@ def test_damaged_streams_give_no_text_silently():
   'change, words',
   [
     (lambda s: s[:3], 'too short'),
-    (lambda s: b'\x00' + s[1:], 'does not begin'),
+    (lambda s: b'\x00' + s[1:], 'invalid initial state'),
     (lambda s: s[:-8], 'ends too early'),
-    (lambda s: s + b'\x00', 'goes on past its end'),
+    (lambda s: s + b'\x00', 'has extra bytes'),
   ],
 )
 def test_streams_of_another_length(change, words):

@@ -49,7 +49,7 @@ def small(trained, squares):
 )  # fmt: skip
 def test_any_bytes_come_back(trained, data):
   packed, whole = round_trip(data, trained)
-  # What a model makes longer is stored as it is.
+  # What a model makes longer is stored uncompressed.
   assert len(whole) <= len(data) + 400
   assert packed.archive.stored == (data if len(data) != 380 else None)
 
@@ -114,7 +114,9 @@ def test_other_numbers_are_seen(trained, small):
   claimed = dataclasses.replace(
     opened, params_sha256=bytes.fromhex(checkpoint.tree_sha256(params))
   )
-  with pytest.raises(UserError, match='does not give back what went in'):
+  with pytest.raises(
+    UserError, match='does not decompress to the original data'
+  ):
     pack.decompress(claimed, other)
 
 
