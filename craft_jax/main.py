@@ -38,9 +38,8 @@ _NO_ROOM = {
   errno.EFBIG: 'the file is larger than the system allows',
 }
 _LEAVES: list[BaseException] = []  # errors after which threads are not joined
-# Seconds by which process 0 exits after the others of a failed run: it hosts
-# the coordination service, and without that JAX aborts them before they have
-# printed their own error.
+# Seconds by which process 0 of a failed run exits after the others: it hosts
+# the coordination service, without which JAX aborts them before their message.
 _LAST_OUT = 1.0
 _STARTED = time.monotonic()  # wall-clock seconds of a run count from here
 
@@ -217,7 +216,7 @@ def main(argv: Sequence[str]) -> int:
     if e.filename is None:
       raise
     return _complain(f'{e.filename}: {e.strerror}', 2)
-  except (RuntimeError, ValueError, AssertionError) as e:  # JAX, of a device
+  except (RuntimeError, ValueError, AssertionError) as e:  # raised by JAX
     text = str(e)
     if _lacks_platform():
       named = os.environ['JAX_PLATFORMS']
@@ -255,11 +254,7 @@ def _lacks_platform() -> bool:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-  """Checks that the given folders can be reached.
-
-  Raises:
-    UserError: a folder is of an unsupported kind, or its store does not answer.
-  """
+  """Raises `UserError` if a given folder cannot be read or written here."""
   dirs = getattr(args, 'dirs', None) or []
   given = [('DIR', d) for d in ([dirs] if isinstance(dirs, str) else dirs)]
   given.append(('--workdir', getattr(args, 'workdir', None) or ''))
@@ -352,16 +347,15 @@ class _Patient(io.FileIO):
 def _open_streams() -> None:
   """Opens standard streams that were closed (`>&-`) on the null device.
 
-  This must come before any file is opened: the first file would get descriptor
-  1, and printed text would be written into it. Child processes inherit the
-  streams.
+  Otherwise the first file to be opened would get descriptor 1, and printed text
+  would be written into it. Child processes inherit the streams.
   """
   for number in range(3):
     try:
       os.fstat(number)
     except OSError:
       flags = os.O_WRONLY if number else os.O_RDONLY
-      os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free
+      os.set_inheritable(os.open(os.devnull, flags), True)  # takes `number`
   if sys.stdin is None:
     sys.stdin = open(0, encoding='utf-8', closefd=False)  # noqa: SIM115
   if sys.stdout is None:

@@ -52,9 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   _add_json(show)
 
   diff = action('diff', 'the settings in which two configs differ')
-  which = 'config file, name of a shipped one, or run directory'
-  diff.add_argument('a', metavar='A', help=which)
-  diff.add_argument('b', metavar='B', help=which)
+  diff.add_argument('a', metavar='A', help='file, name or run directory')
+  diff.add_argument('b', metavar='B', help='file, name or run directory')
   _add_json(diff)
 
   new = action('new', 'write a commented config file to start from')
@@ -225,7 +224,7 @@ def _check(args: argparse.Namespace) -> int:
   if args.device:
     import jax
 
-    jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
+    jax.config.update('jax_platforms', 'cpu')  # do not occupy an accelerator
     from craft_jax.train import plan
 
     plan.find_device(args.device)

@@ -42,9 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
       help='config file or name of a shipped one, with :variant',
     )
     command.add_argument(
-      '--json',
-      action='store_true',
-      help='print one JSON object, last on standard output',
+      '--json', action='store_true', help='print one JSON object at the end'
     )
     if name == 'stats':
       command.add_argument(

@@ -27,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help='number of processes, with --coordinator (default: none)',
   )
   group.add_argument(
-    '--process-id',
-    type=int,
-    metavar='I',
-    help='index of this process from 0, with --coordinator (default: none)',
+    '--process-id', type=int, metavar='I', help='with --coordinator, from 0'
   )
 
 

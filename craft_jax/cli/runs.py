@@ -85,8 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     return sub
 
   _add_list(action('list', 'list runs, one line each', '*'))
-  action('show', 'show settings, environment and state of a run', '?',
-         help='run directory')  # fmt: skip
+  action('show', 'settings, environment and state of a run', '?', help='a run')
   sub = action('compare', 'compare runs: differences, and which is better', '*')
   _add_filter(sub)
   sub.add_argument(
@@ -269,7 +268,7 @@ def _show(args: argparse.Namespace) -> tuple[str, Any]:
   from craft_jax.runs import listing
 
   if args.dirs is None:
-    raise UserError('give a run directory; craft runs list shows all')
+    raise UserError('give a run directory; craft runs list shows all runs')
   one = listing.load(args.dirs)
   usual = config_lib.flatten(settings.Config())
   changed = {
@@ -322,7 +321,7 @@ def _plot(args: argparse.Namespace) -> tuple[str, Any]:
   plot.check(output, args.smooth, args.log, metrics)
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
-    raise UserError('no runs to plot; craft runs list shows those there are')
+    raise UserError('no runs to plot; craft runs list shows all runs')
   if not args.output and len(found) == 1:
     name = f'{"-".join(metrics)}-{args.x}.png'
     output = os.path.join(found[0].name, layout.PLOTS, name)
@@ -341,7 +340,7 @@ def _report(args: argparse.Namespace) -> tuple[str, Any]:
   files.check_output(args.output, '--output')
   found, notes = open_runs(args.dirs, args.where, rows=True)
   if not found:
-    raise UserError('no runs to report; craft runs list shows those there are')
+    raise UserError('no runs to report; craft runs list shows all runs')
   compared = compare.compare(found)
   page = report.page(found, compared, runs_text.verdict(compared))
   files.write_atomic(args.output, page)

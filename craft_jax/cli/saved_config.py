@@ -35,7 +35,7 @@ def load(path: str) -> Config:
     if not file.is_file():
       raise UserError(
         f'{path} is not a run directory: it has no {CONFIG}; craft runs list '
-        'shows all'
+        'shows all runs'
       )
   try:
     return from_json(file.read_text())

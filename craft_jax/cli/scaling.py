@@ -23,12 +23,7 @@ SUMMARY = 'fit a scaling law to runs, and suggest what to train next'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of the command."""
-  parser.add_argument(
-    'dirs',
-    nargs='*',
-    metavar='DIR',
-    help='run, or folder that contains runs (default: runs)',
-  )
+  parser.add_argument('dirs', nargs='*', metavar='DIR', help='(default: runs)')
   parser.add_argument(
     '--where',
     default='',
@@ -107,7 +102,7 @@ def _following(study: Any) -> dict[str, Any] | None:
   from craft_jax.cli import saved_config
   from craft_jax.train.plan.resize import resized
 
-  jax.config.update('jax_platforms', 'cpu')  # leave accelerators to others
+  jax.config.update('jax_platforms', 'cpu')  # do not occupy an accelerator
   like = min(
     study.points.runs,
     key=lambda one: abs(math.log(one.facts['params'] / study.best.params)),

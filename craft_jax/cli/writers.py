@@ -30,8 +30,7 @@ class Stdout:
   def write(self, text: str) -> None:
     """Writes UTF-8 whatever the encoding of the terminal.
 
-    Bytes that are not UTF-8 are written as they are to a pipe, and escaped on a
-    terminal.
+    Invalid bytes are written unchanged to a pipe, and escaped on a terminal.
     """
     from craft_jax.data.text.utf8 import to_bytes
 

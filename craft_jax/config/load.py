@@ -425,7 +425,7 @@ def _whole(number: float) -> int:
   return int(number)
 
 
-# --- as data -----------------------------------------------------------------
+# --- serialization -----------------------------------------------------------
 
 
 def to_json(cfg: Config) -> str:
@@ -475,15 +475,11 @@ def identity_changes(old: Config, new: Config) -> list[str]:
   ]
 
 
-# --- checks that relate two settings -----------------------------------------
+# --- checks that relate several settings, the corpus or the devices ----------
 
 
 def check(cfg: Config) -> None:
-  """Checks the rules that relate settings.
-
-  Raises:
-    UserError: settings conflict; names them and the remedy.
-  """
+  """Raises `UserError` with the names and the remedy if settings conflict."""
   for problem in clashes(cfg):
     raise UserError(problem)
 
@@ -496,14 +492,11 @@ def _fitting_warmup(cfg: Config) -> int:
 
 
 def check_corpus(cfg: Config, sizes: Mapping[str, int]) -> None:
-  """Checks that every split holds at least one window.
+  """Raises `UserError` if a split is shorter than a window.
 
   Args:
     cfg: the settings.
     sizes: tokens per split, e.g. `{'train': 1_003_854, 'valid': 111_540}`.
-
-  Raises:
-    UserError: a split is too short.
   """
   for problem in short_splits(cfg, sizes):
     raise UserError(problem)
@@ -513,7 +506,7 @@ def short_splits(cfg: Config, sizes: Mapping[str, int]) -> Iterator[str]:
   """Yields an error message for each split of `{split: tokens}` too short."""
   for name, size in sizes.items():
     need = cfg.model.context + 1 if name == 'train' else 2
-    if size < 2:  # no context is short enough
+    if size < 2:  # too short for any context
       larger = (
         f' or raise data.{name}_fraction'
         if name != 'train' and cfg.data.split == 'fraction'

@@ -288,13 +288,9 @@ class Model:
     15.0, 'Soft cap of the logits; 0 disables it.', low=0.0, unit='nats'
   )
   tied: bool = setting(
-    False,
-    'Use the embedding matrix as the head, too.',
-    see=('optim.decay_embeddings',),
+    False, 'Share the embedding with the head.', see=('optim.decay_embeddings',)
   )
-  zero_init: bool = setting(
-    True, 'Initialize the output of each block and the head with zeros.'
-  )
+  zero_init: bool = setting(True, 'Start with zero outputs of blocks and head.')
   value_embeddings: bool = setting(
     False, 'Add an embedding of the token to the values of each layer.'
   )
@@ -527,11 +523,7 @@ class Train:
     unit='steps',
   )
   max_rollbacks: int = setting(
-    3,
-    'Rollbacks after which the run stops.',
-    low=0,
-    free=True,
-    unit='rollbacks',
+    3, 'Rollbacks before the run stops.', low=0, free=True, unit='rollbacks'
   )
   deterministic: bool = setting(
     False,

@@ -75,11 +75,10 @@ def from_nfa(
 
 
 def _shape(parts: Iterable[int], used: int) -> tuple[list[int], list[int]]:
-  """Groups classes by the sets that contain them, sets being bits.
+  """Groups classes by which of the sets in `used` (bits) contain them.
 
   Returns:
-    The distinct combinations of sets in `used`, and the index of the
-    combination of each class, or -1 for the empty one.
+    The distinct combinations of sets, and the index of each class's, or -1.
   """
   number = {0: -1}
   for bits in parts:

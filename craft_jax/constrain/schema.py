@@ -219,9 +219,7 @@ class _Reader:
     properties = schema.get('properties', {})
     required = schema.get('required', [])
     if not isinstance(properties, dict):
-      fail(
-        f'{place}/properties', 'this is not an object', 'give names and schemas'
-      )
+      fail(f'{place}/properties', 'this is not an object', 'give schemas')
     if not isinstance(required, list):
       fail(f'{place}/required', 'this is not a list', 'give names')
     for name in required:

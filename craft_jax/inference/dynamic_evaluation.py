@@ -146,7 +146,7 @@ def token_nats(
   *,
   stride: int,
 ) -> np.ndarray:
-  """`-ln p` of every token but the first under dynamic evaluation.
+  """`-ln p` of every token but the first, float32 `[N - 1]`, while adapting.
 
   Windows are those of `data.windows.eval_batches`; each is followed by one step
   on the `stride` tokens that it scores.
@@ -158,9 +158,6 @@ def token_nats(
     tokens: token ids, `[N]`.
     adaptation: rates of the steps.
     stride: tokens between windows, from 1 to the context.
-
-  Returns:
-    Nats of each token, float32 `[N - 1]`.
 
   Raises:
     UserError: the weights diverged.

@@ -68,8 +68,7 @@ def load_model(
   ):
     if value not in known:
       raise UserError(
-        f'{name}={value!r} must be one of {", ".join(known)}'
-        + hint(value, known)
+        f'{name}={value!r} is not one of {", ".join(known)}{hint(value, known)}'
       )
   check_place(workdir, 'workdir')
   workdir = os.path.expanduser(workdir)

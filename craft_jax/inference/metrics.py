@@ -1,8 +1,7 @@
 """Metrics: sums and counts on devices, and their summary on the host.
 
 A metric stays a sum and a count until it is printed, so that batches, devices
-and hosts of any size can be added. Logarithms are natural (nats) up to
-`summary`.
+and hosts can be added. Logarithms are natural (nats) up to `summary`.
 """
 
 import math
@@ -93,7 +92,7 @@ def add_sums(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-# --- figures -----------------------------------------------------------------
+# --- metrics -----------------------------------------------------------------
 
 
 def summary(sums: Mapping[str, Any], withheld: str = '') -> dict[str, Any]:

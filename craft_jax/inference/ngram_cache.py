@@ -73,9 +73,8 @@ def _earlier(a_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def witten_bell(counts: Counts, vocabulary_size: int) -> np.ndarray:
   """Probability of each token by longest context, float64 `[LONGEST + 1, N]`.
 
-  `p_n = (came + kinds * p_(n-1)) / (seen + kinds)` with the counts for a
-  context of n tokens, where `p_(-1)` is uniform (Witten and Bell 1991, method
-  C).
+  `p_n = (came + kinds * p_(n-1)) / (seen + kinds)` with the counts of n tokens
+  of context; `p_(-1)` is uniform (Witten and Bell 1991, method C).
   """
   p_N = np.full(counts.seen.shape[1], 1 / vocabulary_size)
   found = []

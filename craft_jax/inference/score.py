@@ -137,8 +137,7 @@ def score_pieces(
   before: tuple[list[_Row], Any] | None = None
   for rows, x_BT, y_BT in _batches(model, texts, stride, most_reads):
     segment_BT = np.cumsum(x_BT == separator, axis=1, dtype=np.int32)
-    # Results are fetched one batch late, so the device never waits for the
-    # host.
+    # Fetched one batch late, so that the device never waits for the host.
     now = rows, window_nats(model, params, x_BT, y_BT, segment_BT, num_top)
     if before is not None:
       yield from _pieces(texts, *before)
