@@ -28,9 +28,10 @@ def _cache(name: str) -> str:
 os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
-# How fast the compiled programs are is not the question, and LLVM's passes are
-# the larger half of compiling them.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+# LLVM's passes are the larger half of compiling a program. A quick look does
+# without them; CI tests the programs that users run.
+if not os.environ.get('CI'):
+  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 # Under nohup, or in the background of a script, the programs that tests start
 # would ignore what they are sent. A handler, other than being ignored, is not

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,8 @@ from craft_jax.model.protocol import Model
 from craft_jax.model.sharding.rules import OUT, names_of, rule_of
 from craft_jax.runs import checkpoint
 from craft_jax.runs.checkpoint import reader, staging
+from craft_jax.runtime import keys
+from craft_jax.train.state import State
 from craft_jax.types import Params
 
 _WHICH = ('latest', 'best', 'ema', 'raw')
@@ -197,6 +198,38 @@ def notes(parent: Parent, cfg: Config, vocabulary: Vocabulary) -> list[str]:
   return found
 
 
+def start(
+  parent: Parent,
+  cfg: Config,
+  model: Model,
+  vocabulary: Vocabulary,
+  abstract: State,
+) -> tuple[Params, Any]:
+  """Parameters and, with `train.keep_optimizer`, optimizer state to start from.
+
+  Args:
+    parent: checked by `check`.
+    cfg: of the new run.
+    model: of the new run.
+    vocabulary: of the new run.
+    abstract: shapes and shardings of the new run's state.
+
+  Returns:
+    The parameters on the mesh, and the optimizer state or None.
+  """
+  fresh = jax.jit(model.init)(keys.from_seed(cfg.seed))
+  fresh = jax.tree.map(np.asarray, fresh)
+  params = jax.tree.map(
+    lambda array, like: jax.make_array_from_callback(
+      array.shape, like.sharding, array.__getitem__
+    ),
+    start_params(parent, model, vocabulary, fresh),
+    abstract.params,
+  )
+  keep = cfg.train.keep_optimizer
+  return params, optimizer_state(parent, abstract.opt_state) if keep else None
+
+
 def start_params(
   parent: Parent, model: Model, vocabulary: Vocabulary, fresh: Params
 ) -> Params:
@@ -277,8 +310,3 @@ def _regrown(
   mean = known.mean(axis, keepdims=True)
   new = (rows < 0).reshape([-1 if a == axis else 1 for a in range(table.ndim)])
   return np.where(new, mean, np.take(table, np.maximum(rows, 0), axis))
-
-
-def command(workdir: str) -> str:
-  """What starts a new run from the weights of this one."""
-  return f'craft train --from={shlex.quote(workdir)} --workdir=NEW'

@@ -1,6 +1,7 @@
 """With which settings a saved run goes on, and which it cannot change."""
 
 import dataclasses
+import shlex
 
 import jax
 import numpy as np
@@ -8,7 +9,6 @@ import numpy as np
 from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.errors import UserError
-from craft_jax.train import init_from
 from craft_jax.train.optim.schedules import rewarm_steps, run_schedule
 
 # Handled by the learning rates of the steps that are done.
@@ -39,7 +39,8 @@ def resumed(old: Config, new: Config, step: int, workdir: str) -> Config:
     raise UserError(
       f'the run in {workdir} was started with other settings '
       f'({"; ".join(changes)}); leave them out to go on with it, or '
-      f'start a new run from its weights: {init_from.command(workdir)}'
+      'start a new run from its weights: craft train '
+      f'--from={shlex.quote(workdir)} --workdir=NEW'
     )
   if new.train.steps < step:
     raise UserError(

@@ -1,6 +1,7 @@
 """A run from start to end: opens it, runs the loop, records how it ended."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -31,7 +32,7 @@ from craft_jax.runs.lock import Lock
 from craft_jax.runs.writers import JsonlWriter, SilentWriter
 from craft_jax.runtime import distributed, files
 from craft_jax.runtime.signals import Interrupts
-from craft_jax.train import checks, init_from, out_of_memory
+from craft_jax.train import checks, init_from, out_of_memory, resume
 from craft_jax.train.loader import open_feed
 from craft_jax.train.loop import Loop
 from craft_jax.train.optim.optimizers import build_optimizer
@@ -230,6 +231,14 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       path, facts = run_dir.path, run_dir.metadata
       return exports.open_writer(path, step, cfg, facts, warn)
 
+    more_notes, from_parent = [resume.described(cfg)], None
+    if parent:
+      vocabulary = corpus.vocabulary
+      more_notes += init_from.notes(parent, cfg, vocabulary)
+      from_parent = functools.partial(
+        init_from.start, parent, cfg, model, vocabulary
+      )
+
     return Setup(
       cfg=cfg,
       corpus=corpus,
@@ -238,7 +247,8 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       optimizer=optimizer,
       train_step=make_train_step(cfg, model, optimizer),
       step_metrics=_step_metrics(cfg, corpus, model),
-      parent=parent,
+      from_parent=from_parent,
+      more_notes=more_notes,
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,

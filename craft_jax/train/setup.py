@@ -25,10 +25,10 @@ from craft_jax.runs.lock import Lock
 from craft_jax.runs.run_dir import RunDir
 from craft_jax.runs.writers import JsonlWriter, SilentWriter
 from craft_jax.runtime import distributed, keys
-from craft_jax.train import init_from, resume
 from craft_jax.train.dispatch import Feed, make_run
 from craft_jax.train.state import State, Step, abstract_state, init_state
 from craft_jax.train.step_metrics import StepMetrics
+from craft_jax.types import Params
 
 _INIT_STREAM, _RUN_STREAM = 0, 1  # of the seed
 
@@ -45,7 +45,9 @@ class Setup:
     optimizer: with what.
     train_step: the pure step of the two.
     step_metrics: turns sums of steps into what is logged.
-    parent: the checkpoint of another run that it starts from, or None.
+    from_parent: parameters and, if they are kept, optimizer state of another
+      run to start from, for shapes and shardings of a state; or None.
+    more_notes: what else a reader should know at the start, a line each.
     start_step: the saved step that it starts from, or None.
     figures: of an evaluation at that step, or {}.
     rows: that `metrics.jsonl` had when that step was saved.
@@ -65,7 +67,8 @@ class Setup:
   optimizer: optax.GradientTransformation
   train_step: Step
   step_metrics: StepMetrics
-  parent: init_from.Parent | None
+  from_parent: Callable[[State], tuple[Params, Any]] | None
+  more_notes: list[str]
   start_step: int | None
   figures: dict[str, Any]
   rows: int
@@ -82,11 +85,8 @@ class Setup:
   @property
   def notes(self) -> list[str]:
     """What a reader should know at the start, a line each."""
-    more = [self.run_dir.how_the_last_ended(), resume.described(self.cfg)]
-    if self.parent:
-      vocabulary = self.corpus.vocabulary
-      more += init_from.notes(self.parent, self.cfg, vocabulary)
-    notes = [self.corpus.summary, *self.corpus.notes, *more]
+    last = self.run_dir.how_the_last_ended()
+    notes = [self.corpus.summary, *self.corpus.notes, last, *self.more_notes]
     return [note for note in notes if note]
 
   @property
@@ -170,15 +170,9 @@ class Setup:
     if step is not None:
       return self.checkpointer.restore(abstract, step)[0]
     key = jax.random.fold_in(keys.from_seed(self.cfg.seed), _INIT_STREAM)
-    params = None
-    if self.parent:
-      fresh = jax.tree.map(np.asarray, jax.jit(self.model.init)(key))
-      params = _placed(
-        init_from.start_params(
-          self.parent, self.model, self.corpus.vocabulary, fresh
-        ),
-        abstract.params,
-      )
+    params, opt_state = None, None
+    if self.from_parent:
+      params, opt_state = self.from_parent(abstract)
     with jax.set_mesh(self.mesh):
       state = jax.jit(
         lambda key, params: init_state(
@@ -186,9 +180,8 @@ class Setup:
         ),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
       )(key, params)
-    if self.parent and self.cfg.train.keep_optimizer:
-      kept = init_from.optimizer_state(self.parent, abstract.opt_state)
-      state = dataclasses.replace(state, opt_state=kept)
+    if opt_state is not None:
+      state = dataclasses.replace(state, opt_state=opt_state)
     return state
 
   def best_loss_now(self) -> float:
@@ -245,17 +238,6 @@ class Setup:
     }
     where = mesh_lib.replicated(self.mesh)
     return dataclasses.replace(state, **mesh_lib.put_batch(numbers, where))
-
-
-def _placed(arrays: Any, abstract: Any) -> Any:
-  """NumPy arrays as JAX arrays of the given shardings. All processes."""
-  return jax.tree.map(
-    lambda array, like: jax.make_array_from_callback(
-      array.shape, like.sharding, array.__getitem__
-    ),
-    arrays,
-    abstract,
-  )
 
 
 def best_loss(workdir: epath.PathLike) -> float:

@@ -228,10 +228,10 @@ def test_commands_work_where_a_thread_could_not(everything):
 
 @pytest.mark.slow
 def test_what_rounds_otherwise_is_recorded_and_said(everything):
-  before = os.environ['XLA_FLAGS']
+  before = os.environ.get('XLA_FLAGS', '')
   flag = '--xla_backend_optimization_level=1'
   found, err = everything('plain', XLA_FLAGS=flag)  # the same run again
   assert found['train'][0] == 0
-  assert f'XLA_FLAGS: {before} -> {flag}' in err
+  assert f'XLA_FLAGS: {before or "unset"} -> {flag}' in err
   assert found['decompress'] == [2, 2]
   assert f"made with flags '{before}', and here it is '{flag}'" in err
