@@ -232,7 +232,7 @@ def test_the_optimizer_may_come_along(toy, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['muon', 'adamw'])
 def test_frozen_parameters_stay(toy, tmp_path, name):
-  train(toy('train.steps=2', f'optim.name={name}'), tmp_path / 'p', quiet=True)
+  train(toy('train.steps=3', f'optim.name={name}'), tmp_path / 'p', quiet=True)
   cfg = toy(
     f'train.init_from={tmp_path / "p"}', "train.freeze=('embed','blocks.0')",
     'train.steps=3', f'optim.name={name}',
