@@ -163,8 +163,7 @@ class Device:
     self._device = next(iter(jax.tree.leaves(self._params)[0].devices()))
     self.store = tables_lib.TableStore(capacity, self._device, constraints)
     self._num_slots = slots
-    zero = self._put(np.zeros((), np.int32))
-    self._slots = slots_lib.open_slots(model, vocabulary.size, slots, zero)
+    self._slots: slots_lib.Slots | None = None  # until there is a text
 
   @functools.cached_property
   def empty(self) -> Prefix:
@@ -185,6 +184,13 @@ class Device:
   def insert(self, slot: int, prefix: Prefix, text: Text) -> None:
     """Puts a text, whose window was read into a prefix, into a slot."""
     packed = self._packed([text])
+    if self._slots is None:
+      self._slots = slots_lib.open_slots(
+        self._model,
+        self._vocabulary.size,
+        self._num_slots,
+        self._put(np.zeros((), np.int32)),
+      )
     slot_and_text = self._put((packed, np.array(slot, np.int32)))
     self._slots = slots_lib.place(self._slots, prefix, *slot_and_text)
 
@@ -199,13 +205,13 @@ class Device:
       length_B[slot], which_B[slot] = len(text.window) - 1, True
       window_BT[slot, : length_B[slot]] = text.window[:-1]
     packed = self._packed([texts.get(slot, _NONE) for slot in range(B)])
-    self._slots = slots_lib.fill(
-      self._model,
-      self._vocabulary,
-      self._params,
-      self._slots,
-      *self._put((packed, window_BT, length_B, which_B)),
-    )
+    of = self._model, self._vocabulary, self._params
+    if self._slots is None:
+      arrays = self._put((packed, window_BT, length_B))
+      self._slots = slots_lib.open_filled(*of, *arrays)
+    else:
+      arrays = self._put((packed, window_BT, length_B, which_B))
+      self._slots = slots_lib.fill(*of, self._slots, *arrays)
 
   def decode(self, slots: Mapping[int, int], steps: int) -> Written:
     """Writes into slots, so much at most; the answer is to be fetched.
@@ -213,6 +219,7 @@ class Device:
     A text that has ended is left alone, so this can be called before anybody
     has looked at what the call before has written.
     """
+    assert self._slots is not None, 'no text was put into a slot'
     limit_B = np.zeros(self._num_slots, np.int32)
     limit_B[list(slots)] = list(slots.values())
     arrays = self._put((limit_B, np.array(steps, np.int32)))

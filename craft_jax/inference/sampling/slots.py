@@ -155,6 +155,33 @@ def open_slots(
   return Slots(cache=cache, segment_B=segment_B, **_fields(packed))
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'vocabulary'))
+def open_filled(
+  model: Model,
+  vocabulary: Vocabulary,
+  params: Params,
+  packed: Packed,
+  window_BT: Int[Array, 'B T'],
+  length_B: Int[Array, 'B'],
+) -> Slots:
+  """Slots with a text in each, whose windows are read together.
+
+  Args:
+    model: the model.
+    vocabulary: its tokens.
+    params: its parameters.
+    packed: the texts.
+    window_BT: the windows without their newest tokens, padded to any T.
+    length_B: tokens of each in `window_BT`.
+  """
+  B = len(length_B)
+  empty = Prefix(model.init_cache(B, model.context), jnp.zeros(B, jnp.int32))
+  prefix = read_chunk(model, vocabulary, params, empty, window_BT, length_B)
+  return Slots(
+    cache=prefix.cache, segment_B=prefix.segment_B, **_fields(packed)
+  )
+
+
 @functools.partial(jax.jit, donate_argnames='slots')
 def place(
   slots: Slots, prefix: Prefix, packed: Packed, slot: Int[Array, '']

@@ -202,7 +202,7 @@ def test_settings_of_rows_do_not_mix(toy):
 def test_other_settings_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   texts(*toy, prompts)
-  programs = (slots_lib.open_slots, slots_lib.fill, decode)
+  programs = (slots_lib.open_filled, slots_lib.fill, decode)
   before = [program._cache_size() for program in programs]
   for settings in (GREEDY, WARM, SampleSettings(2.0, 3, 0.4)):
     for chars in (3, 40):
@@ -263,7 +263,7 @@ def test_other_constraints_compile_nothing(toy):
   prompts = [CHARS.encode('on a')] * 2
   first = dataclasses.replace(WARM, constraint=compile_regex('[no]+', CHARS))
   texts(*toy, prompts, [first, WARM])
-  programs = (slots_lib.open_slots, slots_lib.fill, decode)
+  programs = (slots_lib.open_filled, slots_lib.fill, decode)
   before = [program._cache_size() for program in programs]
   for pattern in ('[nst]{3,9}', '(no|to)+', 'the .*'):
     automaton = compile_regex(pattern, CHARS)
