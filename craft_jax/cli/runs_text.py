@@ -125,6 +125,7 @@ def show(run: Run, changed: Mapping[str, Any]) -> str:
              + (f', changes in {meta["git_diff"]}' if meta.get('git_diff')
                 else '')),
     ('text', meta.get('corpus', '-')),
+    *([('from', facts['parent'])] if facts['parent'] else []),
     ('parameters', count(facts['params'])),
     ('speed', f'{count(facts["speed"])} characters per second'),
     ('time', clock(facts['seconds'] or 0)),

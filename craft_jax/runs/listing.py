@@ -37,6 +37,7 @@ FACTS = {
   'device_kind': 'the device',
   'num_devices': 'devices',
   'git_commit': 'commit of the code',
+  'parent': 'run and step whose weights it started from',
 }
 _TRAINED = metric_table.keys(metric_table.TRAINING)
 _EVALUATED = metric_table.keys(metric_table.EVALUATION)
@@ -109,6 +110,7 @@ class Run:
       'device_kind': meta.get('device_kind'),
       'num_devices': meta.get('num_devices'),
       'git_commit': meta.get('git_commit'),
+      'parent': _parent(starts),
     }
     rows = {key: d.last.get(key) for key in _TRAINED}
     rows |= {key: d.best.get(key) for key in _EVALUATED}
@@ -120,6 +122,12 @@ class Run:
     if found is None and name == 'tokens_per_step':
       return self.settings['train.batch_size'] * self.settings['model.context']
     return found
+
+
+def _parent(starts: Iterable[Mapping[str, Any]]) -> str | None:
+  """`RUN@STEP` of the last start that began with the weights of another run."""
+  found = [start['parent'] for start in starts if start.get('parent')]
+  return f'{found[-1]["run"]}@{found[-1]["step"]}' if found else None
 
 
 def is_run(folder: files.AnyPath) -> bool:

@@ -13,7 +13,7 @@ from craft_jax.errors import UserError
 from craft_jax.inference.load import load_model
 from craft_jax.main import main
 from craft_jax.model.build import build
-from craft_jax.runs import checkpoint
+from craft_jax.runs import checkpoint, listing
 from craft_jax.train import init_from
 from craft_jax.train.optim.schedules import build_schedule, run_schedule
 from craft_jax.train.run import train
@@ -123,6 +123,8 @@ def test_a_child_starts_where_its_parent_is(parent, toy, tmp_path, capsys):
   shutil.rmtree(parent)
   assert main(['train', where, '--quiet']) == 0
   assert checkpoint.steps(tmp_path / 'c')[-1] == 12
+  facts = listing.load(tmp_path / 'c').facts
+  assert facts['parent'] == f'{parent}@12'
 
 
 @pytest.mark.slow
