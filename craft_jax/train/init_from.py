@@ -199,7 +199,7 @@ def notes(parent: Parent, cfg: Config, vocabulary: Vocabulary) -> list[str]:
 
 
 def start(
-  parent: Parent,
+  parent: Parent | None,
   cfg: Config,
   model: Model,
   vocabulary: Vocabulary,
@@ -208,7 +208,7 @@ def start(
   """Parameters and, with `train.keep_optimizer`, optimizer state to start from.
 
   Args:
-    parent: checked by `check`.
+    parent: checked by `check`; None opens the one that the config names.
     cfg: of the new run.
     model: of the new run.
     vocabulary: of the new run.
@@ -217,6 +217,7 @@ def start(
   Returns:
     The parameters on the mesh, and the optimizer state or None.
   """
+  parent = parent or open_parent(cfg.train.init_from)
   fresh = jax.jit(model.init)(keys.from_seed(cfg.seed))
   fresh = jax.tree.map(np.asarray, fresh)
   params = jax.tree.map(

@@ -233,10 +233,11 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
 
     more_notes, from_parent = [resume.described(cfg)], None
     if parent:
-      vocabulary = corpus.vocabulary
-      more_notes += init_from.notes(parent, cfg, vocabulary)
+      more_notes += init_from.notes(parent, cfg, corpus.vocabulary)
+    if cfg.train.init_from:
+      # A run that goes on asks for it only to roll back before its first save.
       from_parent = functools.partial(
-        init_from.start, parent, cfg, model, vocabulary
+        init_from.start, parent, cfg, model, corpus.vocabulary
       )
 
     return Setup(
