@@ -14,7 +14,7 @@ _MODEL = [
   'model.precision=float32', 'model.dropout=0.0', 'train.batch_size=64',
   'train.steps=6', 'train.steps_per_call=1', 'optim.warmup_steps=1',
   'checkpoint.every=2', 'eval.every=3', 'eval.batch_size=2',
-  'mesh.cpu_devices=2',
+  'mesh.cpu_devices=2', *runs.SAMPLED,
 ]  # fmt: skip
 # Tells how large the address space of a process became.
 _SHOW = """
