@@ -105,8 +105,8 @@ def grown_vocabulary(parent: Parent, cfg: Config) -> Vocabulary:
   """The parent's vocabulary, and after its tokens the new ones of the text.
 
   Args:
-    parent: of the run.
-    cfg: of the new run.
+    parent: checkpoint that the run starts from.
+    cfg: settings of the new run.
 
   Raises:
     UserError: one run reads bytes and the other one characters.
@@ -120,8 +120,9 @@ def grown_vocabulary(parent: Parent, cfg: Config) -> Vocabulary:
     )
   if old.kind == 'byte':
     return old
+  known = set(old.chars)
   found = open_corpus(cfg).vocabulary.chars
-  new = ''.join(char for char in found if char not in old.chars)
+  new = ''.join(char for char in found if char not in known)
   return Vocabulary('char', old.chars + new, cfg.text.unknown)
 
 
@@ -132,9 +133,9 @@ def check(parent: Parent, cfg: Config, vocabulary: Vocabulary) -> None:
   """Refuses a model that the parent's weights have no exact start for.
 
   Args:
-    parent: of the run.
-    cfg: of the new run.
-    vocabulary: of the new run.
+    parent: checkpoint that the run starts from.
+    cfg: settings of the new run.
+    vocabulary: vocabulary of the new run.
 
   Raises:
     UserError: with all the settings that differ.
@@ -209,9 +210,9 @@ def start(
 
   Args:
     parent: checked by `check`; None opens the one that the config names.
-    cfg: of the new run.
-    model: of the new run.
-    vocabulary: of the new run.
+    cfg: settings of the new run.
+    model: model of the new run.
+    vocabulary: vocabulary of the new run.
     abstract: shapes and shardings of the new run's state.
 
   Returns:
@@ -241,9 +242,9 @@ def start_params(
   they add to the residual stream, so that they change nothing.
 
   Args:
-    parent: checked by `check`.
-    model: of the new run.
-    vocabulary: of the new run.
+    parent: checkpoint to start from, which `check` let pass.
+    model: model of the new run.
+    vocabulary: vocabulary of the new run.
     fresh: NumPy arrays of the initialized new model.
 
   Returns:
@@ -276,7 +277,7 @@ def optimizer_state(parent: Parent, abstract: Any) -> Any:
   """The parent's optimizer state; schedules count from 0 again.
 
   Args:
-    parent: of the run.
+    parent: checkpoint that the run starts from.
     abstract: shapes and shardings of the new run's state.
   """
   path = reader.step_path(parent.source.run, parent.step) / 'state'
