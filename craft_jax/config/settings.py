@@ -95,6 +95,24 @@ class Data:
     free=True,
     see=('data.valid_path', 'data.test_path', 'data.split'),
   )
+  format: str = setting(
+    'text',
+    'Text, or prompts with completions in .tsv, .csv or .jsonl files.',
+    choices=('text', 'pairs'),
+    see=('data.prompt_field', 'data.completion_field', 'data.group_field'),
+  )
+  prompt_field: str = setting(
+    'prompt', 'Field of the prompts (format="pairs").'
+  )
+  completion_field: str = setting(
+    'completion', 'Field of the completions (format="pairs").'
+  )
+  group_field: str = setting(
+    '',
+    'Field whose equal values stay in one split (format="pairs"); empty keeps '
+    'equal prompts together.',
+    see=('data.split',),
+  )
   valid_path: str = setting(
     '',
     'File, folder or glob of the validation text (split="given").',
@@ -120,7 +138,8 @@ class Data:
   )
   split: str = setting(
     'fraction',
-    'Split by fraction of characters, by whole files, or use given files.',
+    'Split by fraction of characters (of pairs, by a hash of their group), by '
+    'whole files, or use given files.',
     choices=('fraction', 'file', 'given'),
     see=(
       'data.valid_fraction',

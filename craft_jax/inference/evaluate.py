@@ -145,6 +145,7 @@ class Evaluator:
       batch_size=self._cfg.eval.batch_size,
       stride=stride,
       documents=self._cfg.model.documents,
+      pairs=self._cfg.data.format == 'pairs',
     )
 
   def _put(self, batch: Batch) -> Batch:
