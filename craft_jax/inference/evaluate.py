@@ -200,6 +200,11 @@ def evaluate_run(
     data = dataclasses.replace(cfg.data, path=path)
     cfg = dataclasses.replace(cfg, data=data)
   stride = _stride(cfg, stride)
+  if cfg.data.format == 'pairs' and (stride or adaptation or cache):
+    raise UserError(
+      f'the run in {workdir} learnt pairs, which are scored once, each alone; '
+      'leave out --stride, --dynamic and --cache'
+    )
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
 
   def read() -> tuple[Trained, Corpus, Split]:

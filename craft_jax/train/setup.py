@@ -93,7 +93,7 @@ class Setup:
   def warnings(self) -> list[str]:
     """What a reader should know even of a quiet run, a line each."""
     rounding = self.run_dir.what_rounds_otherwise()
-    return [rounding] if rounding else []
+    return [*self.corpus.warnings, *([rounding] if rounding else [])]
 
   @property
   def platform(self) -> str:
