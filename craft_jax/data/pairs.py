@@ -31,7 +31,7 @@ class Pair(NamedTuple):
   completions: tuple[str, ...]
 
 
-def prompt_tokens(vocabulary: Vocabulary, prompt: str) -> np.ndarray:
+def prompt_tokens(vocabulary: Vocabulary, prompt: str | bytes) -> np.ndarray:
   """`BOS prompt EOS`, which a completion follows, as 1-D token ids.
 
   Raises:

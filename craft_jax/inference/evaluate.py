@@ -123,7 +123,9 @@ class Evaluator:
       sums = self._sums(params, split.tokens, stride, tick)
       strided = metrics.summary(sums, withheld)
       ranking = (key.removeprefix('val_') for key in metric_table.ranking())
-      figures |= {f'{name}_strided': strided[name] for name in ranking}
+      figures |= {
+        f'{name}_strided': strided[name] for name in ranking if name in strided
+      }
       figures['stride'] = stride
     return {f'{prefix}_{name}': value for name, value in figures.items()}
 
