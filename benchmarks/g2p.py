@@ -94,7 +94,9 @@ def phonetisaurus(
 def main() -> None:
   """Prints a table, then one JSON object."""
   parser = measure.arguments(__doc__ or '')
-  parser.add_argument('--workdir', required=True, help='a run of configs/g2p.py')
+  parser.add_argument(
+    '--workdir', required=True, help='a run of configs/g2p.py'
+  )
   parser.add_argument(
     '--beams', type=int, default=5, help='beside greedy decoding (default: 5)'
   )
