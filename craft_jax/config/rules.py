@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from craft_jax.config.settings import Config
 
 _AXES = ('data', 'fsdp', 'tensor')
+_TASK_METRICS = ('val_exact_match', 'val_cer', 'val_wer')
 
 
 class Rule(NamedTuple):
@@ -237,6 +238,14 @@ RULES: tuple[Rule, ...] = (
   Rule(
     'data.group_field={data.group_field} needs data.format=pairs',
     lambda c: c.data.group_field and not _pairs(c),
+  ),
+  Rule(
+    'checkpoint.best={checkpoint.best} needs data.format=pairs and '
+    'eval.task_rows above 0; use checkpoint.best=val_loss',
+    lambda c: (
+      c.checkpoint.best in _TASK_METRICS
+      and not (_pairs(c) and c.eval.task_rows)
+    ),
   ),
   Rule(
     'data.span_length={data.span_length} is longer than model.context='
