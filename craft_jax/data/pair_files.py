@@ -186,7 +186,7 @@ def _json_lines(file: str, data: bytes, fields: Fields) -> Found:
     )
   known: list[str] = []
   seen: set[str] = set()
-  for number, line in enumerate(data.removesuffix(b'\n').split(b'\n'), 1):
+  for number, line in enumerate(data.splitlines(), 1):
     if not line.strip():
       yield LeftOut('empty line', f'{file}:{number}')
       continue
