@@ -14,7 +14,6 @@ import json
 import math
 import numbers
 import pathlib
-import runpy
 import sys
 import traceback
 import typing
@@ -317,8 +316,7 @@ def _run_file(
       if variant:
         raise UserError(f'a saved config has no variants, such as {variant!r}')
       return _from_json(data), {}
-    # Unlike an import, this writes no __pycache__ beside the user's file.
-    config = _called(runpy.run_path(str(path)).get('get_config'), variant)
+    config = _called(provenance.run_file(path, data).get('get_config'), variant)
     return _flat(config), provenance.lines_in(str(path), config)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
