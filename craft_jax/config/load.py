@@ -267,7 +267,7 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
   warmup = 'optim.warmup_steps'
   shipped = path.parent == config_dir() and origins[warmup] != 'flag'
   if shipped or origins[warmup] == 'default':
-    fits = _fitting_warmup(unflatten(flat))
+    fits = fitting_warmup(unflatten(flat))
     if fits < flat.get(warmup, known[warmup][1].default):
       flat[warmup] = fits
       origins[warmup] += ', shortened to fit train.steps'
@@ -476,7 +476,7 @@ def identity_changes(old: Config, new: Config) -> list[str]:
 # --- what relates settings to a text and to devices --------------------------
 
 
-def _fitting_warmup(cfg: Config) -> int:
+def fitting_warmup(cfg: Config) -> int:
   """Warm-up steps, shortened if the run has fewer steps than they need."""
   o, steps = cfg.optim, cfg.train.steps
   warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10
