@@ -259,7 +259,7 @@ def start_params(
   rows = _rows(trained.vocabulary, vocabulary)
   sizes = trained.vocabulary.size, vocabulary.size
 
-  def take(path: tuple[Any, ...], new: np.ndarray, old: jax.Array):
+  def take(path: tuple[Any, ...], new: Any, old: jax.Array):
     names = names_of(path)
     kept = np.asarray(old)
     for axis, size in enumerate(kept.shape):
