@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=None,
     metavar='N',
-    help='tokens between windows of the strided metrics; 0 disables them '
-    '(default: eval.stride of the run)',
+    help='tokens by which windows of the strided metrics advance; 0 disables '
+    'them (default: eval.stride of the run)',
   )
   parser.add_argument(
     '--task-rows',

@@ -6,6 +6,7 @@ messages which settings interact.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -63,6 +64,15 @@ def _no_global_layer(cfg: Config) -> dict[str, int] | None:
 def _long_warmup(cfg: Config) -> dict[str, int] | None:
   steps, warmup = cfg.train.steps, cfg.optim.warmup_steps
   return {'shorter': steps // 10} if warmup and warmup >= steps else None
+
+
+def _malformed_extension(cfg: Config) -> dict[str, str] | None:
+  wrong = [
+    item
+    for item in cfg.train.extended
+    if not re.fullmatch(r'[1-9]\d{0,17}:[1-9]\d{0,17}', item, re.ASCII)
+  ]
+  return {'malformed': wrong[0]} if wrong else None
 
 
 def _drawn(cfg: Config) -> bool:
@@ -143,6 +153,11 @@ RULES: tuple[Rule, ...] = (
     'train.batch_size={train.batch_size} is not divisible by train.accumulate='
     '{train.accumulate}; use a divisor of {train.batch_size}',
     lambda c: c.train.batch_size % c.train.accumulate,
+  ),
+  Rule(
+    'train.extended={malformed!r} is not STEP:STEPS; leave it out, since craft '
+    'writes it',
+    _malformed_extension,
   ),
   Rule(
     'train.stop_at_step={train.stop_at_step} is past train.steps={train.steps};'

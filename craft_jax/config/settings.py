@@ -598,7 +598,7 @@ class Eval:
   )
   stride: int = setting(
     0,
-    'Tokens between windows of the strided evaluation; 0 disables it.',
+    'Tokens by which windows of the strided evaluation advance; 0 disables it.',
     low=0,
     free=True,
     unit='tokens',

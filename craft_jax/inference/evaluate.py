@@ -233,7 +233,8 @@ def evaluate_run(
   if path is not None:
     data = dataclasses.replace(cfg.data, path=path)
     cfg = dataclasses.replace(cfg, data=data)
-  stride = _stride(cfg, stride)
+  stride = cfg.eval.stride if stride is None else stride
+  checked_stride(stride, cfg.model.context)
   if cfg.data.format == 'pairs' and (stride or adaptation or cache):
     raise UserError(
       f'the run in {workdir} learnt pairs, which are scored once, each alone; '
@@ -269,17 +270,6 @@ def evaluate_run(
   }
 
 
-def _stride(cfg: Config, stride: int | None) -> int:
-  """The given stride, or that of the run."""
-  if stride is None:
-    return cfg.eval.stride
-  if not 0 <= stride <= cfg.model.context:
-    raise UserError(
-      f'--stride={stride} must be from 0 to model.context={cfg.model.context}'
-    )
-  return stride
-
-
 def adaptive_figures(
   trained: Trained,
   split: Split,
@@ -294,7 +284,7 @@ def adaptive_figures(
     trained: the model; its parameters stay as they are.
     split: tokens.
     withheld: why bits per byte cannot be given.
-    stride: see `checked_stride`; by default the context.
+    stride: tokens by which windows advance; 0 is the context.
     adaptation: see `dynamic.adaptive_nats`, also for the names.
     cache: see there.
 
@@ -303,7 +293,7 @@ def adaptive_figures(
     with `dynamic_cache` and `dynamic_both` if requested, and `stride_dynamic`.
   """
   model, vocabulary = trained.model, trained.vocabulary
-  stride = checked_stride(stride, model.context, model.context)
+  stride = checked_stride(stride, model.context)
   static = None
   if cache:
     static = score.token_nats(

@@ -92,6 +92,7 @@ class Run:
     """Everything it can be filtered by; None where a run has no such fact."""
     d, meta = self.digest, self.metadata
     starts = [*meta.get('earlier', []), meta]
+    parent = parent_of(meta)
     own = {
       'name': self.name,
       'status': self.status,
@@ -111,7 +112,7 @@ class Run:
       'device_kind': meta.get('device_kind'),
       'num_devices': meta.get('num_devices'),
       'git_commit': meta.get('git_commit'),
-      'parent': _parent(starts),
+      'parent': f'{parent["run"]}@{parent["step"]}' if parent else None,
     }
     rows = {key: d.last.get(key) for key in _TRAINED}
     rows |= {key: d.best.get(key) for key in _EVALUATED}
@@ -125,10 +126,18 @@ class Run:
     return found
 
 
-def _parent(starts: Iterable[Mapping[str, Any]]) -> str | None:
-  """`RUN@STEP` of the last start that began with the weights of another run."""
-  found = [start['parent'] for start in starts if start.get('parent')]
-  return f'{found[-1]["run"]}@{found[-1]["step"]}' if found else None
+def parent_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """What the last start that began with the weights of another run took.
+
+  Args:
+    metadata: of a run.
+
+  Returns:
+    `run`, the absolute path of its folder, `step` and more; None for a run
+    whose weights were drawn.
+  """
+  starts = [*metadata.get('earlier', []), metadata]
+  return next((s['parent'] for s in reversed(starts) if s.get('parent')), None)
 
 
 def is_run(folder: files.AnyPath) -> bool:

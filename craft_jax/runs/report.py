@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.runs import compare, curves, metric_table
+from craft_jax.runs import compare, curves, family, metric_table
 from craft_jax.runs.listing import Run, edits_of, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
-from craft_jax.runtime import strict_json
+from craft_jax.runtime import files, strict_json
 from craft_jax.runtime.terminal import as_html
 
 # Of the curves on a dark page: lighter ones of the order of `COLORS`.
@@ -66,6 +66,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
       for axis, name in curves.AXES.items()
     ),
     thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
+    family=_family(runs, names),
     samples=_edits(runs, names) + _samples(runs, names),
     data=text,
     script=file('report.js'),
@@ -204,6 +205,27 @@ def _differences(found: compare.Comparison) -> str:
   else:
     text = '<p>nothing but the seed</p>'
   return f'<h2>What differs</h2>{text}'
+
+
+def _family(runs: Sequence[Run], names: Sequence[str]) -> str:
+  """Which run started from which, a nested list; '' if none did."""
+  shown = {
+    files.absolute(run.name): f'<strong style="color:{_color(i)}">'
+    f'{as_html(name)}</strong>'
+    for i, (run, name) in enumerate(zip(runs, names, strict=True))
+  }
+
+  def item(member: family.Member) -> str:
+    name = shown.get(member.run)
+    name = name or f'<span class="soft">{as_html(member.run)}</span>'
+    step = '' if member.step is None else f', from step {member.step:,}'
+    return f'<li>{name}{step}{items(member.children)}</li>'
+
+  def items(members: Sequence[family.Member]) -> str:
+    return f'<ul>{"".join(map(item, members))}</ul>' if members else ''
+
+  found = items(family.families(runs))
+  return f'<h2>Family</h2><div class="family">{found}</div>' if found else ''
 
 
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> str:
