@@ -58,6 +58,18 @@ jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
+_XLA_FLAGS = os.environ.get('XLA_FLAGS')
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+  """Takes back the flags that a command called in a test has added."""
+  if _XLA_FLAGS is None:
+    os.environ.pop('XLA_FLAGS', None)
+  else:
+    os.environ['XLA_FLAGS'] = _XLA_FLAGS
+
+
 # A compiled program of a CPU is three memory mappings or more, JAX keeps it as
 # long as the process, and Linux allows a process 65,530: the next compilation
 # after that kills it. A long run of the suite comes there.

@@ -33,8 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     type=int,
     default=None,
     metavar='N',
-    help='tokens between windows of the strided metrics; 0 disables them '
-    '(default: eval.stride of the run)',
+    help='tokens by which windows of the strided metrics advance; 0 disables '
+    'them (default: eval.stride of the run)',
+  )
+  parser.add_argument(
+    '--task-rows',
+    type=int,
+    metavar='N',
+    help='prompts of pairs to complete, at most; 0 is none (default: all)',
   )
   parser.add_argument(
     '--path',
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     path=args.path,
     adaptation=adaptation,
     cache=args.cache,
+    task_rows=args.task_rows,
   )
   if not distributed_lib.is_first():
     return 0

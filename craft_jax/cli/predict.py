@@ -11,10 +11,10 @@ rates, and the worst rows. In .txt a line break within a completion is written
 as \n.
 
 examples:
-  craft predict --workdir=runs/g2p --input=words.txt --output=sounds.txt
-  craft predict --workdir=runs/g2p --input=a.tsv --output=b.tsv --references
-  craft predict --workdir=runs/g2p --input=a.tsv --output=b.tsv --errors
-  craft predict --workdir=runs/g2p --input=a.jsonl --n-best=4 --logprobs
+  craft predict --workdir=runs/first --input=prompts.txt --output=texts.txt
+  craft predict --workdir=runs/first --input=a.tsv --output=b.tsv --references
+  craft predict --workdir=runs/first --input=a.tsv --output=b.tsv --errors
+  craft predict --workdir=runs/first --input=many.jsonl --n-best=4 --logprobs
 """
 
 import argparse

@@ -10,6 +10,7 @@ from etils import epath
 from craft_jax.cli.parser import split_overrides
 from craft_jax.config.load import (
   Resolved,
+  fitting_warmup,
   flatten,
   from_json,
   load_config,
@@ -98,7 +99,9 @@ def adapted(parent: str, overrides: Sequence[str]) -> Config:
       fresh |= {name: usual[name] for name in _NEEDED_BY_PAIRS}
     if now == before == 'pairs':
       fresh |= {name: then[name] for name in _FIELDS}
-  return _checked(then | fresh | given)
+  cfg = unflatten(then | fresh | given)
+  fitting = {'optim.warmup_steps': fitting_warmup(cfg)}
+  return _checked(then | fresh | fitting | given)
 
 
 def _checked(flat: Mapping[str, Any]) -> Config:
@@ -120,23 +123,27 @@ def resolved(path: str) -> Resolved:
   stop = _value(flags, '--stop-at-step', '')
   if stop:
     overrides.append(f'train.stop_at_step={stop}')
-  spec = _value(flags, '--config', 'base')
+  parent = _value(flags, '--from', '')
+  spec = f'--from={parent}' if parent else _value(flags, '--config', 'base')
   values, usual = flatten(cfg), flatten(Config())
   now, origins = {}, {}
   try:
-    found = resolve(_from(folder, spec), overrides)
-    now, origins = flatten(found.cfg), dict(found.origins)
+    if parent:
+      origins = dict.fromkeys(parse_overrides(overrides), 'flag')
+    else:
+      found = resolve(_from(folder, spec), overrides)
+      now, origins = flatten(found.cfg), dict(found.origins)
   except UserError:  # the config file no longer exists
     pass
   for name, value in values.items():
-    if now and now[name] == value:
+    if (now and now[name] == value) or origins.get(name) == 'flag':
       continue
     if now and name == 'model.precision':
       origins[name] = 'hardware'  # `auto` was resolved
     elif value == usual[name]:
       origins[name] = 'default'
     else:
-      origins[name] = f'{spec} then' if command else CONFIG
+      origins[name] = spec if parent else f'{spec} then' if command else CONFIG
   return Resolved(cfg, origins, ())
 
 

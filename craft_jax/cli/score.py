@@ -47,9 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   flag(
     '--stride',
     type=int,
-    default=0,
     metavar='N',
-    help='tokens between windows; 0 is half the context',
+    help='tokens by which windows advance; 0 is the context (default: half of '
+    'it)',
   )
   flag = parser_lib.group(parser, 'output').add_argument
   flag(
@@ -91,20 +91,15 @@ def run(args: argparse.Namespace) -> int:
 
   trained = load_model(args.workdir, args.step, not args.no_ema, args.weights)
   context = trained.cfg.model.context
-  if not 0 <= args.stride <= context:
-    raise UserError(
-      f'--stride={args.stride} must be from 1 to model.context={context}, or '
-      '0 for half of it'
-    )
+  stride = stride_of(args.stride, context)
   results = score_texts(
     trained,
     texts,
-    stride=args.stride,
+    stride=stride,
     each=bool(args.per_char or args.heat or args.html),
     adaptation=adaptation,
     cache=args.cache,
   )
-  stride = stride_of(args.stride, context)
   title = (
     f'{args.workdir}, step {trained.meta.step}, windows of {context} that '
     f'advance by {stride}'

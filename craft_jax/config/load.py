@@ -14,7 +14,6 @@ import json
 import math
 import numbers
 import pathlib
-import runpy
 import sys
 import traceback
 import typing
@@ -268,7 +267,7 @@ def resolve(spec: str, overrides: Iterable[str] = ()) -> Resolved:
   warmup = 'optim.warmup_steps'
   shipped = path.parent == config_dir() and origins[warmup] != 'flag'
   if shipped or origins[warmup] == 'default':
-    fits = _fitting_warmup(unflatten(flat))
+    fits = fitting_warmup(unflatten(flat))
     if fits < flat.get(warmup, known[warmup][1].default):
       flat[warmup] = fits
       origins[warmup] += ', shortened to fit train.steps'
@@ -317,8 +316,7 @@ def _run_file(
       if variant:
         raise UserError(f'a saved config has no variants, such as {variant!r}')
       return _from_json(data), {}
-    # Unlike an import, this writes no __pycache__ beside the user's file.
-    config = _called(runpy.run_path(str(path)).get('get_config'), variant)
+    config = _called(provenance.run_file(path, data).get('get_config'), variant)
     return _flat(config), provenance.lines_in(str(path), config)
   except UserError as e:
     raise UserError(f'{path}: {e}') from e
@@ -478,7 +476,7 @@ def identity_changes(old: Config, new: Config) -> list[str]:
 # --- what relates settings to a text and to devices --------------------------
 
 
-def _fitting_warmup(cfg: Config) -> int:
+def fitting_warmup(cfg: Config) -> int:
   """Warm-up steps, shortened if the run has fewer steps than they need."""
   o, steps = cfg.optim, cfg.train.steps
   warmup = o.warmup_steps if o.warmup_steps < steps else steps // 10

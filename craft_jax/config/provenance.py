@@ -1,33 +1,93 @@
-"""Records the source line that sets each value of a `ConfigDict`."""
+"""Runs a config file so that each value of a `ConfigDict` knows its line.
 
+Each statement of the file runs inside `with _at(line)`, added to its syntax
+tree, and an assignment records the line of that moment.
+"""
+
+import ast
+import contextlib
+import pathlib
 import sys
 import traceback
+import types
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections.config_dict import ConfigDict
 
-# (file, line) of each stack frame, the innermost first.
-_Stack = tuple[tuple[str, int], ...]
+_NAME = '<config>'  # of the module that the file is while it runs
+_now: tuple[str, int] | None = None  # file and line that run
+
+
+@contextlib.contextmanager
+def _at(place: tuple[str, int] | None) -> Iterator[None]:
+  """While it is open, assignments belong to a file and line."""
+  global _now
+  before, _now = _now, place
+  try:
+    yield
+  finally:
+    _now = before
+
+
+def _tell_lines(node: ast.AST, path: str) -> None:
+  """Puts every statement below a node into `with _at((path, line)):`."""
+  for name, value in ast.iter_fields(node):
+    if not isinstance(value, list):
+      continue
+    for child in value:
+      if isinstance(child, ast.AST):
+        _tell_lines(child, path)
+    if value and isinstance(value[0], ast.stmt):
+      setattr(node, name, [_told(statement, path) for statement in value])
+
+
+def _told(statement: ast.stmt, path: str) -> ast.stmt:
+  match statement:
+    case ast.Expr(value=ast.Constant()) | ast.ImportFrom(module='__future__'):
+      return statement  # a docstring; both must come first
+  (opened,) = ast.parse(f'with _at(({path!r}, {statement.lineno})): 0').body
+  assert isinstance(opened, ast.With)
+  for node in ast.walk(opened):
+    ast.copy_location(node, statement)
+  opened.body = [statement]
+  return opened
+
+
+def run_file(path: pathlib.Path, data: bytes) -> dict[str, Any]:
+  """Runs Python and returns its names; writes no `__pycache__`.
+
+  Args:
+    path: name of the file in error messages and in `lines_in`.
+    data: source code.
+  """
+  tree = ast.parse(data, str(path))
+  _tell_lines(tree, str(path))
+  module = types.ModuleType(_NAME)
+  module.__dict__.update(__file__=str(path), _at=_at)
+  sys.modules[_NAME] = module  # where dataclasses look for annotations
+  exec(compile(tree, str(path), 'exec'), module.__dict__)
+  return module.__dict__
 
 
 class _Fields(dict):
-  """Storage of a `ConfigDict` that records the call stack of assignments.
+  """Storage of a `ConfigDict` that records where its values were set.
 
   A copy or a pickle of it is a plain `dict`.
 
   Attributes:
     prefix: prefix of the dotted names, such as `model.`.
-    stacks: call stack of the last assignment, by key.
+    places: file and line of the last assignment, by key.
   """
 
   def __init__(self, values: dict[str, Any], prefix: str):
     super().__init__(values)
     self.prefix = prefix
-    self.stacks: dict[str, _Stack] = {}
+    self.places: dict[str, tuple[str, int] | None] = {}
 
   def __setitem__(self, key: Any, value: Any) -> None:
     super().__setitem__(key, value)
-    self.stacks[key] = _stack()
+    self.places[key] = _now
     if isinstance(value, ConfigDict) and not isinstance(value._fields, _Fields):
       note(value, f'{self.prefix}{key}.')
 
@@ -53,15 +113,16 @@ def lines_in(path: str, config: Any) -> dict[str, int]:
   that sets values, it is the line of the call.
   """
   found: dict[str, int] = {}
-  stacks = getattr(getattr(config, '_fields', None), 'stacks', {})
+  places = getattr(getattr(config, '_fields', None), 'places', {})
   for key, value in config.items():
-    lines = [line for file, line in stacks.get(key, ()) if file == path]
+    file, line = places.get(key) or ('', 0)
     if isinstance(value, ConfigDict):
       # Assigning a section sets all its values, until one is set again.
-      found |= {f'{key}.{k}': line for k in value for line in lines[:1]}
+      if file == path:
+        found |= {f'{key}.{k}': line for k in value}
       found |= {f'{key}.{k}': v for k, v in lines_in(path, value).items()}
-    elif lines:
-      found[key] = lines[0]
+    elif file == path:
+      found[key] = line
   return found
 
 
@@ -80,12 +141,3 @@ def unknown_key(error: BaseException) -> str | None:
     return None
   key = names.get('attribute', names.get('key'))
   return None if key in fields else f'{fields.prefix}{key}'
-
-
-def _stack() -> _Stack:
-  found = []
-  frame = sys._getframe(2)
-  while frame is not None:
-    found.append((frame.f_code.co_filename, frame.f_lineno))
-    frame = frame.f_back  # type: ignore[assignment]
-  return tuple(found)

@@ -6,12 +6,14 @@ messages which settings interact.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from craft_jax.config.settings import Config
 
 _AXES = ('data', 'fsdp', 'tensor')
+_TASK_METRICS = ('val_exact_match', 'val_cer', 'val_wer')
 
 
 class Rule(NamedTuple):
@@ -62,6 +64,15 @@ def _no_global_layer(cfg: Config) -> dict[str, int] | None:
 def _long_warmup(cfg: Config) -> dict[str, int] | None:
   steps, warmup = cfg.train.steps, cfg.optim.warmup_steps
   return {'shorter': steps // 10} if warmup and warmup >= steps else None
+
+
+def _malformed_extension(cfg: Config) -> dict[str, str] | None:
+  wrong = [
+    item
+    for item in cfg.train.extended
+    if not re.fullmatch(r'[1-9]\d{0,17}:[1-9]\d{0,17}', item, re.ASCII)
+  ]
+  return {'malformed': wrong[0]} if wrong else None
 
 
 def _drawn(cfg: Config) -> bool:
@@ -142,6 +153,11 @@ RULES: tuple[Rule, ...] = (
     'train.batch_size={train.batch_size} is not divisible by train.accumulate='
     '{train.accumulate}; use a divisor of {train.batch_size}',
     lambda c: c.train.batch_size % c.train.accumulate,
+  ),
+  Rule(
+    'train.extended={malformed!r} is not STEP:STEPS; leave it out, since craft '
+    'writes it',
+    _malformed_extension,
   ),
   Rule(
     'train.stop_at_step={train.stop_at_step} is past train.steps={train.steps};'
@@ -237,6 +253,14 @@ RULES: tuple[Rule, ...] = (
   Rule(
     'data.group_field={data.group_field} needs data.format=pairs',
     lambda c: c.data.group_field and not _pairs(c),
+  ),
+  Rule(
+    'checkpoint.best={checkpoint.best} needs data.format=pairs and '
+    'eval.task_rows above 0; use checkpoint.best=val_loss',
+    lambda c: (
+      c.checkpoint.best in _TASK_METRICS
+      and not (_pairs(c) and c.eval.task_rows)
+    ),
   ),
   Rule(
     'data.span_length={data.span_length} is longer than model.context='

@@ -598,10 +598,19 @@ class Eval:
   )
   stride: int = setting(
     0,
-    'Tokens between windows of the strided evaluation; 0 disables it.',
+    'Tokens by which windows of the strided evaluation advance; 0 disables it.',
     low=0,
     free=True,
     unit='tokens',
+  )
+  task_rows: int = setting(
+    200,
+    'Prompts of pairs that an evaluation completes, at most; the last one '
+    'completes all. 0 disables it.',
+    low=0,
+    free=True,
+    unit='prompts',
+    see=('data.format', 'checkpoint.best'),
   )
 
 
@@ -623,6 +632,23 @@ class Checkpoint:
     low=1,
     free=True,
     unit='checkpoints',
+    see=('checkpoint.best',),
+  )
+  best: str = setting(
+    'val_loss',
+    'Metric of evaluations by which the best checkpoint is chosen.',
+    choices=(
+      'val_loss',
+      'val_bpc',
+      'val_bpb',
+      'val_perplexity',
+      'val_accuracy',
+      'val_exact_match',
+      'val_cer',
+      'val_wer',
+    ),
+    free=True,
+    see=('eval.every', 'eval.task_rows'),
   )
 
 

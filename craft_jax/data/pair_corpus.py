@@ -280,9 +280,8 @@ def notes(facts: dict[str, Any] | None) -> Iterator[str]:
     names = facts['not_read']
     shown = ', '.join(names[:_PLACES]) + (', ...' * (len(names) > _PLACES))
     yield f'{len(names)} files are not of pairs and were not read: {shown}'
-  if facts and facts['left_out']:
-    count = sum(row['rows'] for row in facts['left_out'])
-    yield f'{count:,} rows were left out: {described(facts["left_out"])}'
+  for row in facts['left_out'] if facts else ():
+    yield f'rows left out: {described([row])}'
 
 
 def warnings(facts: dict[str, Any] | None) -> Iterator[str]:

@@ -157,20 +157,21 @@ def _columns(file: str, header: Sequence[str], fields: Fields) -> list[int]:
     if header.count(name) > 1:
       raise UserError(f'{file} has two columns {name!r}; rename one')
     if name not in header:
-      raise _missing(file, 'column', name, header)
+      raise _missing(file, 'column', name, header, fields)
   return [header.index(name) for name in fields.wanted]
 
 
 def _missing(
-  file: str, what: str, name: str, known: Sequence[str]
+  file: str, what: str, name: str, known: Sequence[str], fields: Fields
 ) -> UserError:
   """The error for a field that a file does not have."""
   listed = ', '.join(repr(k[:40]) for k in known[:_MOST_NAMES])
   more = ', ...' if len(known) > _MOST_NAMES else ''
+  setting = Fields._fields[fields.index(name)]
   return UserError(
     f'{file} has no {what} {name!r}; it has {listed or "none"}{more}; set '
-    'data.prompt_field, data.completion_field and data.group_field to names '
-    f'that it has{" in its first line" if what == "column" else ""}'
+    f'--config.data.{setting}_field=NAME'
+    + ('; the first line names the columns' if what == 'column' else '')
   )
 
 
@@ -186,7 +187,7 @@ def _json_lines(file: str, data: bytes, fields: Fields) -> Found:
     )
   known: list[str] = []
   seen: set[str] = set()
-  for number, line in enumerate(data.removesuffix(b'\n').split(b'\n'), 1):
+  for number, line in enumerate(data.splitlines(), 1):
     if not line.strip():
       yield LeftOut('empty line', f'{file}:{number}')
       continue
@@ -199,7 +200,7 @@ def _json_lines(file: str, data: bytes, fields: Fields) -> Found:
     yield _row_of(file, number, found, fields)
   for name in fields.wanted:
     if known and name not in seen:
-      raise _missing(file, 'field', name, known)
+      raise _missing(file, 'field', name, known, fields)
 
 
 def _object(line: bytes) -> dict[str, Any] | str:

@@ -102,22 +102,26 @@ def _split_lines(splits: list[dict[str, Any]]) -> list[str]:
   ]
 
 
+_PAIRS = 12  # width of the columns of pairs, of which there are more
+
+
 def _pair_lines(facts: dict[str, Any]) -> list[str]:
   """The statistics of `data.pair_corpus`, lengths as percentiles."""
+  names = ['rows', 'prompts', 'repeated', 'windows', 'fill', 'learnt']
   context, longest = facts['context'], facts['longest']
-  lines = [
-    _row('pairs', ['rows', 'prompts', 'repeated', 'windows', 'fill', 'learnt'])
-  ]
+  lines = [_row('pairs', names, _PAIRS)]
   for name, split in facts['splits'].items():
     counts = [f'{split[n]:,}' for n in ('rows', 'prompts', 'repeated')]
     shares = [f'{split[n]:.1%}' for n in ('fill', 'learnt')]
-    lines.append(_row(name, [*counts, f'{split["windows"]:,}', *shares]))
+    lines.append(
+      _row(name, [*counts, f'{split["windows"]:,}', *shares], _PAIRS)
+    )
   percentiles = ['50 %', '90 %', '99 %', 'longest']
   for part in ('prompt', 'completion'):
-    lines += ['', f'{part} lengths in tokens', _row('', percentiles)]
+    lines += ['', f'{part} lengths in tokens', _row('', percentiles, _PAIRS)]
     for name, split in facts['splits'].items():
       lengths = split[f'{part}_lengths'].values()
-      lines.append(_row(name, [f'{length:,}' for length in lengths]))
+      lines.append(_row(name, [f'{n:,}' for n in lengths], _PAIRS))
   lines += [
     '',
     f'longest row  {longest["tokens"]:,} tokens ({longest["place"]}), '
@@ -125,20 +129,14 @@ def _pair_lines(facts: dict[str, Any]) -> list[str]:
   ]
   for name, found in facts['leakage'].items():
     lines.append(
-      f'leakage      {found["rows"]:,} of {found["of"]:,} {name} prompts are '
-      f'in training, {found["pairs"]:,} with the same completion'
-    )
-  for row in facts['left_out']:
-    more = ', ...' if row['rows'] > len(row['places']) else ''
-    lines.append(
-      f'left out     {row["rows"]:,} {row["reason"]}: '
-      f'{", ".join(row["places"])}{more}'
+      f'leakage      {found["rows"]:,} of {found["of"]:,} {name} rows have a '
+      f'prompt of training, {found["pairs"]:,} with its completion too'
     )
   return lines
 
 
-def _row(name: str, cells: list[str]) -> str:
-  return f'{name:<8}' + ''.join(f'{cell:>15}' for cell in cells)
+def _row(name: str, cells: list[str], width: int = 15) -> str:
+  return f'{name:<8}' + ''.join(f'{cell:>{width}}' for cell in cells)
 
 
 def _cleaning_lines(report: list[dict[str, Any]]) -> list[str]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from craft_jax.data import pairs as pairs_lib
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.errors import UserError
 from craft_jax.types import Batch
 
 _SMALLEST_BUCKET = 16
@@ -26,23 +27,25 @@ def newer_half(context: int) -> int:
   return max(context // 2, 1)
 
 
-def checked_stride(stride: int, context: int, default: int) -> int:
-  """The stride: tokens by which a window advances, the new ones in it.
+def checked_stride(stride: int, context: int) -> int:
+  """The tokens by which windows advance, which are the new ones in each.
 
   So a token is predicted from at least `context - stride` earlier ones, once
   that many exist.
 
   Args:
-    stride: from 1 to the context, where windows do not overlap; 0 is not given.
+    stride: from 1 to the context; 0 is the context. Windows do not overlap
+      then.
     context: tokens of a window.
-    default: where it is not given.
 
   Raises:
-    ValueError: out of range.
+    UserError: out of range.
   """
   if not 0 <= stride <= context:
-    raise ValueError(f'stride {stride} is not between 0 and context {context}')
-  return stride or default
+    raise UserError(
+      f'stride={stride} must be from 0 to model.context={context}'
+    )
+  return stride or context
 
 
 def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
@@ -51,10 +54,10 @@ def num_eval_windows(num_tokens: int, context: int, stride: int = 0) -> int:
   Args:
     num_tokens: tokens of the split, at least 2.
     context: T, targets per window.
-    stride: see `checked_stride`; by default the context.
+    stride: tokens by which windows advance; 0 is the context.
   """
   rest = max(num_tokens - 1 - context, 0)
-  return 1 + -(-rest // checked_stride(stride, context, context))
+  return 1 + -(-rest // checked_stride(stride, context))
 
 
 def eval_batches(
@@ -80,17 +83,18 @@ def eval_batches(
     vocabulary: vocabulary of the tokens.
     context: T, targets per window.
     batch_size: rows per batch.
-    stride: see `checked_stride`; by default the context.
+    stride: tokens by which windows advance; 0 is the context.
     documents: whether `segment_BT` numbers the documents of a window.
     pairs: whether the tokens are packed pairs, of which completions alone are
       scored, each with the EOS after it; windows must not overlap.
 
   Raises:
-    ValueError: there are fewer than 2 tokens, or the stride is out of range.
+    ValueError: there are fewer than 2 tokens.
+    UserError: the stride is out of range.
   """
   if len(tokens) < 2:
     raise ValueError(f'{len(tokens)} tokens hold no target')
-  stride = checked_stride(stride, context, context)
+  stride = checked_stride(stride, context)
   total = num_eval_windows(len(tokens), context, stride)
   for first in range(0, total, batch_size):
     window = np.arange(first, first + batch_size)[:, None]

@@ -61,9 +61,18 @@ class _Row(NamedTuple):
   skip: int
 
 
-def stride_of(stride: int, context: int) -> int:
-  """`checked_stride` of a score, by default half of the context."""
-  return checked_stride(stride, context, newer_half(context))
+def stride_of(stride: int | None, context: int) -> int:
+  """The tokens by which the windows of a score advance.
+
+  Args:
+    stride: from 0 to the context; 0 is the context, None half of it.
+    context: tokens of a window.
+
+  Raises:
+    UserError: out of range.
+  """
+  stride = newer_half(context) if stride is None else stride
+  return checked_stride(stride, context)
 
 
 def window_reads(length: int, context: int) -> int:
@@ -71,7 +80,7 @@ def window_reads(length: int, context: int) -> int:
   return bucket(max(length - 1, 1), context)
 
 
-def num_reads(length: int, context: int, stride: int = 0) -> int:
+def num_reads(length: int, context: int, stride: int | None = None) -> int:
   """Tokens that are read to score a text of `length` ids, each as often."""
   stride = stride_of(stride, context)
   windows = num_eval_windows(length, context, stride)
@@ -102,7 +111,7 @@ def score_pieces(
   params: Params,
   texts: Sequence[np.ndarray],
   *,
-  stride: int = 0,
+  stride: int | None = None,
   separator: int | None = None,
   num_top: int = 0,
   most_reads: int = MOST_READS,
@@ -128,7 +137,8 @@ def score_pieces(
     Pieces in order within each text; those of several texts may alternate.
 
   Raises:
-    ValueError: a text has no token to score, or the stride is out of range.
+    ValueError: a text has no token to score.
+    UserError: the stride is out of range.
   """
   stride = stride_of(stride, model.context)
   if any(len(tokens) < 2 for tokens in texts):
@@ -150,7 +160,7 @@ def token_nats(
   params: Params,
   tokens: np.ndarray,
   *,
-  stride: int = 0,
+  stride: int | None = None,
   separator: int | None = None,
 ) -> np.ndarray:
   """`-ln p` of every token of one text but the first, float32 `[N - 1]`."""
@@ -165,7 +175,7 @@ def texts_scores(
   params: Params,
   texts: Sequence[np.ndarray],
   *,
-  stride: int = 0,
+  stride: int | None = None,
   num_top: int = 0,
 ) -> list[Piece]:
   """Scores of all tokens of each text, as one `Piece` per text."""
@@ -188,7 +198,7 @@ def texts_steps(
   params: Params,
   texts: Sequence[np.ndarray],
   *,
-  stride: int = 0,
+  stride: int | None = None,
   num_top: int = 0,
   most_reads: int = MOST_READS,
 ) -> Generator[int, None, list[Piece]]:

@@ -16,7 +16,7 @@ from craft_jax.runs.verdict import Group, Result, Verdict, judge
 _CIRCUMSTANCES = (
   'corpus_fingerprint', 'valid_fingerprint', 'vocabulary_fingerprint',
   'precision', 'git_commit',
-  'device_kind', 'num_devices',
+  'device_kind', 'num_devices', 'parent',
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def compare(runs: Sequence[Run], metric: str | None = None) -> Comparison:
   circumstances = {
     name: values
     for name in _CIRCUMSTANCES
-    if _differ(values := [run.metadata.get(name) for run in first])
+    if _differ(values := [_circumstance(run, name) for run in first])
   }
   apart = _incomparable(first, metric)
   verdict = Verdict(None) if apart else judge(groups, metric)
@@ -91,6 +91,10 @@ def compare(runs: Sequence[Run], metric: str | None = None) -> Comparison:
   return Comparison(
     metric, groups, settings, reporting, circumstances, equal, verdict, notes
   )
+
+
+def _circumstance(run: Run, name: str) -> Any:
+  return run.facts[name] if name == 'parent' else run.metadata.get(name)
 
 
 # Metrics whose unit is the same whatever the vocabulary.
@@ -155,8 +159,11 @@ def _groups(results: Sequence[Result]) -> list[Group]:
   for result in results:
     settings = result.run.settings
     identity = {k: repr(v) for k, v in settings.items() if k not in free}
-    corpus = result.run.metadata.get('corpus_fingerprint')
-    key = (tuple(sorted(identity.items())), corpus)
+    came_from = [
+      _circumstance(result.run, name)
+      for name in ('corpus_fingerprint', 'parent')
+    ]
+    key = (*sorted(identity.items()), *came_from)
     found.setdefault(key, []).append(result)
   names = short_names([r.run.name for r in results])
   return [

@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -18,6 +18,7 @@ from craft_jax.runs import digest, layout, metric_table
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files, object_stores
 
+_T = TypeVar('_T')
 # What a run is listed and filtered by, besides its settings.
 FACTS = {
   'name': 'its folder',
@@ -91,6 +92,7 @@ class Run:
     """Everything it can be filtered by; None where a run has no such fact."""
     d, meta = self.digest, self.metadata
     starts = [*meta.get('earlier', []), meta]
+    parent = parent_of(meta)
     own = {
       'name': self.name,
       'status': self.status,
@@ -110,7 +112,7 @@ class Run:
       'device_kind': meta.get('device_kind'),
       'num_devices': meta.get('num_devices'),
       'git_commit': meta.get('git_commit'),
-      'parent': _parent(starts),
+      'parent': f'{parent["run"]}@{parent["step"]}' if parent else None,
     }
     rows = {key: d.last.get(key) for key in _TRAINED}
     rows |= {key: d.best.get(key) for key in _EVALUATED}
@@ -124,10 +126,18 @@ class Run:
     return found
 
 
-def _parent(starts: Iterable[Mapping[str, Any]]) -> str | None:
-  """`RUN@STEP` of the last start that began with the weights of another run."""
-  found = [start['parent'] for start in starts if start.get('parent')]
-  return f'{found[-1]["run"]}@{found[-1]["step"]}' if found else None
+def parent_of(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """What the last start that began with the weights of another run took.
+
+  Args:
+    metadata: of a run.
+
+  Returns:
+    `run`, the absolute path of its folder, `step` and more; None for a run
+    whose weights were drawn.
+  """
+  starts = [*metadata.get('earlier', []), metadata]
+  return next((s['parent'] for s in reversed(starts) if s.get('parent')), None)
 
 
 def is_run(folder: files.AnyPath) -> bool:
@@ -276,13 +286,36 @@ def flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[Any]:
 
 def sample_of(run: Run) -> tuple[int, str] | None:
   """Step and text of the last sample, or None."""
-  found = None
+  return _last_of(run, 'text', str)
+
+
+def edits_of(run: Run) -> tuple[int, list[tuple[str, str, int]]] | None:
+  """Step and edits of the last evaluation that has them, or None.
+
+  An edit is what the reference has, what the completion has in its place, and
+  how often that occurred; the most frequent come first.
+  """
+
+  def edits(rows: Any) -> list[tuple[str, str, int]]:
+    return [
+      (str(row['reference']), str(row['completion']), int(row['count']))
+      for row in rows
+    ]
+
+  return _last_of(run, 'val_edits', edits)
+
+
+def _last_of(
+  run: Run, key: str, read: Callable[[Any], _T]
+) -> tuple[int, _T] | None:
+  """Step and value of the last row that has a key, damaged ones left out."""
+  found, quoted = None, json.dumps(key).encode()
   with open(run.path / layout.METRICS, 'rb') as file:
     for line in file:
-      if b'"text"' in line:
+      if quoted in line:
         try:
           row = json.loads(line)
-          found = int(row['step']), str(row['text'])
+          found = int(row['step']), read(row[key])
         except (ValueError, KeyError, TypeError):
           continue
   return found

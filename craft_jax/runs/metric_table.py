@@ -179,6 +179,17 @@ def best(key: str) -> Callable[..., Any]:
   return max if find(key).higher else min
 
 
+def rank(key: str, values: Mapping[str, Any]) -> float:
+  """Orders evaluations by a metric: the least is the best.
+
+  Infinite where the metric is missing or not finite.
+  """
+  value = values.get(key)
+  if value is None or not math.isfinite(value):
+    return math.inf
+  return -value if find(key).higher else value
+
+
 def training_of(key: str) -> str:
   """The key of training for one of evaluation: `nll` for `val_loss`."""
   return find(key).trained or key.removeprefix('val_')

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from craft_jax.runs import compare, curves, metric_table
-from craft_jax.runs.listing import Run, sample_of
+from craft_jax.runs import compare, curves, family, metric_table
+from craft_jax.runs.listing import Run, edits_of, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
-from craft_jax.runtime import strict_json
+from craft_jax.runtime import files, strict_json
 from craft_jax.runtime.terminal import as_html
 
 # Of the curves on a dark page: lighter ones of the order of `COLORS`.
@@ -66,7 +66,8 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
       for axis, name in curves.AXES.items()
     ),
     thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
-    samples=_samples(runs, names),
+    family=_family(runs, names),
+    samples=_edits(runs, names) + _samples(runs, names),
     data=text,
     script=file('report.js'),
   )
@@ -206,6 +207,27 @@ def _differences(found: compare.Comparison) -> str:
   return f'<h2>What differs</h2>{text}'
 
 
+def _family(runs: Sequence[Run], names: Sequence[str]) -> str:
+  """Which run started from which, a nested list; '' if none did."""
+  shown = {
+    files.absolute(run.name): f'<strong style="color:{_color(i)}">'
+    f'{as_html(name)}</strong>'
+    for i, (run, name) in enumerate(zip(runs, names, strict=True))
+  }
+
+  def item(member: family.Member) -> str:
+    name = shown.get(member.run)
+    name = name or f'<span class="soft">{as_html(member.run)}</span>'
+    step = '' if member.step is None else f', from step {member.step:,}'
+    return f'<li>{name}{step}{items(member.children)}</li>'
+
+  def items(members: Sequence[family.Member]) -> str:
+    return f'<ul>{"".join(map(item, members))}</ul>' if members else ''
+
+  found = items(family.families(runs))
+  return f'<h2>Family</h2><div class="family">{found}</div>' if found else ''
+
+
 def _samples(runs: Sequence[Run], names: Sequence[str]) -> str:
   found = ''.join(map(_sample, runs, names))
   if not found:
@@ -220,6 +242,30 @@ def _sample(run: Run, name: str) -> str:
   step, text = found
   head = f'{as_html(name)}, step {step}'
   return f'<div><h3>{head}</h3><pre>{as_html(text)}</pre></div>'
+
+
+def _edits(runs: Sequence[Run], names: Sequence[str]) -> str:
+  """The most frequent edits of the last full evaluation of each run."""
+  found = ''.join(map(_edits_of, runs, names))
+  if not found:
+    return ''
+  return f'<h2>Edits</h2><div class="samples">{found}</div>'
+
+
+def _edits_of(run: Run, name: str) -> str:
+  found = edits_of(run)
+  if not found or not found[1]:
+    return ''
+  step, edits = found
+  rows = [
+    [
+      *(_wrapped(side or '∅') for side in (reference, completion)),
+      _count(times),
+    ]
+    for reference, completion, times in edits
+  ]
+  table = _table(('reference', 'completion', 'count'), rows)
+  return f'<div><h3>{as_html(name)}, step {step}</h3>{table}</div>'
 
 
 def _wrapped(text: str) -> str:

@@ -45,6 +45,11 @@ def as_path(path: epath.PathLike) -> AnyPath:
   return epath.Path(path) if is_remote(path) else pathlib.Path(path)
 
 
+def absolute(path: epath.PathLike) -> str:
+  """The absolute form of a local path; a URL as it is."""
+  return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
 def check_place(path: epath.PathLike, name: str) -> None:
   """Raises `UserError` unless `path` is local or in a supported object store.
 

@@ -408,11 +408,12 @@ class ScoreBody(RequestBody):
   """A request for the likelihood of texts."""
 
   text: str | Each[str] = Field(description='a text, or several')
-  stride: int = Field(
-    0,
+  stride: int | None = Field(
+    None,
     ge=0,
     lt=2**31,
-    description='tokens by which windows advance; 0 is half of the context',
+    description='tokens by which windows advance; 0 is the context, and half '
+    'of it if not given',
   )
   per_char: bool = Field(False, description='the nats of each character too')
 

@@ -368,13 +368,10 @@ class Service:
         param='text',
       )
     context = trained.cfg.model.context
-    if body.stride > context:
-      raise ApiError(
-        400,
-        f'stride={body.stride} is more than the context of {context}',
-        param='stride',
-      )
-    stride = stride_of(body.stride, context)
+    try:
+      stride = stride_of(body.stride, context)
+    except UserError as e:
+      raise ApiError(400, str(e), param='stride') from e
     # A character is at most as many ids as it has bytes; BOS comes before.
     scored = sum(
       num_reads(_most_ids(trained, text) + 1, context, stride)
@@ -397,7 +394,7 @@ class Service:
     def steps() -> Steps[list[dict[str, Any]]]:
       named = [(str(i), text.encode()) for i, text in enumerate(texts)]
       found = yield from surprisal.score_steps(
-        trained, named, stride=body.stride, each=body.per_char,
+        trained, named, stride=stride, each=body.per_char,
         most_reads=MOST_READS,
       )  # fmt: skip
       shown = []

@@ -19,7 +19,7 @@ from craft_jax.model.protocol import Model
 from craft_jax.model.sharding.rules import OUT, names_of, rule_of
 from craft_jax.runs import checkpoint
 from craft_jax.runs.checkpoint import reader, staging
-from craft_jax.runtime import keys
+from craft_jax.runtime import files, keys
 from craft_jax.train.state import State
 from craft_jax.types import Params
 
@@ -63,7 +63,7 @@ class Parent:
   def facts(self) -> dict[str, Any]:
     """The parent as `metadata.json` of its child tells of it."""
     return {
-      'run': os.path.abspath(self.source.run),
+      'run': files.absolute(self.source.run),
       'step': self.step,
       'ema': self.source.ema and self.meta.config.train.ema > 0,
       'corpus_fingerprint': self.meta.fingerprint,
@@ -219,8 +219,10 @@ def start(
     The parameters on the mesh, and the optimizer state or None.
   """
   parent = parent or open_parent(cfg.train.init_from)
-  fresh = jax.jit(model.init)(keys.from_seed(cfg.seed))
-  fresh = jax.tree.map(np.asarray, fresh)
+  fresh = abstract.params
+  if cfg.model.depth > parent.meta.config.model.depth:
+    drawn = jax.jit(model.init)(keys.from_seed(cfg.seed))
+    fresh = jax.tree.map(np.asarray, drawn)
   params = jax.tree.map(
     lambda array, like: jax.make_array_from_callback(
       array.shape, like.sharding, array.__getitem__
@@ -245,7 +247,8 @@ def start_params(
     parent: checkpoint to start from, which `check` let pass.
     model: model of the new run.
     vocabulary: vocabulary of the new run.
-    fresh: NumPy arrays of the initialized new model.
+    fresh: the new model's parameters, initialized if it has more layers;
+      otherwise their shapes will do.
 
   Returns:
     NumPy arrays, float32.
@@ -256,7 +259,7 @@ def start_params(
   rows = _rows(trained.vocabulary, vocabulary)
   sizes = trained.vocabulary.size, vocabulary.size
 
-  def take(path: tuple[Any, ...], new: np.ndarray, old: jax.Array):
+  def take(path: tuple[Any, ...], new: Any, old: jax.Array):
     names = names_of(path)
     kept = np.asarray(old)
     for axis, size in enumerate(kept.shape):

@@ -333,3 +333,47 @@ def test_a_key_may_be_a_part(key, names, capsys):
   assert main.main(['config', 'docs', key]) == 0
   out = capsys.readouterr().out
   assert all(name in out for name in names)
+
+
+def test_the_line_of_a_value(tmp_path):
+  """Whatever a config file calls on the way to it."""
+  path = tmp_path / 'mine.py'
+  path.write_text(
+    '"""Doc."""\n'
+    'from __future__ import annotations\n'
+    'import dataclasses\n'
+    'from craft_jax.config.load import default_config\n'
+    '@dataclasses.dataclass\n'
+    'class A:\n'
+    '  x: int = 3\n'
+    'def more(n):\n'
+    '  n += 1\n'
+    '  return n\n'
+    'def optim(c):\n'
+    '  c.optim.warmup_steps = more(2)\n'
+    'def get_config():\n'
+    '  c = default_config()\n'
+    '  c.train.steps = more(\n'
+    '    100)\n'
+    '  optim(c)\n'
+    '  if A().x == 3:\n'
+    '    c.seed = more(3)\n'
+    '  for k in ["width", "context"]:\n'
+    '    c.model[k] = 32\n'
+    '  with c.unlocked():\n'
+    '    c.model.num_heads = 2\n'
+    '  try:\n'
+    '    c.update(dict(eval=dict(every=more(1))))\n'
+    '  finally:\n'
+    '    c.log.every = 1\n'
+    '  return c\n'
+  )
+  found = config_lib.resolve(str(path)).origins
+  lines = {
+    'optim.warmup_steps': 12, 'train.steps': 15, 'seed': 19,
+    'model.width': 21, 'model.context': 21, 'model.num_heads': 23,
+    'eval.every': 25, 'log.every': 27,
+  }  # fmt: skip
+  assert {
+    name: where for name, where in found.items() if where != 'default'
+  } == {name: f'{path}:{line}' for name, line in lines.items()}

@@ -97,6 +97,7 @@ MISTAKES = [
   ),
   (['--stop-at-step=99999'], 'is past train.steps'),
   (['--stop-at-step=x'], 'must be of type int'),
+  (['--config.train.extended=x'], 'is not STEP:STEPS'),
   (['--config.eval.stride=9999'], 'is longer than model.context'),
   (['--config=text'], 'needs data.path'),
   (['--config=text', '--config.data.path=none.txt'], 'none.txt'),

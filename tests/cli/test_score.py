@@ -165,7 +165,10 @@ def test_unknown_characters(craft, tmp_path):
     ([], 'nothing to score; give --text'),
     (['--text='], 'text is empty'),
     (['--text=a', '--per-char'], 'give both'),
-    (['--text=a', '--stride=99'], '--stride=99 must be from 1'),
+    (
+      ['--text=a', '--stride=99'],
+      'stride=99 must be from 0 to model.',
+    ),
     (['--file=no/such/file'], 'no/such/file: No such file'),
     (['--text=a', '--step=7'], 'has no step 7'),
     (['--text=a', '--html=no/such/page'], 'no/such/page: there is no folder'),

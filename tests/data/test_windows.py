@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from craft_jax.data import windows
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.errors import UserError
 
 BYTE = Vocabulary.byte()
 
@@ -65,7 +66,7 @@ def test_strided_windows_overlap():
 
 def test_impossible_arguments():
   tokens = np.arange(9, dtype=np.uint16)
-  with pytest.raises(ValueError, match='stride'):
+  with pytest.raises(UserError, match='stride'):
     next(windows.eval_batches(tokens, BYTE, context=4, batch_size=1, stride=5))
   with pytest.raises(ValueError, match='no target'):
     next(windows.eval_batches(tokens[:1], BYTE, context=4, batch_size=1))

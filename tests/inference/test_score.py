@@ -11,6 +11,7 @@ import pytest
 from craft_jax.config import load as config_lib
 from craft_jax.data.corpus import Split
 from craft_jax.data.text.vocabulary import Vocabulary
+from craft_jax.errors import UserError
 from craft_jax.inference import heatmap, score
 from craft_jax.inference.evaluate import Evaluator
 from craft_jax.model.build import build
@@ -73,13 +74,13 @@ def test_what_fits_a_window_is_one_window(setting, length):
     assert again.sum() == pytest.approx(expected.sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize('stride', [0, 1, 5, CONTEXT])
+@pytest.mark.parametrize('stride', [None, 0, 1, 5, CONTEXT])
 def test_each_token_has_its_context(setting, stride):
   _, vocabulary, model, params = setting
   tokens = vocabulary.encode(TEXT)
   nats = score.token_nats(model, params, tokens, stride=stride)
   assert nats.shape == (len(tokens) - 1,)
-  step = stride or CONTEXT // 2
+  step = CONTEXT // 2 if stride is None else stride or CONTEXT
   for target in (1, 31, 32, 33, 60, 100, len(tokens) - 1):
     start = max(0, -(-(target - CONTEXT) // step)) * step
     assert target - start >= min(target, CONTEXT - step)
@@ -175,7 +176,7 @@ def test_mistakes(setting):
   one = np.zeros(1, np.uint8)
   with pytest.raises(ValueError, match='needs at least 2 tokens'):
     score.token_nats(model, params, one)
-  with pytest.raises(ValueError, match='stride 33'):
+  with pytest.raises(UserError, match='stride=33'):
     score.token_nats(model, params, np.zeros(4, np.uint8), stride=33)
 
 

@@ -41,12 +41,14 @@ def flags(text: pathlib.Path, *more: str) -> list[str]:
 
 
 # Where to be slow, so that a short run can be hit there: after a dispatch, in
-# the compilation, in an evaluation, between a commit and its check.
+# the compilation, in an evaluation, between a commit and its check; or only to
+# be told that a signal has been handled.
 SLOW = {
   'steps': ('craft_jax.train.step_metrics', 'Pace', 'finished', 0.1),
   'compile': ('craft_jax.train.setup', 'Setup', 'compile', 4.0),
   'evaluate': ('craft_jax.inference.evaluate', 'Evaluator', '_put', 0.2),
   'save': ('craft_jax.runs.checkpoint.writer', 'Checkpointer', '_verify', 2.0),
+  'signal': ('craft_jax.runtime.signals', 'Interrupts', '_on_signal', 0.0),
 }
 _SLOWED = """
 import importlib, os, pathlib, time

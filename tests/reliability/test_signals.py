@@ -80,12 +80,15 @@ def test_the_third_ctrl_c_gives_up(tmp_path, text):
   marks.mkdir()
   process = runs.start(
     'train', *runs.flags(text, 'checkpoint.every=4'), f'--workdir={workdir}',
-    slow=['save'], env={'MARKS': str(marks)},
+    slow=['save', 'signal'], env={'MARKS': str(marks)},
   )  # fmt: skip
   runs.wait_until(lambda: (marks / 'save').exists(), process)
-  for _ in range(3):
+  handled = marks / 'signal'
+  for _ in range(2):  # two that wait to be handled would be one
     process.send_signal(signal.SIGINT)
-    time.sleep(0.2)
+    runs.wait_until(handled.exists, process)
+    handled.unlink()
+  process.send_signal(signal.SIGINT)
   stderr = runs.finish(process)
   assert process.returncode == 130, stderr
   for step in checkpoint.steps(workdir):
