@@ -48,7 +48,7 @@ _STARTED = time.monotonic()  # wall-clock seconds of a run count from here
 _GROUPS = {
   'train': ('train', 'sweep', 'plan', 'profile'),
   'measure': ('eval', 'score'),
-  'write text': ('sample', 'serve'),
+  'write text': ('sample', 'predict', 'serve'),
   'compress': ('compress', 'decompress'),
   'look at runs, data and settings': (
     'runs', 'scaling', 'inspect', 'data', 'config'

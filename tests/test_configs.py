@@ -18,7 +18,7 @@ HERE = platform_of(jax.devices()[0])
 
 _PATHS = shipped.paths()
 # What a config leaves to its user.
-_GIVEN = {name: ['data.path=my.txt'] for name in ('dickens', 'text')}
+_GIVEN = {name: ['data.path=my.txt'] for name in ('dickens', 'pairs', 'text')}
 
 
 _SPECS = [spec for path in _PATHS for spec in shipped.specs(path)]
@@ -26,7 +26,8 @@ _SPECS = [spec for path in _PATHS for spec in shipped.specs(path)]
 
 def test_the_shipped_configs_are_there():
   assert {p.stem for p in _PATHS} >= {
-    'base', 'dickens', 'shakespeare', 'shakespeare_cpu', 'text', 'tfds', 'toy'
+    'base', 'dickens', 'pairs', 'shakespeare', 'shakespeare_cpu', 'text',
+    'tfds', 'toy',
   }  # fmt: skip
   sizes = ('nano', 'micro', 'small', 'medium', 'large')
   assert set(_SPECS) >= {f'base:{size}' for size in sizes}

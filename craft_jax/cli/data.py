@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
       corpus.summary,
       f'{done} in {seconds:.2f} s: {corpus.folder}',
       *(f'note: {note}' for note in corpus.notes),
+      *(f'warning: {warning}' for warning in corpus.warnings),
     ]
   print('\n'.join(lines))
   if args.json:

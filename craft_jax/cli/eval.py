@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     'them (default: eval.stride of the run)',
   )
   parser.add_argument(
+    '--task-rows',
+    type=int,
+    metavar='N',
+    help='prompts of pairs to complete, at most; 0 is none (default: all)',
+  )
+  parser.add_argument(
     '--path',
     metavar='TEXT',
     help='text, if it has moved (default: data.path of the run)',
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     path=args.path,
     adaptation=adaptation,
     cache=args.cache,
+    task_rows=args.task_rows,
   )
   if not distributed_lib.is_first():
     return 0

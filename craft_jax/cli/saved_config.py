@@ -29,6 +29,13 @@ _OF_ONE_RUN = (
   'train.stop_at_step', 'train.extend', 'train.extended', 'train.init_from',
   'train.keep_optimizer', 'train.freeze',
 )  # fmt: skip
+# Whose `data` settings a new `data.path` takes, by `data.format`.
+_CONFIG_OF_FORMAT = {'text': 'text', 'pairs': 'pairs'}
+_NEEDED_BY_PAIRS = ('model.documents', 'eval.stride', 'log.sample_chars')
+_FIELDS = (
+  'data.format', 'data.prompt_field', 'data.completion_field',
+  'data.group_field',
+)  # fmt: skip
 
 
 def load(path: str) -> Config:
@@ -80,9 +87,18 @@ def adapted(parent: str, overrides: Sequence[str]) -> Config:
   given = parse_overrides(overrides)
   then = flatten(load(init_from.parse(parent).run))
   fresh = {name: flatten(Config())[name] for name in _OF_ONE_RUN}
-  if 'data.path' in given:  # another text: how the old one was cut is no guide
-    text = flatten(load_config('text', [f'data.path={given["data.path"]}']))
-    fresh |= {n: v for n, v in text.items() if n.startswith('data.')}
+  before = then['data.format']
+  now = given.get('data.format', before)
+  if 'data.path' in given or now != before:
+    # Another text: how the old one was cut is no guide.
+    path = given.get('data.path', then['data.path'])
+    spec = _CONFIG_OF_FORMAT.get(now, 'text')
+    usual = flatten(load_config(spec, [f'data.path={path}']))
+    fresh |= {n: v for n, v in usual.items() if n.startswith('data.')}
+    if now == 'pairs':
+      fresh |= {name: usual[name] for name in _NEEDED_BY_PAIRS}
+    if now == before == 'pairs':
+      fresh |= {name: then[name] for name in _FIELDS}
   cfg = unflatten(then | fresh | given)
   fitting = {'optim.warmup_steps': fitting_warmup(cfg)}
   return _checked(then | fresh | fitting | given)

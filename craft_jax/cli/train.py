@@ -26,7 +26,7 @@ from craft_jax.cli import distributed, saved_config
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, UserError
-from craft_jax.runs import layout
+from craft_jax.runs import layout, metric_table
 from craft_jax.runtime import files, strict_json, xla_flags
 from craft_jax.runtime.signals import Interrupts, follow_parent
 
@@ -197,6 +197,11 @@ def report(summary: dict[str, Any], steps: int) -> str:
   if summary['val_withheld']:
     reason = summary['val_withheld']
     lines.append(f'             no bits per byte: {reason}')
+  if summary.get('val_exact_match') is not None:
+    task = {k.removeprefix('val_'): v for k, v in summary.items()}
+    rates = {name: task[name] for name in ('exact_match', 'cer', 'wer')}
+    shown = ', '.join(metric_table.lines(rates))
+    lines.append(f'completions  {shown} ({task["task_rows"]:,} prompts)')
   if summary['train_seconds']:
     speed = f'{summary["chars_per_second"]:,.0f} characters per second'
     if 'utilisation' in summary:

@@ -104,13 +104,17 @@ class _Text:
       self._begun, self._written = self._done + 1, 0
       if self._several:
         write(f'--- sample {self._begun} ---\n')
-      write(sample.prepared.shown)
+      write(self._lead(sample))
     write(sample.text[self._written :])
     self._written = len(sample.text)
     if sample.finish_reason:
-      whole = sample.prepared.shown + sample.text
+      whole = self._lead(sample) + sample.text
       write('' if whole.endswith('\n') else '\n')
       self._done += 1
+
+  def _lead(self, sample: Any) -> str:
+    """The prompt, where the text goes on from it."""
+    return sample.prepared.shown if sample.prepared.continues else ''
 
 
 class _Jsonl:

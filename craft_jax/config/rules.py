@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from craft_jax.config.settings import Config
 
 _AXES = ('data', 'fsdp', 'tensor')
+_TASK_METRICS = ('val_exact_match', 'val_cer', 'val_wer')
 
 
 class Rule(NamedTuple):
@@ -77,6 +78,10 @@ def _malformed_extension(cfg: Config) -> dict[str, str] | None:
 def _drawn(cfg: Config) -> bool:
   """Whether the validation split is taken from the training text."""
   return cfg.data.split != 'given'
+
+
+def _pairs(cfg: Config) -> bool:
+  return cfg.data.format == 'pairs'
 
 
 def _is_empty(cfg: Config, axis: str) -> bool:
@@ -199,6 +204,63 @@ RULES: tuple[Rule, ...] = (
     'data.valid_fraction={data.valid_fraction} plus data.test_fraction='
     '{data.test_fraction} leave no training text; their sum must be below 1',
     lambda c: _drawn(c) and c.data.valid_fraction + c.data.test_fraction >= 1,
+  ),
+  Rule(
+    'data.format=pairs reads files: it needs data.source=path, not '
+    '{data.source}; add --config.data.source=path',
+    lambda c: _pairs(c) and c.data.source != 'path',
+  ),
+  Rule(
+    'data.format=pairs packs whole pairs into windows: it needs '
+    'data.order=windows, not {data.order}; add --config.data.order=windows',
+    lambda c: _pairs(c) and c.data.order != 'windows',
+  ),
+  Rule(
+    'data.format=pairs needs model.documents=true, so that no pair sees the '
+    'others of its window; add --config.model.documents=true',
+    lambda c: _pairs(c) and not c.model.documents,
+  ),
+  Rule(
+    'eval.stride={eval.stride} would cut pairs (data.format=pairs), which are '
+    'scored once, whole; use --config.eval.stride=0',
+    lambda c: _pairs(c) and c.eval.stride,
+  ),
+  Rule(
+    'data.format=pairs does not augment; data.case_rate, data.noise_rate and '
+    'data.span_rate must be 0',
+    lambda c: (
+      _pairs(c) and (c.data.case_rate or c.data.noise_rate or c.data.span_rate)
+    ),
+  ),
+  Rule(
+    'data.format=pairs does not clean: text.clean must be empty; clean the '
+    'file itself',
+    lambda c: _pairs(c) and c.text.clean,
+  ),
+  Rule(
+    'data.prompt_field and data.completion_field must be the names of two '
+    'fields (data.format=pairs), not {data.prompt_field} and '
+    '{data.completion_field}',
+    lambda c: (
+      _pairs(c)
+      and (
+        not c.data.prompt_field
+        or not c.data.completion_field
+        or c.data.prompt_field == c.data.completion_field
+      )
+    ),
+  ),
+  Rule(
+    'data.group_field={data.group_field} needs data.format=pairs',
+    lambda c: c.data.group_field and not _pairs(c),
+  ),
+  Rule(
+    'checkpoint.best={checkpoint.best} needs data.format=pairs and '
+    'eval.task_rows above 0; use checkpoint.best=val_loss',
+    lambda c: (
+      c.checkpoint.best in _TASK_METRICS
+      and not (_pairs(c) and c.eval.task_rows)
+    ),
   ),
   Rule(
     'data.span_length={data.span_length} is longer than model.context='

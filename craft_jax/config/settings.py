@@ -95,6 +95,24 @@ class Data:
     free=True,
     see=('data.valid_path', 'data.test_path', 'data.split'),
   )
+  format: str = setting(
+    'text',
+    'Text, or prompts with completions in .tsv, .csv or .jsonl files.',
+    choices=('text', 'pairs'),
+    see=('data.prompt_field', 'data.completion_field', 'data.group_field'),
+  )
+  prompt_field: str = setting(
+    'prompt', 'Field of the prompts (format="pairs").'
+  )
+  completion_field: str = setting(
+    'completion', 'Field of the completions (format="pairs").'
+  )
+  group_field: str = setting(
+    '',
+    'Field whose equal values stay in one split (format="pairs"); empty keeps '
+    'equal prompts together.',
+    see=('data.split',),
+  )
   valid_path: str = setting(
     '',
     'File, folder or glob of the validation text (split="given").',
@@ -120,7 +138,8 @@ class Data:
   )
   split: str = setting(
     'fraction',
-    'Split by fraction of characters, by whole files, or use given files.',
+    'Split by fraction of characters (of pairs, by a hash of their group), by '
+    'whole files, or use given files.',
     choices=('fraction', 'file', 'given'),
     see=(
       'data.valid_fraction',
@@ -584,6 +603,15 @@ class Eval:
     free=True,
     unit='tokens',
   )
+  task_rows: int = setting(
+    200,
+    'Prompts of pairs that an evaluation completes, at most; the last one '
+    'completes all. 0 disables it.',
+    low=0,
+    free=True,
+    unit='prompts',
+    see=('data.format', 'checkpoint.best'),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -604,6 +632,23 @@ class Checkpoint:
     low=1,
     free=True,
     unit='checkpoints',
+    see=('checkpoint.best',),
+  )
+  best: str = setting(
+    'val_loss',
+    'Metric of evaluations by which the best checkpoint is chosen.',
+    choices=(
+      'val_loss',
+      'val_bpc',
+      'val_bpb',
+      'val_perplexity',
+      'val_accuracy',
+      'val_exact_match',
+      'val_cer',
+      'val_wer',
+    ),
+    free=True,
+    see=('eval.every', 'eval.task_rows'),
   )
 
 

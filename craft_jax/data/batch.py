@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from craft_jax.config.settings import Config
-from craft_jax.data import index
+from craft_jax.data import index, pairs
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.types import Batch
 
@@ -37,6 +37,8 @@ class Recipe:
     span_rate: fraction of input tokens masked in spans.
     span_length: tokens per span.
     swapped: id of the other case of each id; empty if case_rate is 0.
+    completions: id of EOS if only the completions of packed pairs are learnt;
+      None if every target is.
   """
 
   num_text_tokens: int
@@ -48,6 +50,7 @@ class Recipe:
   span_rate: float = 0.0
   span_length: int = 8
   swapped: tuple[int, ...] = ()
+  completions: int | None = None
 
   @property
   def augments(self) -> bool:
@@ -68,6 +71,7 @@ def recipe_of(cfg: Config, vocabulary: Vocabulary) -> Recipe:
     span_rate=d.span_rate,
     span_length=d.span_length,
     swapped=swapped_case(vocabulary) if d.case_rate else (),
+    completions=vocabulary.eos if d.format == 'pairs' else None,
   )
 
 
@@ -146,7 +150,8 @@ def to_batch(
   """Makes inputs, targets, weights and segments of windows of T + 1 tokens.
 
   Every target has weight 1, BOS included, since a model must learn where a
-  document ends. Augmentation changes neither targets nor special tokens.
+  document ends; of pairs, those of completions alone (see `pairs.learnt`).
+  Augmentation changes neither targets nor special tokens.
 
   Args:
     window_BS: windows of T + 1 tokens, int32.
@@ -155,13 +160,17 @@ def to_batch(
   """
   x_BT, y_BT = window_BS[:, :-1], window_BS[:, 1:]
   if recipe.documents:
-    segment_BT = jnp.cumsum(x_BT == recipe.bos, axis=1, dtype=jnp.int32)
+    segment_BT = pairs.segments(x_BT, recipe.bos, jnp)
   else:
     segment_BT = jnp.zeros_like(x_BT)
   if recipe.augments:
     changed_BT = augment(x_BT, key, recipe)
     x_BT = jnp.where(x_BT < recipe.num_text_tokens, changed_BT, x_BT)
-  weight_BT = jnp.ones(x_BT.shape, jnp.float32)
+  if recipe.completions is None:
+    weight_BT = jnp.ones(x_BT.shape, jnp.float32)
+  else:
+    learnt_BT = pairs.learnt(window_BS[:, :-1], recipe.completions, jnp)
+    weight_BT = learnt_BT.astype(jnp.float32)
   return Batch(x_BT, y_BT, weight_BT, segment_BT)
 
 

@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from craft_jax.data.text.cleaning import StepReport
 from craft_jax.data.text.vocabulary import Vocabulary
 
 
@@ -15,10 +17,14 @@ class Split:
 
   Attributes:
     name: 'train', 'valid' or 'test'.
-    tokens: token ids, 1-D uint8 or uint16, read-only; BOS between documents.
-    num_chars: number of characters, without separators.
-    num_bytes: number of UTF-8 bytes of the text, without separators.
-    documents: number of documents; one cut in two counts in both splits.
+    tokens: token ids, 1-D uint8 or uint16, read-only; BOS between documents,
+      or packed pairs (`data.pairs`).
+    num_chars: number of characters, without separators; of pairs, those of
+      completions.
+    num_bytes: number of UTF-8 bytes of that text.
+    documents: number of documents, or of pairs; a document cut in two counts in
+      both splits.
+    learnt: number of targets with weight 1 in an epoch, if not all tokens.
   """
 
   name: str
@@ -26,6 +32,34 @@ class Split:
   num_chars: int
   num_bytes: int
   documents: int
+  learnt: int | None = None
+
+  @property
+  def num_learnt(self) -> int:
+    """Tokens that training learns, to which the characters belong."""
+    return len(self.tokens) if self.learnt is None else self.learnt
+
+
+class Prepared(NamedTuple):
+  """Token arrays of a corpus, before they are stored.
+
+  Attributes:
+    vocabulary: vocabulary of the token ids.
+    arrays: tokens by split.
+    counts: the other numbers of each `Split`.
+    valid_texts: texts of the validation split.
+    documents: number of documents in all splits together.
+    report: a row per cleaning step.
+    pairs: statistics of pairs as JSON values, or None.
+  """
+
+  vocabulary: Vocabulary
+  arrays: dict[str, np.ndarray]
+  counts: dict[str, dict[str, int]]
+  valid_texts: Sequence[str | bytes]
+  documents: int
+  report: Sequence[StepReport]
+  pairs: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +76,14 @@ class Corpus:
     valid_fingerprint: sha256 over the validation documents as UTF-8, which does
       not depend on the vocabulary.
     withheld: reason why bits per byte cannot be reported, or ''.
-    documents: number of documents in all splits together.
+    documents: number of documents, or of pairs, in all splits together.
     summary: one line for the user.
     report: a row per cleaning step: name, changed, lossy, example.
     notes: notes for the user, one sentence each.
     folder: folder of the prepared arrays.
     reused: whether the arrays were already in the cache.
+    pairs: statistics of pairs, see `data.pair_corpus`; None of text.
+    warnings: what makes results doubtful, one sentence each.
   """
 
   train: Split
@@ -63,6 +99,8 @@ class Corpus:
   notes: tuple[str, ...]
   folder: pathlib.Path
   reused: bool
+  pairs: dict[str, Any] | None = None
+  warnings: tuple[str, ...] = ()
 
   @property
   def splits(self) -> tuple[Split, ...]:

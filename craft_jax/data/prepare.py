@@ -4,14 +4,15 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from craft_jax.config.load import flatten
 from craft_jax.config.settings import Config
-from craft_jax.data import cache, sources, splits
-from craft_jax.data.corpus import Corpus, Split
+from craft_jax.data import cache, pair_corpus, sources, splits
+from craft_jax.data.corpus import Corpus, Prepared, Split
 from craft_jax.data.sources import Document, Source
 from craft_jax.data.splits import Named
 from craft_jax.data.text import cleaning, utf8
@@ -23,6 +24,12 @@ from craft_jax.runtime import host_memory
 # Russian (docs/data.md).
 _LEAST = {'byte': 4.6, 'char': 2.8}
 _LEAST_TEXT8 = 23.0  # the cleaning step `text8` splits the text into words
+
+# What the arrays of pairs depend on besides: each window has whole pairs.
+_OF_PAIRS = (
+  'data.format', 'data.prompt_field', 'data.completion_field',
+  'data.group_field', 'model.context',
+)  # fmt: skip
 
 # To be increased when the same settings and bytes give different arrays.
 _VERSION = 2
@@ -102,6 +109,8 @@ def _cache_key(
       'data.test_fraction',
     )
   }
+  if cfg.data.format == 'pairs':
+    relevant |= {name: flat[name] for name in _OF_PAIRS}
   relevant['vocabulary'] = vocabulary.fingerprint if vocabulary else ''
   relevant['version'] = _VERSION
   digest = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode())
@@ -117,7 +126,30 @@ def _cache_key(
 def _prepare(
   cfg: Config, vocabulary: Vocabulary | None, source: Source
 ) -> cache.Entry:
-  """Cleans, splits and encodes the text; returns facts and token arrays."""
+  """Reads, splits and encodes the text; returns facts and token arrays."""
+  made = _FORMATS[cfg.data.format](cfg, vocabulary, source)
+  digest = hashlib.sha256(made.vocabulary.fingerprint.encode())
+  for name, array in made.arrays.items():
+    line = json.dumps([name, made.counts[name], array.dtype.str])
+    digest.update(line.encode())
+    digest.update(array.data)
+  facts = {
+    'vocabulary': made.vocabulary.to_json(),
+    'counts': made.counts,
+    'fingerprint': digest.hexdigest(),
+    'valid_fingerprint': _text_fingerprint(made.valid_texts),
+    'withheld': _withheld(made),
+    'documents': made.documents,
+    'report': [dataclasses.asdict(step) for step in made.report],
+    'pairs': made.pairs,
+  }
+  return facts, made.arrays
+
+
+def _prepare_text(
+  cfg: Config, vocabulary: Vocabulary | None, source: Source
+) -> Prepared:
+  """Cleans, splits and encodes documents."""
   kind = vocabulary.kind if vocabulary else cfg.text.vocabulary
   parts, report = _cleaned_parts(cfg, kind, source)
   if vocabulary is None:
@@ -130,21 +162,20 @@ def _prepare(
       'num_bytes': sum(_num_bytes(text) for _, text in documents),
       'documents': len(documents),
     }
-  digest = hashlib.sha256(vocabulary.fingerprint.encode())
-  for name, array in arrays.items():
-    line = json.dumps([name, counts[name], array.dtype.str])
-    digest.update(line.encode())
-    digest.update(array.data)
-  facts = {
-    'vocabulary': vocabulary.to_json(),
-    'counts': counts,
-    'fingerprint': digest.hexdigest(),
-    'valid_fingerprint': _text_fingerprint(parts['valid']),
-    'withheld': _withheld(report, arrays, vocabulary),
-    'documents': sum(len(part) for part in source.parts.values()),
-    'report': [dataclasses.asdict(step) for step in report],
-  }
-  return facts, arrays
+  return Prepared(
+    vocabulary=vocabulary,
+    arrays=arrays,
+    counts=counts,
+    valid_texts=[text for _, text in parts['valid']],
+    documents=sum(len(part) for part in source.parts.values()),
+    report=report,
+  )
+
+
+_FORMATS: dict[str, Callable[..., Prepared]] = {
+  'text': _prepare_text,
+  'pairs': pair_corpus.prepare,
+}
 
 
 def _cleaned_parts(
@@ -202,10 +233,10 @@ def _encode(
   return np.concatenate(pieces)
 
 
-def _text_fingerprint(documents: list[Named]) -> str:
-  """sha256 over the UTF-8 texts, each preceded by its length."""
+def _text_fingerprint(texts: Iterable[splits.Text]) -> str:
+  """sha256 over texts as UTF-8, each preceded by its length."""
   digest = hashlib.sha256()
-  for _, text in documents:
+  for text in texts:
     data = text if isinstance(text, bytes) else utf8.to_bytes(text)
     digest.update(f'{len(data)}:'.encode())
     digest.update(data)
@@ -216,17 +247,14 @@ def _num_bytes(text: splits.Text) -> int:
   return len(text if isinstance(text, bytes) else utf8.to_bytes(text))
 
 
-def _withheld(
-  report: list[cleaning.StepReport],
-  arrays: dict[str, np.ndarray],
-  vocabulary: Vocabulary,
-) -> str:
+def _withheld(made: Prepared) -> str:
   """Why the original text's bytes cannot be counted, or ''."""
-  lossy = [f'{r.name} changed {r.changed:,}' for r in report if r.lossy]
+  lossy = [f'{r.name} changed {r.changed:,}' for r in made.report if r.lossy]
   if lossy:
     return f'cleaning was lossy ({", ".join(lossy)})'
   unknown = sum(
-    int(np.count_nonzero(array == vocabulary.unk)) for array in arrays.values()
+    int(np.count_nonzero(array == made.vocabulary.unk))
+    for array in made.arrays.values()
   )
   return f'{unknown:,} characters became UNK' if unknown else ''
 
@@ -243,6 +271,7 @@ def _corpus_of(
     for name, array in arrays.items()
   }
   vocabulary = Vocabulary.from_json(facts['vocabulary'])
+  of_pairs = facts.get('pairs')  # not in entries of older versions
   return Corpus(
     train=parts['train'],
     valid=parts['valid'],
@@ -254,9 +283,11 @@ def _corpus_of(
     documents=facts['documents'],
     summary=_summary(source.title, facts, list(parts.values()), vocabulary),
     report=facts['report'],
-    notes=source.notes,
+    notes=(*source.notes, *pair_corpus.notes(of_pairs)),
     folder=folder,
     reused=reused,
+    pairs=of_pairs,
+    warnings=tuple(pair_corpus.warnings(of_pairs)),
   )
 
 
@@ -267,11 +298,17 @@ def _summary(
   vocabulary: Vocabulary,
 ) -> str:
   documents = facts['documents']
-  megabytes = sum(part.num_bytes for part in parts) / 1e6
-  chars = ', '.join(f'{part.num_chars:,} {part.name}' for part in parts)
+  if facts.get('pairs'):
+    sizes = ', '.join(f'{part.documents:,} {part.name}' for part in parts)
+    size = f'{documents:,} pairs; {sizes}'
+  else:
+    megabytes = sum(part.num_bytes for part in parts) / 1e6
+    chars = ', '.join(f'{part.num_chars:,} {part.name}' for part in parts)
+    size = (
+      f'{megabytes:.2f} MB in {documents:,} '
+      f'{"document" if documents == 1 else "documents"}; characters: {chars}'
+    )
   return (
-    f'{title}: {megabytes:.2f} MB in {documents:,} '
-    f'{"document" if documents == 1 else "documents"}; characters: {chars}; '
-    f'{vocabulary.kind} vocabulary of {vocabulary.size}; fingerprint '
-    f'{facts["fingerprint"][:12]}'
+    f'{title}: {size}; {vocabulary.kind} vocabulary of {vocabulary.size}; '
+    f'fingerprint {facts["fingerprint"][:12]}'
   )

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from craft_jax.data.sources import Document
@@ -84,29 +84,44 @@ def by_file(
   Raises:
     UserError: there are fewer documents than splits.
   """
-  place = {d.name: _place(d.name) for d in documents}
-  parts: dict[str, list[Document]] = {'train': [], 'valid': []}
-  if test:
-    parts['test'] = []
-  if len(documents) < len(parts):
+  named = {d.name: d for d in documents}
+  least = 3 if test else 2
+  if len(documents) < least:
     raise UserError(
-      f'data.split=file needs at least {len(parts)} documents, one for each '
+      f'data.split=file needs at least {least} documents, one for each '
       f'part, not {len(documents)}; use data.split=fraction'
     )
-  for document in documents:
-    if place[document.name] < valid:
-      parts['valid'].append(document)
-    elif place[document.name] < valid + test:
-      parts['test'].append(document)
+  parts = by_hash(named, valid, test)
+  return {part: [named[n] for n in names] for part, names in parts.items()}
+
+
+def by_hash(
+  names: Iterable[str], valid: float, test: float
+) -> dict[str, list[str]]:
+  """Assigns distinct names to splits by their hashes.
+
+  `valid` and `test` are expected fractions; a test of 0 makes none. A split
+  that would be empty gets the name with the closest hash of the largest one,
+  so there must be a name for each split.
+  """
+  place = {name: _place(name) for name in names}
+  parts: dict[str, list[str]] = {'train': [], 'valid': []}
+  if test:
+    parts['test'] = []
+  for name, at in place.items():
+    if at < valid:
+      parts['valid'].append(name)
+    elif at < valid + test:
+      parts['test'].append(name)
     else:
-      parts['train'].append(document)
-  for name in parts:
-    if not parts[name]:
+      parts['train'].append(name)
+  for part in parts:
+    if not parts[part]:
       largest = max(parts, key=lambda other: len(parts[other]))
-      pick = max if name == 'train' else min
-      moved = pick(parts[largest], key=lambda d: place[d.name])
+      pick = max if part == 'train' else min
+      moved = pick(parts[largest], key=place.__getitem__)
       parts[largest].remove(moved)
-      parts[name].append(moved)
+      parts[part].append(moved)
   return parts
 
 

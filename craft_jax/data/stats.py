@@ -37,6 +37,7 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
     'documents': corpus.documents,
     'bytes': sum(row['bytes'] for row in rows),
     'characters': sum(row['characters'] for row in rows),
+    'counted_characters': int(totals.sum()),  # those of prompts too
     'distinct_characters': len(ranked),
     'vocabulary': {
       'kind': vocabulary.kind,
@@ -50,6 +51,8 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
     'cleaning': corpus.report,
     'bits_per_byte_withheld': corpus.withheld,
     'notes': list(corpus.notes),
+    'warnings': list(corpus.warnings),
+    'pairs': corpus.pairs,
     'folder': str(corpus.folder),
     'reused': corpus.reused,
   }
@@ -58,25 +61,26 @@ def facts_of(corpus: Corpus, top: int = 10) -> dict[str, Any]:
 def lines_of(facts: dict[str, Any]) -> list[str]:
   """Formats the result of `facts_of` as lines of text."""
   v = facts['vocabulary']
+  text = 'completions' if facts['pairs'] else 'size'
   lines = [
     facts['summary'],
     '',
-    f'size         {facts["bytes"]:,} bytes, {facts["characters"]:,} '
+    f'{text:<13}{facts["bytes"]:,} bytes, {facts["characters"]:,} '
     f'characters, {facts["distinct_characters"]:,} distinct',
     f'vocabulary   {v["kind"]}: {v["tokens"]:,} tokens and '
     f'{v["size"] - v["tokens"]} special tokens, stored as {v["dtype"]}',
     f'fingerprint  {facts["fingerprint"]}',
     f'arrays       {facts["folder"]}',
     '',
-    _row('split', ['tokens', 'characters', 'distinct', 'bytes', 'documents']),
   ]
-  for split in facts['splits']:
-    names = ('tokens', 'characters', 'distinct', 'bytes', 'documents')
-    lines.append(_row(split['name'], [f'{split[n]:,}' for n in names]))
+  if facts['pairs']:
+    lines += _pair_lines(facts['pairs'])
+  else:
+    lines += _split_lines(facts['splits'])
   for title in ('most_frequent', 'least_frequent'):
     lines += ['', f'{title.replace("_", " ")} characters']
     for character, count in facts[title]:
-      share = 100 * count / facts['characters']
+      share = 100 * count / facts['counted_characters']
       lines.append(f'  {count:>12,}  {share:6.2f} %  {_shown(character)}')
   lines += ['', 'cleaning', *_cleaning_lines(facts['cleaning']), '']
   reason = facts['bits_per_byte_withheld']
@@ -86,11 +90,53 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
   unknown = sum(split['unknown'] for split in facts['splits'])
   if unknown:
     lines.append(f'unknown      {unknown:,} characters became UNK')
-  return lines + [f'note: {note}' for note in facts['notes']]
+  lines += [f'note: {note}' for note in facts['notes']]
+  return lines + [f'warning: {warning}' for warning in facts['warnings']]
 
 
-def _row(name: str, cells: list[str]) -> str:
-  return f'{name:<8}' + ''.join(f'{cell:>15}' for cell in cells)
+def _split_lines(splits: list[dict[str, Any]]) -> list[str]:
+  names = ['tokens', 'characters', 'distinct', 'bytes', 'documents']
+  return [
+    _row('split', names),
+    *(_row(s['name'], [f'{s[n]:,}' for n in names]) for s in splits),
+  ]
+
+
+_PAIRS = 12  # width of the columns of pairs, of which there are more
+
+
+def _pair_lines(facts: dict[str, Any]) -> list[str]:
+  """The statistics of `data.pair_corpus`, lengths as percentiles."""
+  names = ['rows', 'prompts', 'repeated', 'windows', 'fill', 'learnt']
+  context, longest = facts['context'], facts['longest']
+  lines = [_row('pairs', names, _PAIRS)]
+  for name, split in facts['splits'].items():
+    counts = [f'{split[n]:,}' for n in ('rows', 'prompts', 'repeated')]
+    shares = [f'{split[n]:.1%}' for n in ('fill', 'learnt')]
+    lines.append(
+      _row(name, [*counts, f'{split["windows"]:,}', *shares], _PAIRS)
+    )
+  percentiles = ['50 %', '90 %', '99 %', 'longest']
+  for part in ('prompt', 'completion'):
+    lines += ['', f'{part} lengths in tokens', _row('', percentiles, _PAIRS)]
+    for name, split in facts['splits'].items():
+      lengths = split[f'{part}_lengths'].values()
+      lines.append(_row(name, [f'{n:,}' for n in lengths], _PAIRS))
+  lines += [
+    '',
+    f'longest row  {longest["tokens"]:,} tokens ({longest["place"]}), '
+    f'model.context={context}',
+  ]
+  for name, found in facts['leakage'].items():
+    lines.append(
+      f'leakage      {found["rows"]:,} of {found["of"]:,} {name} rows have a '
+      f'prompt of training, {found["pairs"]:,} with its completion too'
+    )
+  return lines
+
+
+def _row(name: str, cells: list[str], width: int = 15) -> str:
+  return f'{name:<8}' + ''.join(f'{cell:>{width}}' for cell in cells)
 
 
 def _cleaning_lines(report: list[dict[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from craft_jax.data import pairs as pairs_lib
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
 from craft_jax.types import Batch
@@ -67,6 +68,7 @@ def eval_batches(
   batch_size: int,
   stride: int = 0,
   documents: bool = False,
+  pairs: bool = False,
 ) -> Iterator[Batch]:
   """Yields NumPy batches of evaluation windows, in order.
 
@@ -83,6 +85,8 @@ def eval_batches(
     batch_size: rows per batch.
     stride: tokens by which windows advance; 0 is the context.
     documents: whether `segment_BT` numbers the documents of a window.
+    pairs: whether the tokens are packed pairs, of which completions alone are
+      scored, each with the EOS after it; windows must not overlap.
 
   Raises:
     ValueError: there are fewer than 2 tokens.
@@ -104,9 +108,11 @@ def eval_batches(
     new_BT = (np.arange(context) >= context - stride) | (window == 0)
     x_BT, y_BT = window_BS[:, :-1], window_BS[:, 1:]
     weight_BT: Any = inside_BS[:, 1:] & new_BT & (y_BT != vocabulary.bos)
+    if pairs:
+      weight_BT &= pairs_lib.learnt(x_BT, vocabulary.eos, np)
     segment_BT: Any
     if documents:
-      segment_BT = np.cumsum(x_BT == vocabulary.bos, axis=1, dtype=np.int32)
+      segment_BT = pairs_lib.segments(x_BT, vocabulary.bos, np)
     else:
       segment_BT = np.zeros_like(x_BT)
     yield Batch(x_BT, y_BT, weight_BT.astype(np.float32), segment_BT)

@@ -12,12 +12,18 @@ from jax.sharding import Mesh
 
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus, Split
+from craft_jax.data.pairs import Pair, rows_of
 from craft_jax.data.prepare import open_corpus
 from craft_jax.data.text.character_classes import classes_of, sizes_of
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.data.windows import checked_stride, eval_batches
 from craft_jax.errors import UserError
-from craft_jax.inference import dynamic_evaluation, metrics, score
+from craft_jax.inference import (
+  dynamic_evaluation,
+  metrics,
+  score,
+  task_evaluation,
+)
 from craft_jax.inference.load import Trained, load_model
 from craft_jax.model.losses import token_losses
 from craft_jax.model.protocol import Model
@@ -72,6 +78,8 @@ class Evaluator:
       mesh: devices over which batches are sharded.
     """
     self._cfg = cfg
+    self._model = model
+    self._pairs: dict[str, list[Pair]] = {}  # of a split, by its name
     self._vocabulary = vocabulary
     self._mesh = mesh
     self._sharding = mesh_lib.batch_sharding(mesh)
@@ -99,6 +107,8 @@ class Evaluator:
     *,
     prefix: str = 'val',
     stride: int | None = None,
+    task_rows: int | None = 0,
+    intervals: bool = False,
     tick: Callable[[], Any] = lambda: None,
   ) -> dict[str, Any]:
     """Evaluates a split; returns its metrics with prefixed names.
@@ -113,6 +123,9 @@ class Evaluator:
       withheld: why bits per byte are unknown; '' if they are known.
       prefix: prefix of the names.
       stride: overrides `eval.stride`; 0 disables the strided metrics.
+      task_rows: of a split of pairs, prompts to complete, at most; None is all.
+        See `task_evaluation.figures_of` for the metrics.
+      intervals: add the intervals of these metrics.
       tick: called after each batch.
     """
     stride = self._cfg.eval.stride if stride is None else stride
@@ -123,9 +136,29 @@ class Evaluator:
       sums = self._sums(params, split.tokens, stride, tick)
       strided = metrics.summary(sums, withheld)
       ranking = (key.removeprefix('val_') for key in metric_table.ranking())
-      figures |= {f'{name}_strided': strided[name] for name in ranking}
+      figures |= {
+        f'{name}_strided': strided[name] for name in ranking if name in strided
+      }
       figures['stride'] = stride
+    if task_rows != 0 and self._cfg.data.format == 'pairs':
+      figures |= self._task(params, split, task_rows, intervals, tick)
     return {f'{prefix}_{name}': value for name, value in figures.items()}
+
+  def _task(self, params, split, rows, intervals, tick) -> dict[str, Any]:
+    """Metrics of the completions of prompts, by process 0 alone."""
+    if split.name not in self._pairs:
+      self._pairs[split.name] = rows_of(split.tokens, self._vocabulary)
+    pairs = task_evaluation.subset(self._pairs[split.name], rows)
+    whole = mesh_lib.whole_on_first(params)
+    # A signal ends all processes at the same step, not one of them here.
+    tick = (lambda: None) if distributed.several() else tick
+    return distributed.told_by_first(
+      lambda: task_evaluation.figures_of(
+        self._model, whole, self._vocabulary, pairs,
+        slots=self._cfg.eval.batch_size, intervals=intervals,
+        edits=rows is None, tick=tick,
+      )
+    )  # fmt: skip
 
   def _sums(self, params, tokens, stride, tick) -> dict[str, Any]:
     """Sums over all batches in float64, fetched one batch late."""
@@ -145,6 +178,7 @@ class Evaluator:
       batch_size=self._cfg.eval.batch_size,
       stride=stride,
       documents=self._cfg.model.documents,
+      pairs=self._cfg.data.format == 'pairs',
     )
 
   def _put(self, batch: Batch) -> Batch:
@@ -162,6 +196,7 @@ def evaluate_run(
   path: str | None = None,
   adaptation: dynamic_evaluation.Adaptation | None = None,
   cache: bool = False,
+  task_rows: int | None = None,
 ) -> dict[str, Any]:
   """Evaluates a checkpoint on a split of its own corpus.
 
@@ -176,9 +211,11 @@ def evaluate_run(
     path: path of the text if it has moved from the run's `data.path`.
     adaptation: also evaluate by dynamic evaluation.
     cache: also evaluate with n-gram counts mixed in.
+    task_rows: of a run of pairs, prompts to complete, at most; None is all.
 
   Returns:
-    The metrics of `metrics.summary` and `adaptive_figures`, prefixed by `val`,
+    The metrics of `metrics.summary`, of `adaptive_figures` and, of a run of
+    pairs, of `task_evaluation.figures_of` with intervals, prefixed by `val`,
     `train` or `test`, and `step`, `split`, `context`.
 
   Raises:
@@ -187,7 +224,7 @@ def evaluate_run(
   """
   if jax.distributed.is_initialized():
     mesh_lib.set_cpu_devices(1)
-  asked = (step, split, stride, ema, weights, adaptation, cache)
+  asked = (step, split, stride, ema, weights, adaptation, cache, task_rows)
   distributed.check_program('the command', repr(asked))
   step = distributed.told_by_first(
     lambda: checkpoint.step_to_use(workdir, step)
@@ -198,6 +235,11 @@ def evaluate_run(
     cfg = dataclasses.replace(cfg, data=data)
   stride = cfg.eval.stride if stride is None else stride
   checked_stride(stride, cfg.model.context)
+  if cfg.data.format == 'pairs' and (stride or adaptation or cache):
+    raise UserError(
+      f'the run in {workdir} learnt pairs, which are scored once, each alone; '
+      'leave out --stride, --dynamic and --cache'
+    )
   mesh = mesh_lib.data_mesh(cfg.eval.batch_size)
 
   def read() -> tuple[Trained, Corpus, Split]:
@@ -213,6 +255,8 @@ def evaluate_run(
     corpus.withheld,
     prefix=prefix,
     stride=stride,
+    task_rows=task_rows,
+    intervals=True,
   )
   if adaptation is not None or cache:
     adaptive = adaptive_figures(

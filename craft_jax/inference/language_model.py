@@ -1,7 +1,7 @@
 """The Python API for trained models: `craft_jax.load`."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from etils import epath
@@ -10,6 +10,7 @@ from craft_jax.config.settings import Config
 from craft_jax.data.text import utf8
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError
+from craft_jax.inference import predict
 from craft_jax.inference.engine.device import decoding_params
 from craft_jax.inference.load import Trained, load_model
 from craft_jax.inference.sampling import speculation
@@ -71,6 +72,29 @@ class LanguageModel:
     for _ in answers:
       pass
     return answers.samples()
+
+  @jax_settings.pinned()
+  def predict(self, prompts: Iterable[str], **options: Any) -> list[str]:
+    """Completes prompts as `craft predict` does, by greedy decoding.
+
+    Args:
+      prompts: the prompts.
+      **options: flags of `craft predict` that say how tokens are chosen, with
+        underscores: `temperature`, `max_chars`, `regex`, `beams`.
+
+    Returns:
+      A completion for each prompt, in their order.
+
+    Raises:
+      UserError: an option is unknown or out of range, or a prompt leaves no
+        room in the context or has a character outside the vocabulary.
+    """
+    rows = list(prompts)
+    predictor = predict.predictor_of(
+      self.trained, options, len(rows), self._decoding_params
+    )
+    prepared = [predictor.prepare(i, prompt) for i, prompt in enumerate(rows)]
+    return [best.text for best, *_ in predictor.completions(prepared)]
 
   def stream(self, prompt: str | bytes = '', **options: Any) -> Iterator[str]:
     """Generates one text and yields it in pieces.

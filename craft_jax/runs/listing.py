@@ -7,8 +7,8 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -18,6 +18,7 @@ from craft_jax.runs import digest, layout, metric_table
 from craft_jax.runs.lock import is_held
 from craft_jax.runtime import files, object_stores
 
+_T = TypeVar('_T')
 # What a run is listed and filtered by, besides its settings.
 FACTS = {
   'name': 'its folder',
@@ -285,13 +286,36 @@ def flattened(tree: Mapping[str, Any], prefix: str = '') -> Iterator[Any]:
 
 def sample_of(run: Run) -> tuple[int, str] | None:
   """Step and text of the last sample, or None."""
-  found = None
+  return _last_of(run, 'text', str)
+
+
+def edits_of(run: Run) -> tuple[int, list[tuple[str, str, int]]] | None:
+  """Step and edits of the last evaluation that has them, or None.
+
+  An edit is what the reference has, what the completion has in its place, and
+  how often that occurred; the most frequent come first.
+  """
+
+  def edits(rows: Any) -> list[tuple[str, str, int]]:
+    return [
+      (str(row['reference']), str(row['completion']), int(row['count']))
+      for row in rows
+    ]
+
+  return _last_of(run, 'val_edits', edits)
+
+
+def _last_of(
+  run: Run, key: str, read: Callable[[Any], _T]
+) -> tuple[int, _T] | None:
+  """Step and value of the last row that has a key, damaged ones left out."""
+  found, quoted = None, json.dumps(key).encode()
   with open(run.path / layout.METRICS, 'rb') as file:
     for line in file:
-      if b'"text"' in line:
+      if quoted in line:
         try:
           row = json.loads(line)
-          found = int(row['step']), str(row['text'])
+          found = int(row['step']), read(row[key])
         except (ValueError, KeyError, TypeError):
           continue
   return found

@@ -91,6 +91,22 @@ METRICS: dict[str, Metric] = {
     of=lambda s: s['correct'] / s['count'], needs=('correct',), higher=True,
     chart='Accuracy',
   ),
+  'exact_match': Metric(
+    'share of prompts whose greedy completion is one of their references '
+    '(`data.format=pairs`)', 'exact match', '.2%', at=(EVALUATION,),
+    higher=True, val_bar='{:.1%} exact', chart='Exact match',
+  ),
+  'cer': Metric(
+    'character error rate of these completions', 'character error rate',
+    '.2%', at=(EVALUATION,), higher=False, chart='Character error rate',
+  ),
+  'wer': Metric(
+    'word error rate of these completions', 'word error rate', '.2%',
+    at=(EVALUATION,), higher=False, chart='Word error rate',
+  ),
+  'task_rows': Metric(
+    'prompts that were completed', 'prompts', ',.0f', at=(EVALUATION,),
+  ),
   'count': Metric(
     'tokens that were predicted', 'tokens', ',.0f', at=(EVALUATION,),
     of=lambda s: s['count'],
@@ -163,6 +179,17 @@ def best(key: str) -> Callable[..., Any]:
   return max if find(key).higher else min
 
 
+def rank(key: str, values: Mapping[str, Any]) -> float:
+  """Orders evaluations by a metric: the least is the best.
+
+  Infinite where the metric is missing or not finite.
+  """
+  value = values.get(key)
+  if value is None or not math.isfinite(value):
+    return math.inf
+  return -value if find(key).higher else value
+
+
 def training_of(key: str) -> str:
   """The key of training for one of evaluation: `nll` for `val_loss`."""
   return find(key).trained or key.removeprefix('val_')
@@ -186,9 +213,19 @@ def bar_parts(values: Mapping[str, Any]) -> list[str]:
 
 
 def lines(values: Mapping[str, Any]) -> list[str]:
-  """An evaluation for people, by keys without `val_`, a line for each."""
+  """An evaluation for people, by keys without `val_`, a line for each.
+
+  The interval of a metric follows it, where `NAME_low` and `NAME_high` are
+  given.
+  """
+
+  def interval(name: str, form: str) -> str:
+    low, high = (values.get(f'{name}_{end}') for end in ('low', 'high'))
+    return '' if low is None else f' ({low:{form}} to {high:{form}})'
+
   return [
     f'{values[name]:{metric.form}} {metric.unit or name}'
+    + interval(name, metric.form)
     for name, metric in METRICS.items()
     if EVALUATION in metric.at
     and metric.higher is not None
@@ -200,8 +237,8 @@ def charts() -> dict[str, list[str]]:
   """The charts of the report: title, then the keys of its curves."""
   return {
     metric.chart: [
-      metric.trained or name,
-      *([f'val_{name}'] if metric.at == _BOTH else []),
+      *([metric.trained or name] if TRAINING in metric.at else []),
+      *([f'val_{name}'] if EVALUATION in metric.at else []),
     ]
     for name, metric in METRICS.items()
     if metric.chart

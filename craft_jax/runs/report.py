@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from craft_jax.runs import compare, curves, family, metric_table
-from craft_jax.runs.listing import Run, sample_of
+from craft_jax.runs.listing import Run, edits_of, sample_of
 from craft_jax.runs.plot import COLORS, DASHES, thinned
 from craft_jax.runtime import files, strict_json
 from craft_jax.runtime.terminal import as_html
@@ -67,7 +67,7 @@ def page(runs: Sequence[Run], found: compare.Comparison, verdict: str) -> str:
     ),
     thinned=f'<p class="soft">{_THINNED}</p>' if _is_thinned(data) else '',
     family=_family(runs, names),
-    samples=_samples(runs, names),
+    samples=_edits(runs, names) + _samples(runs, names),
     data=text,
     script=file('report.js'),
   )
@@ -242,6 +242,30 @@ def _sample(run: Run, name: str) -> str:
   step, text = found
   head = f'{as_html(name)}, step {step}'
   return f'<div><h3>{head}</h3><pre>{as_html(text)}</pre></div>'
+
+
+def _edits(runs: Sequence[Run], names: Sequence[str]) -> str:
+  """The most frequent edits of the last full evaluation of each run."""
+  found = ''.join(map(_edits_of, runs, names))
+  if not found:
+    return ''
+  return f'<h2>Edits</h2><div class="samples">{found}</div>'
+
+
+def _edits_of(run: Run, name: str) -> str:
+  found = edits_of(run)
+  if not found or not found[1]:
+    return ''
+  step, edits = found
+  rows = [
+    [
+      *(_wrapped(side or '∅') for side in (reference, completion)),
+      _count(times),
+    ]
+    for reference, completion, times in edits
+  ]
+  table = _table(('reference', 'completion', 'count'), rows)
+  return f'<div><h3>{as_html(name)}, step {step}</h3>{table}</div>'
 
 
 def _wrapped(text: str) -> str:

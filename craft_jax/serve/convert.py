@@ -220,7 +220,9 @@ def _prepared(trained, request, prompt, settings) -> Prepared:
   """Encodes a prompt whose settings are known."""
   vocabulary = trained.vocabulary
   if isinstance(prompt, str):
-    ids = encode_prompt(vocabulary, prompt, trained.meta.documents)
+    ids = encode_prompt(
+      vocabulary, prompt, trained.meta.documents, trained.cfg.data.format
+    )
     request = dataclasses.replace(request, prompt=prompt)
     return Prepared(request, None, ids, prompt, settings)
   ids = _ids(vocabulary, prompt, 'prompt')

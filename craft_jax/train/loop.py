@@ -38,6 +38,7 @@ class Evaluate(Protocol):
     split: Split,
     withheld: str = '',
     *,
+    task_rows: int | None,
     tick: Callable[[], Any],
   ) -> dict[str, Any]:
     """Returns the metrics of a split by name.
@@ -46,6 +47,7 @@ class Evaluate(Protocol):
       params: parameters, sharded over the mesh.
       split: the split to evaluate.
       withheld: reason why bits per byte cannot be reported, or ''.
+      task_rows: prompts of pairs to complete, at most; None is all.
       tick: called after each batch.
     """
 
@@ -76,7 +78,7 @@ class Loop:
     self.state = setup.first_state()
     self.step = int(self.state.step)
     self.end = cfg.train.stop_at_step or cfg.train.steps
-    self.best_loss = setup.best_loss
+    self.best_rank = setup.best_rank
     self.val_metrics = setup.figures  # evaluation of this step, or {}
     self.program: Any = None
     self.compile_seconds = 0.0
@@ -214,9 +216,9 @@ class Loop:
     due = cfg.eval.every and self.step % cfg.eval.every == 0
     if due and not self.val_metrics:
       self._evaluate()
-    loss = self.val_metrics.get('val_loss', np.inf)
+    rank = self.setup.rank(self.val_metrics)
     due = cfg.checkpoint.every and self.step % cfg.checkpoint.every == 0
-    if due or loss < self.best_loss:
+    if due or rank < self.best_rank:
       try:
         self._save()
       except UserError as e:
@@ -319,7 +321,7 @@ class Loop:
     self.state = self.setup.gone_back(self.state, bad.step)
     self.step = int(self.state.step)
     self.val_metrics = {}
-    self.best_loss = self.setup.best_loss_now()
+    self.best_rank = self.setup.best_rank_now()
     self._open_at_step()
     note = f'{bad.reason}; back to step {self.step}, skipping the data since'
     # Logged one step later, because a second rollback keeps the rows of the
@@ -339,8 +341,15 @@ class Loop:
     ready = self.interrupts.during(lambda: self.evaluate.compile(params))
     if not ready:
       raise _Stopped
+    task_rows: int | None = self.cfg.eval.task_rows
+    if task_rows and self.step == self.cfg.train.steps:
+      task_rows = None
     evaluation = self.evaluate(
-      params, corpus.valid, corpus.withheld, tick=self._tick
+      params,
+      corpus.valid,
+      corpus.withheld,
+      task_rows=task_rows,
+      tick=self._tick,
     )
     self.progress.phase('')
     self.progress.update(self.step, evaluation)
@@ -364,7 +373,7 @@ class Loop:
     meta = self.setup.meta(self.step, self.val_metrics, self.writer.count)
     self.writer.flush()  # so that a resumed run has all rows before this step
     self.setup.checkpointer.save(self.state, meta)
-    self.best_loss = min(self.best_loss, meta.val_loss)
+    self.best_rank = min(self.best_rank, self.setup.rank(self.val_metrics))
 
   def _save_for_good(self) -> None:
     """Saves and verifies that the run can resume; all processes must call it.

@@ -144,8 +144,11 @@ def _writers(cfg: Config) -> str:
 def _text(corpus: Corpus) -> Iterator[Row]:
   size = sum(split.num_bytes for split in corpus.splits)
   parts = [
-    f'{amount(size)} in {corpus.documents:,} document(s)',
+    f'{amount(size)} in {corpus.documents:,} document(s)'
+    if corpus.pairs is None
+    else f'{corpus.documents:,} pairs with {amount(size)} of completions',
     *corpus.notes,
+    *corpus.warnings,
     *([f'no bits per byte: {corpus.withheld}'] if corpus.withheld else []),
   ]
   kind = f'{corpus.vocabulary.kind}, {corpus.vocabulary.size} tokens'

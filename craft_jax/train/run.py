@@ -15,6 +15,7 @@ from etils import epath
 from craft_jax.config import load as config_lib
 from craft_jax.config.settings import Config
 from craft_jax.data.corpus import Corpus
+from craft_jax.data.pairs import rows_of
 from craft_jax.data.prepare import open_corpus
 from craft_jax.errors import INTERRUPTED, OutOfMemory, UserError
 from craft_jax.inference import metrics
@@ -38,7 +39,7 @@ from craft_jax.train.loop import Loop
 from craft_jax.train.optim.optimizers import build_optimizer
 from craft_jax.train.optim.schedules import run_schedule
 from craft_jax.train.plan import advice
-from craft_jax.train.setup import Setup, best_loss
+from craft_jax.train.setup import Setup, best_rank
 from craft_jax.train.step import make_train_step
 from craft_jax.train.step_metrics import StepMetrics
 from craft_jax.types import Params
@@ -106,24 +107,33 @@ def _sampler(setup: Setup) -> Callable[[Params], str | None]:
   """Makes a function that draws the sample of `log.sample_...` settings.
 
   All processes must call it; it returns None except in process 0, or if no
-  sample is configured. The sample depends on the parameters alone.
+  sample is configured. The sample depends on the parameters alone. Of pairs it
+  is a prompt with its completion: `log.sample_prompt`, or else the first prompt
+  of the validation split.
   """
-  log = setup.cfg.log
+  log, vocabulary = setup.cfg.log, setup.corpus.vocabulary
+  pairs = setup.cfg.data.format == 'pairs'
+  prompt = log.sample_prompt
+  if pairs and not prompt:
+    window = setup.corpus.valid.tokens[: setup.cfg.model.context]
+    prompt = rows_of(window, vocabulary)[0].prompt
 
   def draw_sample(params: Params) -> str | None:
     whole = mesh_lib.whole_on_first(params) if log.sample_chars else None
     if whole is None:
       return None
-    return log.sample_prompt + sample_text(
+    text = sample_text(
       setup.model,
       whole,
-      setup.corpus.vocabulary,
-      log.sample_prompt,
+      vocabulary,
+      prompt,
       log.sample_chars,
       setup.cfg.seed,
-      SampleSettings(log.sample_temperature, end=False),
+      SampleSettings(log.sample_temperature, end=pairs),
       setup.corpus.documents > 1,
+      setup.cfg.data.format,
     )
+    return f'{prompt} → {text}' if pairs else prompt + text
 
   return draw_sample
 
@@ -253,7 +263,7 @@ def open_setup(cfg: Config, workdir: epath.PathLike) -> Setup:
       start_step=before.step if before else None,
       figures=dict(before.metrics) if before else {},
       rows=before.rows if before else 0,
-      best_loss=found['best_loss'],
+      best_rank=found['best_rank'],
       run_dir=run_dir,
       checkpointer=checkpointer,
       lock=lock,
@@ -287,11 +297,11 @@ def last_save(workdir: epath.PathLike) -> Meta | None:
 
 
 def _saved(workdir: epath.PathLike) -> dict[str, Any]:
-  """Metadata of the last complete checkpoint, and the best loss so far."""
+  """Metadata of the last complete checkpoint, and the best rank so far."""
   last = last_save(workdir)
   return {
     'last': last and last.to_tree(),
-    'best_loss': best_loss(workdir) if last else math.inf,
+    'best_rank': best_rank(workdir) if last else math.inf,
   }
 
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from craft_jax.data.corpus import Corpus
 from craft_jax.errors import RunFailed, UserError
 from craft_jax.model.protocol import Model
 from craft_jax.model.sharding import mesh as mesh_lib
-from craft_jax.runs import checkpoint
+from craft_jax.runs import checkpoint, metric_table
 from craft_jax.runs.checkpoint import Checkpointer, Meta
 from craft_jax.runs.lock import Lock
 from craft_jax.runs.run_dir import RunDir
@@ -51,7 +51,8 @@ class Setup:
     start_step: the saved step that it starts from, or None.
     figures: of an evaluation at that step, or {}.
     rows: that `metrics.jsonl` had when that step was saved.
-    best_loss: least validation loss (nats) of the saved steps, or infinity.
+    best_rank: of the best of the saved steps, see `metric_table.rank`; infinite
+      without one.
     run_dir: its folder, opened.
     checkpointer: saves it.
     lock: of the folder; None in all but one process.
@@ -72,7 +73,7 @@ class Setup:
   start_step: int | None
   figures: dict[str, Any]
   rows: int
-  best_loss: float
+  best_rank: float
   run_dir: RunDir
   checkpointer: Checkpointer
   lock: Lock | None
@@ -93,7 +94,7 @@ class Setup:
   def warnings(self) -> list[str]:
     """What a reader should know even of a quiet run, a line each."""
     rounding = self.run_dir.what_rounds_otherwise()
-    return [rounding] if rounding else []
+    return [*self.corpus.warnings, *([rounding] if rounding else [])]
 
   @property
   def platform(self) -> str:
@@ -184,9 +185,13 @@ class Setup:
       state = dataclasses.replace(state, opt_state=opt_state)
     return state
 
-  def best_loss_now(self) -> float:
-    """Least validation loss (nats) of the saved steps. All processes."""
-    return distributed.told_by_first(lambda: best_loss(self.run_dir.path))
+  def rank(self, figures: Mapping[str, Any]) -> float:
+    """Orders evaluations by `checkpoint.best`: the least is the best."""
+    return metric_table.rank(self.cfg.checkpoint.best, figures)
+
+  def best_rank_now(self) -> float:
+    """Rank of the best of the saved steps. All processes."""
+    return distributed.told_by_first(lambda: best_rank(self.run_dir.path))
 
   def mend(self) -> str:
     """Writes anew what others removed of the run directory. All processes.
@@ -240,12 +245,11 @@ class Setup:
     return dataclasses.replace(state, **mesh_lib.put_batch(numbers, where))
 
 
-def best_loss(workdir: epath.PathLike) -> float:
-  """Least validation loss of the saved steps; infinite where there is none."""
-  best = checkpoint.best_step(workdir)
-  if best is None:
-    return math.inf
-  return checkpoint.open_meta(workdir, best).val_loss
+def best_rank(workdir: epath.PathLike) -> float:
+  """Rank of the best of the saved steps; infinite where there is none."""
+  metas = checkpoint.readable(workdir)
+  best = checkpoint.best_of(metas)
+  return math.inf if best is None else checkpoint.rank_in(metas, best)
 
 
 def _last_step(workdir: epath.PathLike, every: int) -> int | None:

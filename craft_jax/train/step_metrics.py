@@ -110,7 +110,9 @@ class StepMetrics:
     self._tokens_per_step = cfg.train.batch_size * cfg.model.context
     self._train_tokens = len(train.tokens)
     self._chars_per_token = train.num_chars / len(train.tokens)
-    self._bytes_per_token = train.num_bytes / len(train.tokens)
+    # Of the targets that count, which are not all tokens of pairs.
+    self._chars_per_target = train.num_chars / train.num_learnt
+    self._bytes_per_target = train.num_bytes / train.num_learnt
     self._withheld = corpus.withheld
     self._schedule = schedule
     self.flops_per_token = flops_per_token
@@ -135,9 +137,9 @@ class StepMetrics:
     and bytes per token of the training split.
     """
     count = float(sums['count'])
-    text = {'chars': count * self._chars_per_token}
+    text = {'chars': count * self._chars_per_target}
     if not self._withheld:
-      text['bytes'] = count * self._bytes_per_token
+      text['bytes'] = count * self._bytes_per_target
     found = metric_table.of_sums({**sums, **text}, metric_table.TRAINING)
     found['learning_rate'] = float(self._schedule(step - 1))
     return {name: value for name, value in found.items() if value is not None}

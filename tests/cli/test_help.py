@@ -145,6 +145,8 @@ def place(tmp_path_factory):
   for name in ('my.txt', 'notes.txt', 'a.txt', 'b.txt'):
     (folder / name).write_text(lines)
   (folder / 'piped.txt').write_text('def ')
+  (folder / 'prompts.txt').write_text('def \nreturn\n')
+  (folder / 'a.tsv').write_text('prompt\tcompletion\ndef f1\t(x):\n')
   (folder / 'many.jsonl').write_text('{"prompt": "def ", "max_chars": 5}\n')
   flags = [
     '--config=text', f'--config.data.path={folder}/my.txt',

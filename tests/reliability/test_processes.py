@@ -102,7 +102,7 @@ time.perf_counter = unequal
 if {0}:
   from craft_jax.train import run
   saved = run._saved
-  run._saved = lambda workdir: saved(workdir) | dict(best_loss=0.01)
+  run._saved = lambda workdir: saved(workdir) | dict(best_rank=0.01)
 """
 
 

@@ -40,6 +40,8 @@ class Prepared(NamedTuple):
     ids: of the prompt.
     shown: the prompt as text.
     settings: for the sampler.
+    continues: whether the text goes on where the prompt ends; that of a model
+      of pairs is a text of its own.
   """
 
   request: Request
@@ -47,6 +49,7 @@ class Prepared(NamedTuple):
   ids: np.ndarray
   shown: str
   settings: SampleSettings
+  continues: bool = True
 
 
 def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
@@ -65,7 +68,8 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
       f'logprobs={request.logprobs} must be at most the {most} tokens of the '
       'model'
     )
-  ids = encode_prompt(vocabulary, request.prompt, documents)
+  data_format = trained.cfg.data.format
+  ids = encode_prompt(vocabulary, request.prompt, documents, data_format)
   if request.beams:
     check_search(
       vocabulary,
@@ -77,7 +81,8 @@ def prepare(trained: Trained, request: Request, id: Any = None) -> Prepared:
       settings,
     )
   shown = show_prompt(vocabulary, request.prompt)
-  return Prepared(request, id, ids, shown, settings)
+  continues = data_format == 'text'
+  return Prepared(request, id, ids, shown, settings, continues)
 
 
 @dataclasses.dataclass

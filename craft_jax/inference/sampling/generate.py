@@ -147,13 +147,14 @@ def sample_text(
   seed: int = 0,
   settings: SampleSettings | None = None,
   documents: bool = False,
+  data_format: str = 'text',
 ) -> str:
-  """The continuation of one prompt; see `generate` and `encode_prompt`."""
+  """The text that follows a prompt; see `generate` and `encode_prompt`."""
   pieces = generate(
     model,
     params,
     vocabulary,
-    [encode_prompt(vocabulary, prompt, documents)],
+    [encode_prompt(vocabulary, prompt, documents, data_format)],
     settings or SampleSettings(),
     seed,
     chars,

@@ -126,11 +126,14 @@ def decoder_after(
 ) -> StreamDecoder:
   """A decoder that knows of the character that the prompt may end within.
 
-  A constraint is of whole characters, and never completes that one.
+  A constraint is of whole characters, and never completes that one; nor does
+  anything after a special token.
   """
   decoder = StreamDecoder(vocabulary)
   if settings.constraint is None and vocabulary.kind == 'byte':
-    decoder.feed(prompt[-_UTF8_TAIL:])
+    tail = prompt[-_UTF8_TAIL:]
+    special = np.flatnonzero(tail >= vocabulary.num_text_tokens)
+    decoder.feed(tail[special[-1] + 1 :] if len(special) else tail)
   return decoder
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from craft_jax.data.pairs import prompt_tokens
 from craft_jax.data.text.streaming import StreamDecoder
 from craft_jax.data.text.vocabulary import Vocabulary
 
@@ -21,13 +22,25 @@ def start_tokens(vocabulary: Vocabulary, documents: bool) -> np.ndarray:
 
 
 def encode_prompt(
-  vocabulary: Vocabulary, prompt: str | bytes, documents: bool
+  vocabulary: Vocabulary,
+  prompt: str | bytes,
+  documents: bool,
+  data_format: str = 'text',
 ) -> np.ndarray:
-  """The ids of a prompt, `start_tokens` for an empty one.
+  """The ids of a prompt.
+
+  Args:
+    vocabulary: of the model.
+    prompt: the text.
+    documents: whether the model was trained on several documents.
+    data_format: `data.format` of the run. A model of pairs reads `BOS prompt
+      EOS`; one of text the prompt alone, `start_tokens` for an empty one.
 
   Raises:
     UserError: a character outside the vocabulary, unless it replaces them.
   """
+  if data_format == 'pairs':
+    return prompt_tokens(vocabulary, prompt)
   if not prompt:
     return start_tokens(vocabulary, documents)
   return vocabulary.encode(prompt)

@@ -8,7 +8,7 @@ Free of jax, so that `--help` is quick.
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from craft_jax.errors import UserError, hint
@@ -213,25 +213,39 @@ def _refuse(name: str, value: Any, declared: Option) -> NoReturn:
   raise UserError(f'{name}={value!r} must be {declared.kind.says}')
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-  """A flag for each field but the prompt."""
+def add_flags(
+  parser: argparse.ArgumentParser,
+  leave_out: Container[str] = ('prompt',),
+  defaults: Mapping[str, tuple[Any, str]] | None = None,
+) -> None:
+  """A flag for each field.
+
+  Args:
+    parser: of the command.
+    leave_out: fields without a flag.
+    defaults: of fields whose default is another one here, and what the help
+      says of it.
+  """
   groups = {name: parser.add_argument_group(name) for name in options.GROUPS}
   for field in dataclasses.fields(Request):
     name, declared = field.name, OPTIONS[field.name]
-    if name == 'prompt':
+    if name in leave_out:
       continue
     flag = f'--{name.replace("_", "-")}'
     add = groups[declared.group].add_argument
     if not declared.metavar:
       add(flag, action='store_true', help=declared.help)
       continue
-    help = declared.help
-    more: dict[str, Any] = {'default': field.default}
+    help, default = declared.help, field.default
+    if defaults and name in defaults:
+      default, says = defaults[name]
+      help += f' (default: {says})'
+    more: dict[str, Any] = {'default': default}
     if declared.kind.many:
       # Each is an argument of its own, so it may have spaces and commas.
       more = {'nargs': '+', 'action': 'extend', 'default': []}
-    elif isinstance(field.default, int | float):
-      help += f' (default: {field.default:g})'
+    elif isinstance(default, int | float) and '(default' not in help:
+      help += f' (default: {default:g})'
     add(
       flag,
       type=declared.kind.parse,

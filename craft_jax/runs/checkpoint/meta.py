@@ -15,6 +15,7 @@ from craft_jax.config.settings import Config
 from craft_jax.data.text.vocabulary import Vocabulary
 from craft_jax.errors import UserError, one_line
 from craft_jax.model.sharding.rules import names_of
+from craft_jax.runs import metric_table
 
 _KIND = 'craft_jax checkpoint'
 FORMAT = f'{_KIND} 2'
@@ -33,7 +34,8 @@ class Meta:
     config: the config the run was started with.
     vocabulary: the tokens of the model.
     fingerprint: sha256 of the corpus, see `craft_jax.data`.
-    metrics: the last evaluation; `val_loss` (nats) decides which is best.
+    metrics: the last evaluation; `checkpoint.best` names the one of them that
+      decides which is best.
     withheld: why bits per byte cannot be given; '' when they can.
     documents: the corpus was several documents, with BOS between two.
     rows: that `metrics.jsonl` had at the time; 0 is not known.
@@ -51,8 +53,7 @@ class Meta:
   @property
   def val_loss(self) -> float:
     """Nats per character of the last evaluation; infinite without one."""
-    loss = self.metrics.get('val_loss', math.inf)
-    return loss if math.isfinite(loss) else math.inf
+    return metric_table.rank('val_loss', self.metrics)
 
   def to_tree(self) -> dict[str, Any]:
     """JSON values: a metric that is not finite becomes None."""

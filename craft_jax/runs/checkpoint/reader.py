@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from craft_jax.errors import UserError, one_line
+from craft_jax.runs import metric_table
 from craft_jax.runs.checkpoint import staging
 from craft_jax.runs.checkpoint.meta import (
   Meta,
@@ -92,7 +93,7 @@ def open_meta(workdir: epath.PathLike, step: int) -> Meta:
 
 
 def best_step(workdir: epath.PathLike) -> int | None:
-  """The readable step of least `val_loss`, the first of equals, or None."""
+  """The readable step that is best by `checkpoint.best`, or None."""
   return best_of(readable(workdir))
 
 
@@ -107,8 +108,20 @@ def readable(workdir: epath.PathLike) -> dict[int, Meta]:
 
 
 def best_of(metas: Mapping[int, Meta]) -> int | None:
-  losses = {s: m.val_loss for s, m in metas.items() if m.val_loss < math.inf}
-  return min(losses, key=lambda s: (losses[s], s)) if losses else None
+  """The best step by `checkpoint.best`, the first of equals, or None."""
+  ranks = {s: rank_in(metas, s) for s in metas}
+  ranks = {s: rank for s, rank in ranks.items() if rank < math.inf}
+  return min(ranks, key=lambda s: (ranks[s], s)) if ranks else None
+
+
+def metric_of(metas: Mapping[int, Meta]) -> str:
+  """The metric that orders the checkpoints: that of the latest of them."""
+  return metas[max(metas)].config.checkpoint.best
+
+
+def rank_in(metas: Mapping[int, Meta], step: int) -> float:
+  """Of a step; the least is the best, infinity without an evaluation."""
+  return metric_table.rank(metric_of(metas), metas[step].metrics)
 
 
 def resolve_step(
@@ -121,8 +134,8 @@ def resolve_step(
 
   Args:
     workdir: the run directory.
-    which: a step, 'latest', or 'best' (by `val_loss`; the latest where no
-      evaluation was saved).
+    which: a step, 'latest', or 'best' (by `checkpoint.best`; the latest where
+      no evaluation was saved).
     warn: told of each damaged checkpoint that 'latest' or 'best' passes
       over, and of one without sums; standard error by default.
     every: 'latest' or 'best' of the steps that are multiples of this.
@@ -172,15 +185,22 @@ def step_to_use(
   if which == 'latest':
     metas = readable(workdir)
     best = best_of(metas)
-    if best is not None and step in metas:
-      least, here = metas[best].val_loss, metas[step].val_loss
-      if _CLEARLY * least < here < math.inf:
+    if best is not None and step in metas and rank_in(metas, step) < math.inf:
+      metric = metric_of(metas)
+      least, here = (metas[s].metrics[metric] for s in (best, step))
+      if _clearly_apart(least, here):
+        change = f'{abs(here / least - 1):.0%}' if least else f'{here:.4f}'
         (warn or to_stderr)(
-          f'step {best} is better than the latest, {step}: val_loss '
-          f'{least:.4f}, not {here:.4f} ({here / least - 1:.0%} more); '
-          '--step=best takes it'
+          f'step {best} is better than the latest, {step}: {metric} '
+          f'{least:.4f}, not {here:.4f} ({change} '
+          f'{"more" if here > least else "less"}); --step=best takes it'
         )
   return step
+
+
+def _clearly_apart(best: float, here: float) -> bool:
+  low, high = sorted((best, here))
+  return _CLEARLY * low < high
 
 
 def _said(workdir: epath.PathLike, step: int, warn: Warn) -> int:
