@@ -26,7 +26,7 @@ _SPECS = [spec for path in _PATHS for spec in shipped.specs(path)]
 
 def test_the_shipped_configs_are_there():
   assert {p.stem for p in _PATHS} >= {
-    'base', 'dickens', 'pairs', 'shakespeare', 'shakespeare_cpu', 'text',
+    'base', 'dickens', 'g2p', 'pairs', 'shakespeare', 'shakespeare_cpu', 'text',
     'tfds', 'toy',
   }  # fmt: skip
   sizes = ('nano', 'micro', 'small', 'medium', 'large')

@@ -1,10 +1,10 @@
 """What the pages show is run.
 
 A block is marked `python` (run as it stands, `runs/first` being a tiny model
-over bytes), `console` (its lines that begin
-with `$ craft` or `$ curl`, and `$ printf` to make a file, are run; a page's
-blocks share a folder and run in order) or `text` (shown only). There is no list
-of exceptions: a block that cannot be run is `text`.
+over bytes), `console` (lines that begin with `$ craft`, `$ curl` or `$ printf`,
+and pipes that make files by `python`, `sed` or `awk`, are run; a page's blocks
+share a folder and run in order) or `text` (shown only). There is no list of
+exceptions: a block that cannot be run is `text`.
 
 `$ craft serve ... &` is a server for the rest of the page, and a `python` block
 with `:8000` in it is given one of `runs/first`. Each gets a free port, which
@@ -89,7 +89,7 @@ def steps(console: str) -> list[Step]:
   return [
     Step(command, output)
     for command, output in shown
-    if re.match(r'(craft|printf|curl)\b', command)
+    if re.match(r'\(?(craft|printf|curl|python|sed|awk)\b', command)
   ]
 
 
@@ -179,6 +179,7 @@ def test_commands_run(page, tmp_path):
     f'#!/bin/sh\nexec "{sys.executable}" -m craft_jax.main "$@"\n'
   )
   craft.chmod(0o755)
+  (craft.parent / 'python').symlink_to(sys.executable)
   folder = tmp_path / 'work'
   folder.mkdir()
   env = (

@@ -208,7 +208,7 @@ RULES: tuple[Rule, ...] = (
   Rule(
     'data.format=pairs reads files: it needs data.source=path, not '
     '{data.source}; add --config.data.source=path',
-    lambda c: _pairs(c) and c.data.source != 'path',
+    lambda c: _pairs(c) and c.data.source not in ('path', 'cmudict'),
   ),
   Rule(
     'data.format=pairs packs whole pairs into windows: it needs '

@@ -86,7 +86,7 @@ class Data:
   source: str = setting(
     'stdlib',
     'Where the text comes from.',
-    choices=('stdlib', 'path', 'shakespeare', 'tfds'),
+    choices=('stdlib', 'path', 'shakespeare', 'tfds', 'cmudict'),
     see=('data.path', 'data.tfds_name', 'data.split'),
   )
   path: str = setting(

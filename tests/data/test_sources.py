@@ -260,3 +260,14 @@ def test_packed_and_wide_files_are_no_text(tmp_path, data, kind):
   found, (note,) = sources.documents_at(str(tmp_path), 'data.path')
   assert [d.name for d in found] == ['b.txt']
   assert kind in note and 'a.txt' in note
+
+
+def test_cmudict_has_every_pronunciation_once():
+  (document,) = sources.open_source(Data(source='cmudict')).parts['all']
+  assert document.name == 'cmudict.tsv'
+  head, *rows = document.read().decode().splitlines()
+  assert head == 'prompt\tcompletion'
+  assert {'craft\tkr@ft', 'read\trid', 'read\trEd'} <= set(rows)
+  assert len(rows) == len(set(rows)) > 130_000
+  # Letters are phonemes, one to one.
+  assert len(set(sources.ARPABET.values())) == len(sources.ARPABET) == 39
