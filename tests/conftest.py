@@ -30,9 +30,9 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
 # LLVM's passes are the larger half of compiling a program, and fusions by way
 # of MLIR half of the rest: a quick look does without both. CI tests the
-# programs that users run, but for processes whose tests ask about files, signals and
-# text: those get these flags in any case. They are few, because an archive
-# records them in its header, the length of which is tested.
+# programs that users run, but for processes whose tests ask about files,
+# signals and text: those get these flags in any case. They are few, because an
+# archive records them in its header, the length of which is tested.
 os.environ['QUICK_XLA_FLAGS'] = (
   '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
 )
