@@ -27,11 +27,17 @@ def _cache(name: str) -> str:
 # own share the compiled programs and the prepared corpora.
 os.environ.setdefault('CRAFT_CACHE', _cache('corpora'))
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', _cache('compiled'))
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
-# LLVM's passes are the larger half of compiling a program. A quick look does
-# without them; CI tests the programs that users run.
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
+# The passes of LLVM are the larger half of compiling a program, fusions by way
+# of MLIR half of the rest; a quick look does without both. CI tests programs
+# as users run them, but for processes whose tests ask about files, signals and
+# text: those get these flags in any case. They are few, because an archive
+# records them in its header, the length of which is tested.
+os.environ['QUICK_XLA_FLAGS'] = (
+  '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
+)
 if not os.environ.get('CI'):
-  os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+  os.environ.setdefault('XLA_FLAGS', os.environ['QUICK_XLA_FLAGS'])
 
 # Under nohup, or in the background of a script, the programs that tests start
 # would ignore what they are sent. A handler, other than being ignored, is not

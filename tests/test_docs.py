@@ -28,6 +28,7 @@ import pytest
 from craft_jax.config import describe
 
 _ROOT = pathlib.Path(__file__).parents[1]
+_QUICK = {'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS']}
 _PAGES = sorted([*_ROOT.glob('*.md'), *(_ROOT / 'docs').glob('*.md')])
 # What compiles a model takes more than a few seconds.
 _HEAVY = {
@@ -156,7 +157,7 @@ def test_python_runs(block, tmp_path, monkeypatch, byte_run):
   with contextlib.ExitStack() as ends:
     if ':8000' in source:
       command = f'{sys.executable} -m craft_jax.main serve --workdir=runs/first'
-      env = os.environ | {'PYTHONPATH': str(_ROOT)}
+      env = os.environ | _QUICK | {'PYTHONPATH': str(_ROOT)}
       server = ends.enter_context(served(command, tmp_path, env))
       source = source.replace(':8000', f':{server.port}')
     exec(compile(source, str(block.page), 'exec'), {'__name__': '__main__'})
@@ -180,10 +181,14 @@ def test_commands_run(page, tmp_path):
   craft.chmod(0o755)
   folder = tmp_path / 'work'
   folder.mkdir()
-  env = os.environ | {
-    'PATH': f'{craft.parent}{os.pathsep}{os.environ["PATH"]}',
-    'PYTHONPATH': str(_ROOT),
-  }
+  env = (
+    _QUICK
+    | os.environ
+    | {
+      'PATH': f'{craft.parent}{os.pathsep}{os.environ["PATH"]}',
+      'PYTHONPATH': str(_ROOT),
+    }
+  )
   with contextlib.ExitStack() as ends:
     port = '8000'
     for command, shown in steps(_CONSOLE[page]):

@@ -15,6 +15,7 @@ _COPIED = (
   'configs', 'constraints.txt', 'craft_jax', 'docs', 'launch', 'LICENSE',
   'pyproject.toml', 'README.md', 'tests',
 )  # fmt: skip
+_QUICK = {'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS']}
 # Runs commands in one process and prints their exit codes last.
 _RUN = """
 import json, sys
@@ -56,7 +57,7 @@ class Copy:
     """What Python prints in the copy, whose package goes before."""
     done = subprocess.run(
       [sys.executable, *argv], cwd=self.root, capture_output=True, text=True,
-      env=os.environ | {'PYTHONPATH': str(self.root)},
+      env=os.environ | _QUICK | {'PYTHONPATH': str(self.root)},
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr

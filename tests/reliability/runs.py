@@ -71,7 +71,12 @@ def start(*arguments: str, slow: Sequence[str] = (), first: str = '', **kwargs):
   In the folder that `$MARKS` names, a file tells that a slow place is reached.
   `first` is Python that the process runs first.
   """
-  environment = os.environ | {'PYTHONPATH': str(ROOT)} | kwargs.pop('env', {})
+  environment = {
+    **os.environ,
+    'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS'],
+    'PYTHONPATH': str(ROOT),
+    **kwargs.pop('env', {}),
+  }
   program = ['-m', 'craft_jax.main']
   if slow or first:
     calls = [f'slow{(phase, *SLOW[phase])!r}' for phase in slow]

@@ -49,7 +49,7 @@ def environment():
   """
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('MALLOC_ARENA_MAX', '1')
-    patch.delenv('XLA_FLAGS', raising=False)
+    patch.setenv('QUICK_XLA_FLAGS', '')
     yield
 
 

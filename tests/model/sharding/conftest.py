@@ -16,7 +16,7 @@ def _cases(*cases):
   env = os.environ | {
     'PYTHONPATH': str(_ROOT),
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+    'XLA_FLAGS': os.environ['QUICK_XLA_FLAGS'],
   }
   done = subprocess.run(
     [sys.executable, str(_ROOT / 'tests/model/sharding/program.py')],
