@@ -26,7 +26,7 @@ from craft_jax.cli import distributed, saved_config
 from craft_jax.config.load import load_config
 from craft_jax.config.settings import Config
 from craft_jax.errors import OutOfMemory, UserError
-from craft_jax.runs import layout, metric_table
+from craft_jax.runs import layout
 from craft_jax.runtime import files, strict_json, xla_flags
 from craft_jax.runtime.signals import Interrupts, follow_parent
 
@@ -198,6 +198,8 @@ def report(summary: dict[str, Any], steps: int) -> str:
     reason = summary['val_withheld']
     lines.append(f'             no bits per byte: {reason}')
   if summary.get('val_exact_match') is not None:
+    from craft_jax.runs import metric_table  # it imports NumPy
+
     task = {k.removeprefix('val_'): v for k, v in summary.items()}
     rates = {name: task[name] for name in ('exact_match', 'cer', 'wer')}
     shown = ', '.join(metric_table.lines(rates))

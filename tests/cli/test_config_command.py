@@ -324,8 +324,8 @@ def test_every_setting_has_a_meaning():
     ('learning_rate', ['optim.learning_rate']),
     ('rope', ['model.rope_fraction', 'model.rope_base']),
     ('every', ['eval.every', 'checkpoint.every', 'log.every']),
-    ('checkpoint', ['checkpoint.every', 'checkpoint.keep']),
-    ('checkpoint.', ['checkpoint.every', 'checkpoint.keep']),
+    ('checkpoint', ['checkpoint.every', 'checkpoint.keep', 'checkpoint.best']),
+    ('checkpoint.', ['checkpoint.every', 'checkpoint.keep', 'checkpoint.best']),
   ],
 )
 def test_a_key_may_be_a_part(key, names, capsys):
