@@ -6,7 +6,6 @@ field, its line. Line breaks of a text file are `\\n` or `\\r\\n`.
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -174,7 +173,9 @@ class Layout(NamedTuple):
     # Of the characters of the line break each is a reason for quotes.
     csv.writer(
       text, delimiter=_DELIMITER[self.form], lineterminator='\r\n'
-    ).writerow([v if isinstance(v, str) else json.dumps(v) for v in values])
+    ).writerow(
+      [v if isinstance(v, str) else strict_json.dumps(v) for v in values]
+    )
     return _to_bytes(text.getvalue().removesuffix('\r\n') + '\n')
 
   def decode(self, record: bytes) -> dict[str, Any]:

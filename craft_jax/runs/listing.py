@@ -16,7 +16,7 @@ from craft_jax.config.settings import RENAMED
 from craft_jax.errors import UserError
 from craft_jax.runs import digest, layout, metric_table
 from craft_jax.runs.lock import is_held
-from craft_jax.runtime import files, object_stores
+from craft_jax.runtime import files, object_stores, strict_json
 
 _T = TypeVar('_T')
 # What a run is listed and filtered by, besides its settings.
@@ -309,7 +309,7 @@ def _last_of(
   run: Run, key: str, read: Callable[[Any], _T]
 ) -> tuple[int, _T] | None:
   """Step and value of the last row that has a key, damaged ones left out."""
-  found, quoted = None, json.dumps(key).encode()
+  found, quoted = None, strict_json.dumps(key).encode()
   with open(run.path / layout.METRICS, 'rb') as file:
     for line in file:
       if quoted in line:
