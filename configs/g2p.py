@@ -12,7 +12,7 @@ references. Stress is left out, and each phoneme is one letter of the ARPAbet
 Result: 27.4 % of 6,287 test words wrong and 6.5 % of their phonemes by greedy
 decoding, 27.2 % and 7.1 % with 5 beams; joint n-grams on the same words
 (Phonetisaurus) are at 25.9 % and 6.3 % (benchmarks/g2p.py).
-Time: 28 min of two cores (3,350 s of processor time).
+Time: 28 min of two cores (about 3,300 s of processor time).
 Device: 2 CPU cores (Intel Xeon).
 
 Variants are the sizes of configs/base.py; without one, the model is between
